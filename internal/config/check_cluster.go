@@ -1,0 +1,188 @@
+package config
+
+import (
+	"bytes"
+	"crypto/x509"
+	"fmt"
+	"strings"
+
+	"github.com/clrelay/clrelay/internal/mail"
+)
+
+// Ports that a host has when the file gives none.
+const (
+	portSMTP = 25
+	portLMTP = 24 // RFC 2033 5 leaves it to the sites; 24 is registered for private mail
+)
+
+// cluster checks what the settings of cluster.yaml mean together.
+func (s check) cluster(c *Cluster) {
+	s.checkSenders(c.Senders)
+	s.checkDomains(c)
+	s.checkRoutes(c.Routes)
+	s.checkQueue(c.Queue)
+	if c.Spool.Copies > 1 {
+		s.Bad("spool.copies", "%d copies need as many machines, and node.yaml has no cluster section, which is not in this version yet: write 1 or leave it out", c.Spool.Copies)
+	}
+	if pem := s.readable("deliver.ca_file", c.Deliver.CAFile, false); pem != nil && !x509.NewCertPool().AppendCertsFromPEM(pem) {
+		s.Bad("deliver.ca_file", "%s holds no certificate in PEM form", c.Deliver.CAFile)
+	}
+	if s.Has("dns.servers") && len(c.DNS.Servers) == 0 && s.Fine("dns.servers") {
+		s.Bad("dns.servers", "is empty: leave it out to use the system's resolvers")
+	}
+}
+
+func (s check) checkSenders(senders []Sender) {
+	names := map[Name]int{}
+	for i, one := range senders {
+		key := fmt.Sprintf("senders[%d]", i)
+		if first, dup := names[one.Name]; dup && one.Name != "" {
+			s.Bad(key+".name", "%q is already used in line %d", one.Name, first)
+		} else {
+			names[one.Name] = s.Line(key + ".name")
+		}
+		if s.Has(key+".networks") && len(one.Networks) == 0 && s.Fine(key+".networks") {
+			s.Bad(key+".networks", "is empty: a group without networks lets nobody relay")
+		}
+		for j, n := range one.Networks {
+			if n.IsValid() && n.Bits() == 0 {
+				s.Warn(fmt.Sprintf("%s.networks[%d]", key, j), "lets everybody on the internet relay: an open relay is soon blocked everywhere")
+			}
+		}
+	}
+}
+
+func (s check) checkDomains(c *Cluster) {
+	lines := map[Domain]int{}
+	for i, d := range c.Domains {
+		key := fmt.Sprintf("domains[%d].name", i)
+		if first, dup := lines[d.Name]; dup && d.Name != "" {
+			s.Bad(key, "%q is already listed in line %d", d.Name, first)
+		} else {
+			lines[d.Name] = s.Line(key)
+		}
+		if d.Name != "" && c.Postmaster == (Mailbox{}) && !s.Has("postmaster") {
+			c.Postmaster = Mailbox{mail.Address{Local: "postmaster", Domain: string(d.Name)}}
+		}
+	}
+}
+
+func (s check) checkRoutes(routes []Route) {
+	if s.Has("routes") && len(routes) == 0 && s.Fine("routes") {
+		s.Bad("routes", "is empty, so that all mail would bounce: leave it out to deliver by MX")
+		return
+	}
+	lines := map[Pattern]int{} // where a pattern was first matched
+	all := 0                   // the line of the route that matches everything
+	for i := range routes {
+		key := fmt.Sprintf("routes[%d]", i)
+		s.checkAction(key+".action", &routes[i].Action)
+		line := s.Line(key)
+		if all > 0 {
+			s.Bad(key, "is never reached: the route in line %d matches every domain", all)
+			continue
+		}
+		domains := routes[i].Match.Domains
+		if len(domains) == 0 {
+			switch {
+			case s.Has(key + ".match.domains"):
+				if s.Fine(key + ".match.domains") {
+					s.Bad(key+".match.domains", "is empty: leave it out, match: {}, for every domain")
+				}
+			case s.Fine(key+".match") && s.Fine(key) && (s.Has(key+".match") || !s.Has("routes")):
+				all = line
+			}
+		}
+		s.checkPatterns(key, domains, lines)
+		for _, d := range domains {
+			if lines[d] == 0 {
+				lines[d] = line
+			}
+		}
+	}
+	if all == 0 && len(routes) > 0 {
+		s.Warn("routes", "no route matches every domain: mail for all others bounces; a last route with match: {} and action: {mx: true} delivers it")
+	}
+}
+
+// checkPatterns reports domains that an earlier route takes already.
+func (s check) checkPatterns(key string, domains []Pattern, lines map[Pattern]int) {
+	for j, d := range domains {
+		name, wild := strings.CutPrefix(string(d), "*.")
+		first := lines[d]
+		for rest := name; first == 0; {
+			i := strings.IndexByte(rest, '.')
+			if i < 0 {
+				break
+			}
+			if up := Pattern("*" + rest[i:]); !wild || up != d {
+				first = lines[up]
+			}
+			rest = rest[i+1:]
+		}
+		if first > 0 {
+			s.Bad(fmt.Sprintf("%s.match.domains[%d]", key, j), "%q is never reached: the route in line %d takes it already", d, first)
+		}
+	}
+}
+
+func (s check) checkAction(key string, a *Action) {
+	switch {
+	case !s.Has(key) || !s.Fine(key):
+		return // missing, wrong, or the default
+	case a.MX && s.Has(key+".smarthost"):
+		s.Bad(key, "mx and smarthost exclude each other")
+	case s.Has(key+".smarthost") && len(a.Smarthost) == 0 && s.Fine(key+".smarthost"):
+		s.Bad(key+".smarthost", "is empty: name one host at least")
+	case s.Has(key+".mx") && !a.MX && s.Fine(key+".mx"):
+		s.Bad(key+".mx", "mx: false does nothing: write mx: true or name a smarthost")
+	case !s.Has(key+".mx") && !s.Has(key+".smarthost"):
+		s.Bad(key, "says nothing about where to: write mx: true or smarthost: [...]")
+	}
+	if a.MX && (a.TLS == TLSRequire || a.TLS == TLSVerify) {
+		s.Bad(key+".tls", "%s is for smarthosts: towards MX hosts write opportunistic or none", a.TLS)
+	}
+	if a.MX && a.LMTP {
+		s.Bad(key+".lmtp", "LMTP is not spoken to MX hosts: name a smarthost")
+	}
+	for i := range a.Smarthost {
+		h := &a.Smarthost[i]
+		if h.Port == 0 && a.LMTP {
+			h.Port = portLMTP
+		} else if h.Port == 0 {
+			h.Port = portSMTP
+		}
+		if h.Port == 465 && a.TLS == TLSNone {
+			s.Bad(fmt.Sprintf("%s.smarthost[%d]", key, i), "port 465 speaks TLS from the start, and tls is none")
+		}
+	}
+	if a.Auth != nil {
+		s.checkAuth(key, a)
+	}
+}
+
+func (s check) checkAuth(key string, a *Action) {
+	if a.MX {
+		s.Bad(key+".auth", "is for smarthosts: MX hosts take mail without a login")
+	}
+	if !a.MX && a.TLS != TLSRequire && a.TLS != TLSVerify && s.Fine(key+".tls") {
+		s.Bad(key+".auth", "needs tls: verify (or require), so that the password never travels in the clear")
+	}
+	file := key + ".auth.password_file"
+	text := s.readable(file, a.Auth.PasswordFile, true)
+	if line, _, _ := bytes.Cut(text, []byte("\n")); text != nil && len(bytes.TrimSpace(line)) == 0 {
+		s.Bad(file, "the first line of %s is empty, and the password stands there", a.Auth.PasswordFile)
+	}
+}
+
+func (s check) checkQueue(q Queue) {
+	if s.Has("queue.retry") && len(q.Retry) == 0 && s.Fine("queue.retry") {
+		s.Bad("queue.retry", "is empty: give one waiting time at least")
+	}
+	if len(q.Retry) > 0 && q.Retry[0] >= q.Expire && q.Retry[0] > 0 {
+		s.Warn("queue.expire", "mail expires after %v, before its second attempt", q.Expire)
+	}
+	if q.DelayWarning >= q.Expire && q.Expire > 0 && q.DelayWarning > 0 {
+		s.Bad("queue.delay_warning", "%v is not before expire, %v", q.DelayWarning, q.Expire)
+	}
+}

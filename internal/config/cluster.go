@@ -1,0 +1,185 @@
+package config
+
+import "github.com/clrelay/clrelay/internal/config/strict"
+
+// Cluster is cluster.yaml: what all machines share.
+type Cluster struct {
+	// Who may send to any recipient, by network. Empty, as it is by default,
+	// nobody may.
+	Senders []Sender `key:"senders"`
+	// Our own domains: mail for them is taken from anybody. Mail for all other
+	// domains is taken from senders alone.
+	Domains []LocalDomain `key:"domains"`
+	// Where mail for <postmaster> goes. It is always taken, from anybody.
+	Postmaster Mailbox `key:"postmaster" derived:"postmaster at the first name of domains, else at the hostname" example:"postmaster@example.edu"`
+	// Limits of what is taken.
+	Receive Receive `key:"receive"`
+	// Where mail goes. The first route that matches the recipient's domain is
+	// taken; a recipient that none matches bounces.
+	Routes []Route `key:"routes" default:"[{match: {}, action: {mx: true}}]"`
+	// The store of accepted mail.
+	Spool Spool `key:"spool"`
+	// When delivery is tried again, and when it is given up.
+	Queue Queue `key:"queue"`
+	// How mail is handed on.
+	Deliver Deliver `key:"deliver"`
+	// Rates and connections by destination, for the whole cluster.
+	Limits strict.Later `key:"limits" later:"no rate is limited by this version; leave the section out"`
+	// Name resolution.
+	DNS DNS `key:"dns"`
+
+	// Warnings are what is allowed and yet likely wrong.
+	Warnings strict.Errors
+}
+
+// Sender is a group of clients that may relay.
+type Sender struct {
+	// Name of the group, as the log shows it.
+	Name Name `key:"name" required:"yes" example:"campus"`
+	// Addresses of the group: networks with the number of their fixed bits, or
+	// single addresses. Quote IPv6.
+	Networks []Network `key:"networks" required:"yes" example:"[10.0.0.0/8, \"2001:db8::/32\"]"`
+}
+
+// LocalDomain is a domain that is ours.
+type LocalDomain struct {
+	// The domain. Each one is listed: patterns are for routes.
+	Name Domain `key:"name" required:"yes" example:"example.edu"`
+	// Which of its recipients are taken. In this version there is one answer: any.
+	Recipients string `key:"recipients" enum:"any" default:"any"`
+}
+
+// Receive limits what is taken.
+type Receive struct {
+	// Largest message, as EHLO announces it.
+	MaxSize Size `key:"max_size" default:"50MiB" min:"1KiB" max:"2GiB"`
+	// Most recipients of one message. RFC 5321 4.5.3.1.8 asks for 100 at least;
+	// the store takes no more than 65535.
+	MaxRecipients int `key:"max_recipients" default:"1000" min:"1" max:"65535"`
+	// Most connections at a time, all clients together.
+	MaxConnections int `key:"max_connections" default:"5000" min:"1" max:"1000000"`
+	// Most connections of one client at a time. All addresses of an IPv6 /64
+	// are one client.
+	PerClientConnections int `key:"per_client_connections" default:"200" min:"1" max:"1000000"`
+	// Most Received lines of a message before it counts as caught in a loop
+	// (RFC 5321 6.3: 100 at least).
+	MaxHops int `key:"max_hops" default:"100" min:"5" max:"1000"`
+	// Most header fields of a message.
+	MaxHeaders int `key:"max_headers" default:"5000" min:"50" max:"100000"`
+	// Commands with an error before a session is closed.
+	MaxErrors int `key:"max_errors" default:"20" min:"1" max:"10000"`
+	// Commands without a message between them before a session is closed.
+	MaxCommands int `key:"max_commands" default:"1000" min:"10" max:"1000000"`
+	// Least octets a second, on average, at which a message must come in after
+	// its first minute.
+	MinRate Size `key:"min_rate" default:"256" min:"1" max:"1GB"`
+	// How long a silent client is waited for.
+	Timeouts Timeouts `key:"timeouts"`
+}
+
+// Timeouts of a session, by its stages.
+type Timeouts struct {
+	// For the TLS handshake.
+	Handshake Duration `key:"handshake" default:"30s" min:"1s" max:"1h"`
+	// For the next command (RFC 5321 4.5.3.2.7: 5 minutes at least).
+	Command Duration `key:"command" default:"5m" min:"1s" max:"1h"`
+	// For the next octets of a message.
+	Data Duration `key:"data" default:"3m" min:"1s" max:"1h"`
+	// For the client to take a reply.
+	Write Duration `key:"write" default:"1m" min:"1s" max:"1h"`
+}
+
+// Route says where the mail for some domains goes.
+type Route struct {
+	// Which mail the route is for. An empty one, match: {}, is for all of it.
+	Match Match `key:"match" required:"yes"`
+	// What is done with it: either mx or smarthost.
+	Action Action `key:"action" required:"yes"`
+}
+
+// Match says which mail a route is for.
+type Match struct {
+	// Domains of recipients: "example.edu" that one, "*.example.edu" all below it.
+	Domains []Pattern `key:"domains" example:"[example.edu, \"*.example.edu\"]"`
+}
+
+// TLS modes of an action.
+const (
+	TLSNone          = "none"
+	TLSOpportunistic = "opportunistic"
+	TLSRequire       = "require"
+	TLSVerify        = "verify"
+)
+
+// Action says what is done with the mail of a route.
+type Action struct {
+	// Deliver to the MX hosts of the recipient's domain.
+	MX bool `key:"mx" default:"false"`
+	// Deliver to these hosts, tried in order. A host has no port (25; 24 with
+	// lmtp) or one, "mail.example.edu:587"; IPv6 addresses stand in brackets.
+	// Names are looked up by A and AAAA. Port 465 speaks TLS from the start.
+	Smarthost []Host `key:"smarthost" example:"[\"mail.example.edu:25\"]"`
+	// TLS towards the hosts: none, never; opportunistic, where it is offered;
+	// require, or the mail waits; verify, require with a certificate that is
+	// valid for the host's name. Towards MX hosts it is none or opportunistic.
+	TLS string `key:"tls" enum:"none|opportunistic|require|verify" default:"opportunistic"`
+	// Log in at the smarthost. It needs tls: require or verify.
+	Auth *Auth `key:"auth"`
+	// What is done with 8-bit content that the next hop does not offer to take:
+	// pass sends it unchanged, bounce returns it.
+	EightBit string `key:"eightbit" enum:"pass|bounce" default:"pass"`
+	// Speak LMTP (RFC 2033) to the smarthost.
+	LMTP bool `key:"lmtp" default:"false"`
+}
+
+// Auth is a login at a smarthost.
+type Auth struct {
+	// User name.
+	User Text `key:"user" required:"yes" example:"relay"`
+	// File whose first line is the password. It is read at every login, so a
+	// new password needs no reload. Keep it readable for the relay alone.
+	PasswordFile Path `key:"password_file" required:"yes" example:"smarthost.pass"`
+}
+
+// Spool is the store of accepted mail.
+type Spool struct {
+	// On how many machines a message is stored before it is answered 250. One
+	// machine keeps 1.
+	Copies int `key:"copies" default:"1" min:"1" max:"7" restart:"yes"`
+	// Disk space that stays free: below it no mail is taken (452).
+	Reserve Size `key:"reserve" derived:"2 % of the disk, at most 1GiB" restart:"yes" example:"1GiB"`
+}
+
+// Queue says when delivery is tried again, and when it is given up.
+type Queue struct {
+	// Waiting times between attempts. The last repeats until expire. Each is
+	// made up to 10 % longer at random.
+	Retry []Duration `key:"retry" default:"[1m, 5m, 15m, 30m, 1h, 2h, 4h]" min:"1s" max:"7d"`
+	// Age at which mail that could not be delivered bounces.
+	Expire Duration `key:"expire" default:"5d" min:"1s" max:"90d"`
+	// Age at which the sender is told that mail is still waiting.
+	DelayWarning Duration `key:"delay_warning" default:"off" off:"off" min:"1s" max:"90d" example:"4h"`
+	// What becomes of a bounce that cannot be delivered itself: drop counts and
+	// logs it, postmaster sends it to the postmaster as well.
+	DoubleBounce string `key:"double_bounce" enum:"drop|postmaster" default:"drop" restart:"yes"`
+}
+
+// Deliver says how mail is handed on.
+type Deliver struct {
+	// Most connections at a time, all destinations together.
+	MaxConnections int `key:"max_connections" default:"1000" min:"1" max:"100000"`
+	// Most connections to one destination at a time. Fewer are used as long as
+	// it is new or slow.
+	PerDestination int `key:"per_destination" default:"100" min:"1" max:"10000"`
+	// Port of MX hosts. It is 25 on the internet; others are for tests.
+	MXPort uint16 `key:"mx_port" default:"25" min:"1" max:"65535" restart:"yes"`
+	// PEM file with certificates that are trusted for tls: verify besides the
+	// system's.
+	CAFile Path `key:"ca_file" restart:"yes" derived:"the system's alone" example:"ca.pem"`
+}
+
+// DNS says how names are resolved.
+type DNS struct {
+	// Resolvers, an address each with a port if it is not 53.
+	Servers []Server `key:"servers" restart:"yes" derived:"the system's, from /etc/resolv.conf" example:"[\"127.0.0.1:53\"]"`
+}

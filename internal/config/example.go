@@ -1,0 +1,61 @@
+package config
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+
+	"github.com/clrelay/clrelay/internal/config/strict"
+)
+
+// exampleLines writes a key of the top level with its documentation, as it
+// stands in an example file.
+func (k known) exampleLines(b *strings.Builder) {
+	b.WriteString(wrap(k.doc(), 98, "# ") + "\n")
+	mark := "#"
+	if k.Required {
+		mark = ""
+	}
+	inner := strict.Section(k.Type)
+	switch {
+	case k.Later != "":
+		fmt.Fprintf(b, "# %s: is not in this version yet.\n", k.Key)
+	case inner == nil:
+		fmt.Fprintf(b, "%s%s: %s\n", mark, k.Key, sample(k.Field))
+	case k.Type.Kind() == reflect.Slice:
+		fmt.Fprintf(b, "%s%s:\n%s  - %s\n", mark, k.Key, mark, flow(inner, true))
+	default:
+		fmt.Fprintf(b, "%s%s:\n", mark, k.Key)
+		for _, f := range strict.Fields(inner) {
+			fmt.Fprintf(b, "%s  %s: %s\n", mark, f.Key, sample(f))
+		}
+	}
+}
+
+// sample is a value for the example file: the default where there is one.
+func sample(f strict.Field) string {
+	if inner := strict.Section(f.Type); inner != nil {
+		return flow(inner, false)
+	}
+	if f.Example != "" {
+		return strict.Quoted(f.Example)
+	}
+	return strict.Quoted(f.Default)
+}
+
+// flow writes a section in one line. Settings that exclude others, or need
+// them, are left to the reference page.
+func flow(t reflect.Type, requiredOnly bool) string {
+	var parts []string
+	for _, f := range strict.Fields(t) {
+		inner := strict.Section(f.Type)
+		switch {
+		case t == reflect.TypeFor[Action]() && f.Key != "smarthost":
+		case f.Required && inner != nil:
+			parts = append(parts, f.Key+": "+flow(inner, false))
+		case inner == nil && (f.Required || !requiredOnly || f.Default != "" && len(f.Enum) > 0):
+			parts = append(parts, f.Key+": "+sample(f))
+		}
+	}
+	return "{" + strings.Join(parts, ", ") + "}"
+}

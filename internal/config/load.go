@@ -1,0 +1,194 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/clrelay/clrelay/internal/config/strict"
+)
+
+// Error is one thing wrong with a file.
+type Error = strict.Error
+
+// Errors are all the errors of a file; the error of a load is of this type
+// when the file is wrong.
+type Errors = strict.Errors
+
+// check is a file whose form was read; its methods check what the settings
+// mean together.
+type check struct{ *strict.File }
+
+// LoadNode reads node.yaml. The error is Errors when the file is wrong, and
+// something else when it cannot be read.
+func LoadNode(path string) (*Node, error) {
+	f, err := strict.Read(path)
+	if err != nil {
+		return nil, fmt.Errorf("config: %w", err)
+	}
+	return readNode(f)
+}
+
+func readNode(f *strict.File) (*Node, error) {
+	n := &Node{}
+	node, cluster := docs()
+	f.Fill(n, node, cluster)
+	if f.Parsed() {
+		check{f}.node(n)
+	}
+	if errs := f.Errors(); len(errs) > 0 {
+		return nil, errs
+	}
+	n.Warnings = f.Warnings()
+	return n, nil
+}
+
+// LoadCluster reads cluster.yaml. The error is Errors when the file is wrong,
+// and something else when it cannot be read. An empty file is right: it lets
+// nobody relay and has no domains.
+func LoadCluster(path string) (*Cluster, error) {
+	f, err := strict.Read(path)
+	if err != nil {
+		return nil, fmt.Errorf("config: %w", err)
+	}
+	return readCluster(f)
+}
+
+func readCluster(f *strict.File) (*Cluster, error) {
+	c := &Cluster{}
+	node, cluster := docs()
+	f.Fill(c, cluster, node)
+	if f.Parsed() {
+		check{f}.cluster(c)
+	}
+	if errs := f.Errors(); len(errs) > 0 {
+		return nil, errs
+	}
+	c.Warnings = f.Warnings()
+	return c, nil
+}
+
+// Load reads node.yaml and the file that its cluster_config names. The error
+// is Errors when one of them is wrong or the latter cannot be read, and
+// something else when node.yaml cannot be read.
+func Load(path string) (*Node, *Cluster, error) {
+	f, err := strict.Read(path)
+	if err != nil {
+		return nil, nil, fmt.Errorf("config: %w", err)
+	}
+	n, err := readNode(f)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := readNamed(f, n)
+	if err != nil {
+		return nil, nil, err
+	}
+	return n, c, nil
+}
+
+// readNamed reads the file that cluster_config of n names. One that cannot be
+// read is an error of f.
+func readNamed(f *strict.File, n *Node) (*Cluster, error) {
+	c, err := LoadCluster(string(n.ClusterConfig))
+	var pe *fs.PathError
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		f.Bad("cluster_config", "there is no file %s", n.ClusterConfig)
+	case errors.As(err, &pe):
+		f.Bad("cluster_config", "%s cannot be read: %v", n.ClusterConfig, pe.Err)
+	default:
+		return c, err
+	}
+	return nil, f.Errors()
+}
+
+// Report is what Validate found in files that are right.
+type Report struct {
+	Files    []string // the files that were read, as they were named
+	Warnings Errors
+}
+
+// Validate checks one of the two files, which it tells apart by their keys.
+// With node.yaml it checks the file that cluster_config names, too, so that
+// what passes here starts. The error is as with LoadNode and LoadCluster.
+func Validate(path string) (Report, error) {
+	f, err := strict.Read(path)
+	if err != nil {
+		return Report{}, fmt.Errorf("config: %w", err)
+	}
+	if !isNode(f, path) {
+		c, err := readCluster(f)
+		if err != nil {
+			return Report{}, err
+		}
+		return Report{[]string{path}, c.Warnings}, nil
+	}
+	n, err := readNode(f)
+	if err != nil {
+		return Report{}, err
+	}
+	c, err := readNamed(f, n)
+	if err != nil {
+		return Report{}, err
+	}
+	return Report{[]string{path, string(n.ClusterConfig)}, append(n.Warnings, c.Warnings...)}, nil
+}
+
+// isNode tells which of the two a file is by what its top keys are, or are
+// nearest to. A file without any is cluster.yaml, which may be empty, unless
+// it is called after the other.
+func isNode(f *strict.File, path string) bool {
+	node, cluster := docs()
+	var of [2][]string
+	for i, d := range []strict.Doc{node, cluster} {
+		for _, k := range strict.Fields(d.Type) {
+			of[i] = append(of[i], k.Key)
+		}
+	}
+	all := slices.Concat(of[0], of[1])
+	score := 0
+	for _, key := range f.TopKeys() {
+		switch g := strict.Guess(key, all); {
+		case slices.Contains(of[0], g):
+			score++
+		case g != "":
+			score--
+		}
+	}
+	if score == 0 {
+		return strings.HasPrefix(filepath.Base(path), "node")
+	}
+	return score > 0
+}
+
+// readable reads a file that a key names. It reports one that cannot be read,
+// and warns of a secret that everybody can.
+func (s check) readable(key string, path Path, secret bool) []byte {
+	if path == "" || !s.Fine(key) {
+		return nil
+	}
+	fi, err := os.Stat(string(path))
+	var text []byte
+	if err == nil && fi.Mode().IsRegular() && fi.Size() <= strict.MaxFileSize {
+		text, err = os.ReadFile(string(path))
+	}
+	var pe *fs.PathError
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		s.Bad(key, "there is no file %s", path)
+	case errors.As(err, &pe):
+		s.Bad(key, "%s cannot be read: %v", path, pe.Err)
+	case !fi.Mode().IsRegular():
+		s.Bad(key, "%s is no file", path)
+	case fi.Size() > strict.MaxFileSize:
+		s.Bad(key, "%s is larger than %v", path, Size(strict.MaxFileSize))
+	case secret && fi.Mode().Perm()&0o004 != 0:
+		s.Warn(key, "everybody on this machine can read %s (mode %04o): chmod o-r", path, fi.Mode().Perm())
+	}
+	return text
+}

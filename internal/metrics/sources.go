@@ -1,0 +1,117 @@
+package metrics
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// Sources are figures that others keep and that are asked for at each scrape.
+// A nil function is a figure that this process does not have. The functions
+// are called from the scrape's goroutine, at most one scrape at a time each,
+// and must not block for long.
+type Sources struct {
+	QueueRecipients      func() (active, deferred, held int64)
+	QueueMessages        func() int64
+	QueueOldestSeconds   func() float64 // age of the oldest unfinished message, 0 when there is none
+	Segments             func() []SegmentCount
+	UnderReplicated      func() int64  // segments with fewer synced copies than asked for
+	LedgerImbalance      func() int64  // messages; must be 0
+	Sessions             func() int    // SMTP sessions that are open
+	SpoolBytes           func() int64  // octets of log files
+	SpoolFree, SpoolSize func() uint64 // of the file system under data_dir
+	MaillogLost          func() uint64 // lines lost to a reader that did not keep up
+	Ready                func() bool   // what /readyz says
+	Version              string        // shown as a label of clrelay_node_info
+}
+
+// SegmentCount is how many segments of one role and state this node holds.
+type SegmentCount struct {
+	Role  string // owner or copy
+	State string // open, sealed, ...
+	N     int64
+}
+
+// Watch shows the figures of s at every scrape from now on. It is called once.
+func (m *Metrics) Watch(s Sources) { m.reg.MustRegister(newWatcher(s)) }
+
+// watcher asks the sources while a scrape runs.
+type watcher struct {
+	Sources
+	recipients, messages, oldest, segments, under, imbalance *prometheus.Desc
+	bytes, free, size, lost, ready, info, sessions           *prometheus.Desc
+}
+
+func newWatcher(s Sources) *watcher {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc(namespace+"_"+name, help, labels, nil)
+	}
+	return &watcher{
+		Sources:    s,
+		recipients: desc("queue_recipients", "Recipients in the queue.", "state"),
+		messages:   desc("queue_messages", "Messages in the queue."),
+		oldest:     desc("queue_oldest_age_seconds", "Age of the oldest message in the queue."),
+		segments:   desc("segments", "Segments that this node holds.", "role", "state"),
+		under:      desc("under_replicated_segments", "Segments with fewer copies than asked for."),
+		imbalance:  desc("ledger_imbalance_messages", "Taken over, recovered and accepted messages that are neither settled, handed over nor queued, since the process started. It must be 0."),
+		bytes:      desc("spool_bytes", "Octets of the spool's log files."),
+		free:       desc("spool_free_bytes", "Free octets of the file system under data_dir."),
+		size:       desc("spool_size_bytes", "Octets of the file system under data_dir."),
+		lost:       desc("maillog_lost_lines_total", "Lines of the mail log that were lost because its reader did not keep up."),
+		ready:      desc("node_ready", "1 when the node would take mail now."),
+		sessions:   desc("smtp_sessions", "SMTP sessions that are open."),
+		info:       desc("node_info", "1, with facts about the node as labels.", "version"),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (w *watcher) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{w.recipients, w.messages, w.oldest, w.segments, w.under, w.imbalance, w.bytes, w.free, w.size, w.lost, w.ready, w.info, w.sessions} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (w *watcher) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	if w.QueueRecipients != nil {
+		active, deferred, held := w.QueueRecipients()
+		gauge(w.recipients, float64(active), "active")
+		gauge(w.recipients, float64(deferred), "deferred")
+		gauge(w.recipients, float64(held), "held")
+	}
+	if w.Segments != nil {
+		for _, s := range w.Segments() {
+			gauge(w.segments, float64(s.N), s.Role, s.State)
+		}
+	}
+	if w.Sessions != nil {
+		gauge(w.sessions, float64(w.Sessions()))
+	}
+	if w.QueueOldestSeconds != nil {
+		gauge(w.oldest, w.QueueOldestSeconds())
+	}
+	for d, f := range map[*prometheus.Desc]func() int64{
+		w.messages: w.QueueMessages, w.under: w.UnderReplicated, w.imbalance: w.LedgerImbalance, w.bytes: w.SpoolBytes,
+	} {
+		if f != nil {
+			gauge(d, float64(f()))
+		}
+	}
+	for d, f := range map[*prometheus.Desc]func() uint64{w.free: w.SpoolFree, w.size: w.SpoolSize} {
+		if f != nil {
+			gauge(d, float64(f()))
+		}
+	}
+	if w.MaillogLost != nil {
+		ch <- prometheus.MustNewConstMetric(w.lost, prometheus.CounterValue, float64(w.MaillogLost()))
+	}
+	if w.Ready != nil {
+		ready := 0.0
+		if w.Ready() {
+			ready = 1
+		}
+		gauge(w.ready, ready)
+	}
+	if w.Version != "" {
+		gauge(w.info, 1, w.Version)
+	}
+}
