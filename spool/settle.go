@@ -1,0 +1,254 @@
+package spool
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/clrelay/clrelay/internal/mail"
+	"github.com/clrelay/clrelay/spool/record"
+	"github.com/clrelay/clrelay/spool/state"
+	"github.com/clrelay/clrelay/spool/wal"
+)
+
+// Start is a delivery that has been announced.
+type Start struct {
+	c     *wal.Commit
+	early bool
+	err   error
+}
+
+// Wait returns when the announcement survives the end of the process. It must
+// have returned nil before the final dot is sent: should the process die
+// before the result is recorded, the next one then knows that these
+// recipients may get the message twice. After a crash of the machine, which may
+// lose the announcement, all recipients whose time had come are suspected; so
+// for one whose time has not come it waits for the disk.
+func (t *Start) Wait() error {
+	if t.err == nil && t.early {
+		t.err = t.c.WaitDurable()
+	} else if t.err == nil {
+		t.err = t.c.WaitWritten()
+	}
+	return t.err
+}
+
+// Attempt announces that delivery to these recipients starts. It does not
+// wait.
+func (s *Spool) Attempt(m *Message, recipients []int) *Start {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a, early, err := s.state.Attempt(m, recipients, s.opts.Now())
+	if err != nil {
+		return &Start{err: err}
+	}
+	data := record.AppendAttempt(nil, a)
+	c, err := s.append(wal.Record{Header: m.Header(record.KindAttempt), Data: [][]byte{data}})
+	if err != nil {
+		return &Start{err: fmt.Errorf("spool: attempt at message %s: %w", m.ID(), err)}
+	}
+	s.state.Started(m, recipients, c.Pos(0), wal.RecordSize(len(data)))
+	return &Start{c: c, early: early}
+}
+
+// Settle records what became of recipients. It returns when that survives the
+// end of the process; it is on the disk soon after. Results for recipients
+// that have a final one already change nothing. When the last recipient gets
+// its final result the message is finished: it leaves the spool.
+//
+// ErrNoSpace means that nothing was recorded, and that the call is to be made
+// again when there is room.
+func (s *Spool) Settle(m *Message, results []Result) error {
+	c, _, err := s.settle(m, results)
+	if c == nil || err != nil {
+		return err
+	}
+	return c.WaitWritten()
+}
+
+// SettleDurable is Settle that waits for the disk and for the other copies:
+// what an operator was told has happened must have happened.
+func (s *Spool) SettleDurable(m *Message, results []Result) error {
+	c, copied, err := s.settle(m, results)
+	if c == nil || err != nil {
+		return err
+	}
+	if err := c.WaitDurable(); err != nil {
+		return err
+	}
+	if copied == nil {
+		return nil
+	}
+	if err := copied(); err != nil {
+		return fmt.Errorf("spool: copying results of message %s: %w", m.ID(), err)
+	}
+	return nil
+}
+
+// settle appends a result record, if there is anything new to record. copied
+// waits for the other copies; it is nil when there are none.
+func (s *Spool) settle(m *Message, results []Result) (c *wal.Commit, copied func() error, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	rec, err := s.state.Settle(m, results)
+	if rec == nil || err != nil {
+		return nil, nil, err
+	}
+	return s.result(m, rec)
+}
+
+// result appends a result record and brings the index up to it. s.mu is held.
+func (s *Spool) result(m *Message, rec *record.Result) (c *wal.Commit, copied func() error, err error) {
+	data := record.AppendResult(make([]byte, 0, recordHint), rec)
+	wr := wal.Record{Header: m.Header(record.KindResult), Data: [][]byte{data}}
+	if c, err = s.append(wr); err != nil {
+		return nil, nil, fmt.Errorf("spool: settling message %s: %w", m.ID(), err)
+	}
+	if r := s.opts.Replicator; r != nil {
+		copied = r.Replicate([]wal.Record{wr})
+	}
+	s.state.Settled(m, rec, c.Pos(0), wal.RecordSize(len(data)))
+	if rec.Finished {
+		s.counts.Finished++
+	}
+	s.wakeCompactor()
+	return c, copied, nil
+}
+
+// append puts records into the log that must get there even when mail is
+// refused. s.mu is held.
+func (s *Spool) append(recs ...wal.Record) (*wal.Commit, error) {
+	if s.closed {
+		return nil, wal.ErrClosed
+	}
+	c, err := s.log.AppendReserved(recs...)
+	if err == nil {
+		s.wrote(c)
+	}
+	return c, err
+}
+
+// States reads where each recipient of a message stands, with its last reply.
+func (s *Spool) States(m *Message) ([]RecipientState, error) {
+	s.mu.Lock()
+	at := s.state.Standings(m, nil)
+	s.mu.Unlock()
+	out := make([]RecipientState, len(at))
+	var rec record.Result
+	var have wal.Pos // what rec is
+	for i := range at {
+		out[i] = at[i].RecipientState
+		if at[i].Pos == 0 {
+			continue
+		}
+		if at[i].Pos != have {
+			data, err := s.read(at[i].Pos, func() wal.Pos { return s.state.ResultAt(m, i) })
+			if err == nil {
+				err = record.ParseResult(data, &rec)
+			}
+			if errors.Is(err, record.ErrPayload) {
+				err = &DamageError{Place: s.place(at[i].Pos), What: "result", Err: err}
+			}
+			if err != nil {
+				return nil, fmt.Errorf("spool: state of message %s: %w", m.ID(), err)
+			}
+			have = at[i].Pos
+		}
+		for j := range rec.Settled {
+			if o := &rec.Settled[j]; int(o.Recipient) == i {
+				out[i] = RecipientState{
+					State: o.State, Version: o.Version, Attempts: o.Attempts,
+					Next: fromMillis(o.NextMS), At: fromMillis(o.AtMS), Reply: o.Reply, Remote: o.Remote,
+				}
+			}
+		}
+	}
+	return out, nil
+}
+
+func fromMillis(ms int64) time.Time {
+	if ms == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms)
+}
+
+// Envelope reads a message's envelope.
+func (s *Spool) Envelope(m *Message) (*mail.Envelope, error) {
+	env := &mail.Envelope{}
+	if err := s.readCommit(m, &record.Commit{}, env); err != nil {
+		return nil, fmt.Errorf("spool: envelope of message %s: %w", m.ID(), err)
+	}
+	return env, nil
+}
+
+// Checksum gives the CRC-32C that the content had when it was accepted. The
+// log checks each of its records by itself; this is for those who look at the
+// whole.
+func (s *Spool) Checksum(m *Message) (uint32, error) {
+	var c record.Commit
+	if err := s.readCommit(m, &c, &mail.Envelope{}); err != nil {
+		return 0, fmt.Errorf("spool: checksum of message %s: %w", m.ID(), err)
+	}
+	return c.CRC32C, nil
+}
+
+func (s *Spool) readCommit(m *Message, c *record.Commit, env *mail.Envelope) error {
+	where := func() wal.Pos { return s.state.Commit(m) }
+	s.mu.Lock()
+	pos := where()
+	s.mu.Unlock()
+	data, err := s.read(pos, where)
+	if err == nil {
+		err = record.ParseCommit(data, c, env)
+	}
+	if errors.Is(err, record.ErrPayload) {
+		err = &DamageError{Place: s.place(pos), What: "envelope", Err: err}
+	}
+	return err
+}
+
+// recordHint is how long most records are that are not chunks.
+const recordHint = 400
+
+// read reads the record at pos; 0 is that of a message that is finished.
+// Compaction may move it meanwhile, so when that fails, and where says that it
+// is elsewhere now, it reads there.
+func (s *Spool) read(pos wal.Pos, where func() wal.Pos) ([]byte, error) {
+	for pos != 0 {
+		_, data, err := s.readWritten(pos, recordHint, nil)
+		if err == nil {
+			return data, nil
+		}
+		s.mu.Lock()
+		now := where()
+		s.mu.Unlock()
+		if now == pos {
+			return nil, s.damage(pos, err)
+		}
+		pos = now
+	}
+	return nil, state.ErrFinished
+}
+
+// readWritten reads a record that may just have been appended, or moved.
+func (s *Spool) readWritten(pos wal.Pos, hint int, buf []byte) (wal.Header, []byte, error) {
+	h, data, err := s.log.ReadAt(pos, hint, buf)
+	if !errors.Is(err, wal.ErrNotWritten) {
+		return h, data, err
+	}
+	if err := s.log.Sync(); err != nil {
+		return h, nil, err
+	}
+	return s.log.ReadAt(pos, hint, buf)
+}
+
+// damage makes an error of the log one that names the place, if it is one of
+// the medium.
+func (s *Spool) damage(pos wal.Pos, err error) error {
+	var d *wal.DamageError
+	if errors.As(err, &d) {
+		return &DamageError{Place: s.place(pos), What: "unreadable record", Err: err}
+	}
+	return err
+}

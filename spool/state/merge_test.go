@@ -1,0 +1,53 @@
+package state
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/clrelay/clrelay/internal/mail"
+	"github.com/clrelay/clrelay/spool/record"
+)
+
+// TestOrderDoesNotMatter applies the same results in every order: the same
+// one wins each time.
+func TestOrderDoesNotMatter(t *testing.T) {
+	sets := [][]record.Settled{
+		{{Version: 1, State: mail.StateDeferred}, {Version: 2, State: mail.StateHeld}, {Version: 3, State: mail.StateDeferred, Attempts: 9}},
+		{{Version: 1, State: mail.StateDelivered}, {Version: 2, State: mail.StateDeferred}, {Version: 3, State: mail.StateActive}},
+		{{Version: 5, State: mail.StateDropped}, {Version: 1, State: mail.StateFailed}, {Version: 2, State: mail.StateDelivered}, {Version: 9, State: mail.StateHeld}},
+	}
+	wins := []int{2, 0, 2}
+	for n, set := range sets {
+		permute(set, 0, func(order []record.Settled) {
+			var r rcpt
+			for i := range order {
+				r.merge(&order[i])
+			}
+			if want := sets[n][wins[n]]; r.state != want.State || r.version != want.Version {
+				t.Errorf("%+v gives %+v, want %+v", order, r, want)
+			}
+		})
+	}
+}
+
+func permute(set []record.Settled, k int, visit func([]record.Settled)) {
+	set = slices.Clone(set)
+	if k == len(set) {
+		visit(set)
+		return
+	}
+	for i := k; i < len(set); i++ {
+		set[k], set[i] = set[i], set[k]
+		permute(set, k+1, visit)
+		set[k], set[i] = set[i], set[k]
+	}
+}
+
+// TestSecondsRoundUp: what waits never goes early.
+func TestSecondsRoundUp(t *testing.T) {
+	for ms, want := range map[int64]uint32{-5: 0, 0: 0, 1: 1, 999: 1, 1000: 1, 1001: 2, 1 << 60: 1<<32 - 1} {
+		if got := Seconds(ms); got != want {
+			t.Errorf("%d ms: %d s, want %d", ms, got, want)
+		}
+	}
+}

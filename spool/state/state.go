@@ -1,0 +1,334 @@
+package state
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/clrelay/clrelay/internal/mail"
+	"github.com/clrelay/clrelay/spool/record"
+	"github.com/clrelay/clrelay/spool/wal"
+)
+
+// ErrFinished says that the message has no recipient left to do.
+var ErrFinished = errors.New("message is finished")
+
+// DamageError says which part of the log cannot be read.
+type DamageError struct {
+	Place string // "FILE:OFFSET", or what is known instead
+	What  string
+	Err   error // may be nil
+}
+
+// Error tells place and damage.
+func (e *DamageError) Error() string {
+	s := "spool: damage at " + e.Place + ": " + e.What
+	if e.Err != nil {
+		s += ": " + e.Err.Error()
+	}
+	return s
+}
+
+// Unwrap gives the cause.
+func (e *DamageError) Unwrap() error { return e.Err }
+
+// State is all of it. New makes one.
+type State struct {
+	index    index
+	segments map[uint64]*Segment
+	books    books
+	starts   map[*Message][]attempt
+}
+
+// attempt is a delivery under way, as the log knows it: recovery counts its
+// recipients as possible duplicates. Its record is live as long as it says
+// something new.
+type attempt struct {
+	pos   wal.Pos
+	size  int64
+	rcpts []int // without those that have been settled since
+}
+
+// New makes an empty state.
+func New() *State {
+	return &State{segments: map[uint64]*Segment{}, starts: map[*Message][]attempt{}, books: newBooks()}
+}
+
+// Find gives an unfinished message, or nil.
+func (s *State) Find(id mail.ID) *Message { return s.index.find(id) }
+
+// Messages counts the unfinished messages.
+func (s *State) Messages() int { return s.index.n }
+
+// All gives the unfinished messages in the order of arrival.
+func (s *State) All() []*Message {
+	out := make([]*Message, 0, s.index.n)
+	for _, g := range s.segments {
+		out = append(out, g.msgs...)
+	}
+	slices.SortFunc(out, func(a, b *Message) int {
+		return cmp.Or(cmp.Compare(a.arrived, b.arrived), slices.Compare(a.id[:], b.id[:]))
+	})
+	return out
+}
+
+// Segments counts the segments.
+func (s *State) Segments() int { return len(s.segments) }
+
+// Segment gives a segment by its id, or nil.
+func (s *State) Segment(id uint64) *Segment { return s.segments[id] }
+
+// Open enters a segment.
+func (s *State) Open(g *Segment) { s.segments[g.ID] = g }
+
+// Retire forgets a segment that has nothing left to do. Records of it that
+// are still in the log are dead: the messages' by the results that finished
+// them, which outlive them.
+func (s *State) Retire(g *Segment) {
+	delete(s.segments, g.ID)
+	if g.header != 0 {
+		s.books.drop(g.header, g.headerLen)
+		g.header = 0
+	}
+}
+
+// HeaderAt notes where a segment's newest header record lies.
+func (s *State) HeaderAt(g *Segment, pos wal.Pos, size int64) {
+	if g.header != 0 {
+		s.books.drop(g.header, g.headerLen)
+	}
+	g.header, g.headerLen = pos, size
+	s.books.add(pos, size)
+}
+
+// Pend notes a record of a message that is still arriving, Unpend that it is
+// no longer one.
+func (s *State) Pend(pos wal.Pos) { s.books.page(pos.File()).pending++ }
+
+// Unpend takes back a Pend.
+func (s *State) Unpend(pos wal.Pos) { s.books.page(pos.File()).pending-- }
+
+// Killed notes that the record at killer has ended a message that is not in
+// the index, whose commit record lies in the file victim.
+func (s *State) Killed(killer wal.Pos, victim uint32) { s.books.kill(killer, victim) }
+
+// Arrival is a message that has arrived.
+type Arrival struct {
+	Segment    *Segment
+	First      uint64 // sequence number of the first chunk
+	Size       uint64
+	Chunks     []Chunk
+	Commit     wal.Pos
+	CommitSize int64 // of the commit record on the disk
+}
+
+// NewMessage makes the handle of a message, which Enter enters.
+func NewMessage(env *mail.Envelope, a *Arrival) *Message {
+	m := &Message{
+		id: env.ID, seg: a.Segment, arrived: env.Arrived.UnixMilli(), commit: a.Commit, commitLen: units(a.CommitSize),
+		first: uint32(a.First), size: uint32(a.Size), n: uint16(len(env.Recipients)),
+	}
+	m.place(a.Chunks)
+	return m
+}
+
+// Enter puts a message into the index.
+func (s *State) Enter(m *Message) {
+	s.index.insert(m)
+	m.seg.insert(m)
+	m.seg.count++
+	m.seg.bytes += int64(m.size)
+	s.books.add(m.commit, m.commitSize())
+	for _, c := range m.chunks() {
+		if c.Pos != 0 {
+			s.books.add(c.Pos, wal.RecordSize(int(c.Len)))
+		}
+	}
+}
+
+// Commit tells where a message's commit record lies; 0 when it is finished.
+func (s *State) Commit(m *Message) wal.Pos { return m.commit }
+
+// Chunk tells where a message's chunk i lies; ok is false when there is none.
+func (s *State) Chunk(m *Message, i int) (c Chunk, ok bool) {
+	if m.finished() {
+		return Chunk{}, false
+	}
+	if cs := m.chunks(); i < len(cs) {
+		return cs[i], true
+	}
+	return Chunk{}, false
+}
+
+// Owns tells whether a chunk record belongs to a message. It needs no lock.
+func (m *Message) Owns(h wal.Header, first uint64) bool {
+	return h.Segment == m.seg.ID && first == uint64(m.first)
+}
+
+// Header is that of records about a message.
+func (m *Message) Header(kind uint8) wal.Header {
+	return wal.Header{Segment: m.seg.ID, Epoch: m.seg.Epoch, Seq: uint64(m.first), Kind: wal.Kind(kind)}
+}
+
+// Standing is a recipient's state and where the record of it lies.
+type Standing struct {
+	RecipientState
+	Pos wal.Pos // 0: there is none
+}
+
+// Standings gives those of all recipients.
+func (s *State) Standings(m *Message, dst []Standing) []Standing {
+	rcpts := m.rcpts()
+	for i := range rcpts {
+		dst = append(dst, Standing{rcpts[i].public(), rcpts[i].pos()})
+	}
+	return dst
+}
+
+// ResultAt tells where a recipient's newest result record lies.
+func (s *State) ResultAt(m *Message, rcpt int) wal.Pos { return m.rcpts()[rcpt].pos() }
+
+// Attempt makes the record of an attempt at recipients. early says that the
+// time of one of them has not come yet.
+func (s *State) Attempt(m *Message, recipients []int, now time.Time) (a *record.Attempt, early bool, err error) {
+	if m.finished() {
+		return nil, false, fmt.Errorf("spool: attempt at message %s: %w", m.id, ErrFinished)
+	}
+	a = &record.Attempt{Recipients: make([]uint32, 0, len(recipients)), Versions: make([]uint32, 0, len(recipients))}
+	rcpts := m.rcpts()
+	for _, i := range recipients {
+		if i < 0 || i >= len(rcpts) {
+			return nil, false, fmt.Errorf("spool: attempt at message %s: it has no recipient %d", m.id, i)
+		}
+		a.Recipients = append(a.Recipients, uint32(i))
+		a.Versions = append(a.Versions, rcpts[i].version+1)
+		early = early || !rcpts[i].due(Seconds(now.UnixMilli()))
+	}
+	return a, early, nil
+}
+
+// Started notes where the record of an attempt lies.
+func (s *State) Started(m *Message, recipients []int, pos wal.Pos, size int64) {
+	s.books.add(pos, size)
+	s.starts[m] = append(s.starts[m], attempt{pos: pos, size: size, rcpts: slices.Clone(recipients)})
+}
+
+// Settle makes the record of those results that say something new; nil when
+// none does. If it leaves no recipient without a final result, it says so.
+func (s *State) Settle(m *Message, results []Result) (*record.Result, error) {
+	if m.finished() {
+		return nil, fmt.Errorf("spool: settling message %s: %w", m.id, ErrFinished)
+	}
+	rcpts := m.rcpts()
+	rec := &record.Result{ID: m.id, Settled: make([]record.Settled, 0, len(results))}
+	left := 0
+	for i := range rcpts {
+		if !rcpts[i].state.Final() {
+			left++
+		}
+	}
+	for i := range results {
+		r := &results[i]
+		if r.Recipient < 0 || r.Recipient >= len(rcpts) {
+			return nil, fmt.Errorf("spool: settling message %s: it has no recipient %d", m.id, r.Recipient)
+		}
+		at := &rcpts[r.Recipient]
+		if at.state.Final() || slices.ContainsFunc(rec.Settled, func(o record.Settled) bool { return int(o.Recipient) == r.Recipient }) {
+			continue
+		}
+		if r.State.Final() {
+			left--
+		}
+		rec.Settled = append(rec.Settled, record.Settled{
+			Recipient: uint32(r.Recipient), Version: at.version + 1, State: r.State, Attempts: r.Attempts,
+			NextMS: millis(r.Next), AtMS: millis(r.At), Reply: r.Reply, Remote: r.Remote,
+		})
+	}
+	if len(rec.Settled) == 0 {
+		return nil, nil
+	}
+	if left == 0 {
+		rec.Finished, rec.Victim = true, m.commit.File()
+	}
+	return rec, nil
+}
+
+// Settled brings the index up to a result record that lies at pos. If it
+// finishes the message, that is gone.
+func (s *State) Settled(m *Message, rec *record.Result, pos wal.Pos, size int64) {
+	rcpts := m.rcpts()
+	share := shareOf(size, len(rec.Settled))
+	for i := range rec.Settled {
+		r := &rcpts[rec.Settled[i].Recipient]
+		old, bytes := r.pos(), r.bytes()
+		if !r.merge(&rec.Settled[i]) {
+			continue
+		}
+		if old != 0 {
+			s.books.drop(old, bytes)
+		}
+		r.setPos(pos)
+		r.share = share
+		s.books.add(pos, r.bytes())
+	}
+	if rec.Finished {
+		s.finish(m, pos)
+		return
+	}
+	s.endStarts(m, func(i int) bool {
+		return slices.ContainsFunc(rec.Settled, func(o record.Settled) bool { return int(o.Recipient) == i })
+	})
+}
+
+// endStarts takes recipients off the attempts that are under way.
+func (s *State) endStarts(m *Message, ended func(rcpt int) bool) {
+	starts := s.starts[m]
+	if len(starts) == 0 {
+		return
+	}
+	kept := starts[:0]
+	for _, a := range starts {
+		if a.rcpts = slices.DeleteFunc(a.rcpts, ended); len(a.rcpts) > 0 {
+			kept = append(kept, a)
+			continue
+		}
+		s.books.drop(a.pos, a.size)
+	}
+	if s.starts[m] = kept; len(kept) == 0 {
+		delete(s.starts, m)
+	}
+}
+
+// finish takes a message out of the index; the record at killer has finished
+// it.
+func (s *State) finish(m *Message, killer wal.Pos) {
+	s.endStarts(m, func(int) bool { return true })
+	rcpts := m.rcpts()
+	for i := range rcpts {
+		if r := &rcpts[i]; r.pos() != 0 {
+			s.books.drop(r.pos(), r.bytes())
+		}
+	}
+	for _, c := range m.chunks() {
+		if c.Pos != 0 {
+			s.books.drop(c.Pos, wal.RecordSize(int(c.Len)))
+		}
+	}
+	s.books.drop(m.commit, m.commitSize())
+	s.books.kill(killer, m.commit.File())
+	m.commit = 0
+	s.index.remove(m)
+	m.seg.remove(m)
+	if m.seg.State == record.SegmentSealed && m.seg.Empty() {
+		s.Retire(m.seg)
+	}
+}
+
+func millis(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}
