@@ -1,0 +1,177 @@
+// Package policy decides who may relay through the server: clients in the
+// networks of the setting senders for any recipient, everybody for recipients
+// in the setting domains, and nobody else. Without settings it is nobody for
+// nothing.
+//
+// It does no I/O and knows no SMTP; a Chain is smtpd's Policy. Recipient
+// is called by many sessions at once, Reload by anyone at any time: a question
+// is answered by the settings of one moment. It never fails.
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+
+	"golang.org/x/net/idna"
+
+	"github.com/clrelay/clrelay/internal/mail"
+)
+
+// Sender is an entry of the setting senders.
+type Sender struct {
+	Name     string
+	Networks []netip.Prefix
+}
+
+// Options are the settings.
+type Options struct {
+	Senders []Sender
+	Domains []string // exact names; mail for them is taken from anybody
+	// Postmaster is where mail for <postmaster> goes (RFC 5321 4.5.1). When
+	// it is the zero Address, it is postmaster at the first of Domains, whose
+	// mail has a place to go, and without domains at Hostname.
+	Postmaster mail.Address
+	Hostname   string // our own name; <postmaster@Hostname> is <postmaster>
+}
+
+// Chain answers the server's questions.
+type Chain struct {
+	rules atomic.Pointer[rules]
+}
+
+type network struct {
+	prefix netip.Prefix
+	sender string
+}
+
+type rules struct {
+	networks   []network
+	domains    map[string]struct{}
+	postmaster mail.Address
+	hostname   string
+}
+
+// New builds a chain. The error names the setting that is wrong.
+func New(o Options) (*Chain, error) {
+	c := &Chain{}
+	if err := c.Reload(o); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// Reload puts other settings in force, all at once. With an error nothing
+// changes.
+func (c *Chain) Reload(o Options) error {
+	r := &rules{domains: map[string]struct{}{}, postmaster: o.Postmaster}
+	for _, s := range o.Senders {
+		for _, n := range s.Networks {
+			if !n.IsValid() {
+				return fmt.Errorf("policy: senders: %s: a network is no network", s.Name)
+			}
+			r.networks = append(r.networks, network{unmapped(n), s.Name})
+		}
+	}
+	for _, d := range o.Domains {
+		key, err := domainKey(d)
+		if err != nil {
+			return fmt.Errorf("policy: domains: %q: %w", d, err)
+		}
+		r.domains[key] = struct{}{}
+	}
+	if o.Hostname != "" {
+		key, err := domainKey(o.Hostname)
+		if err != nil {
+			return fmt.Errorf("policy: host name %q: %w", o.Hostname, err)
+		}
+		r.hostname = key
+	}
+	if r.postmaster.IsNull() {
+		at := o.Hostname
+		if len(o.Domains) > 0 {
+			at = o.Domains[0]
+		}
+		r.postmaster = mail.Address{Local: mail.Postmaster, Domain: at}
+	}
+	if r.postmaster.Domain == "" {
+		return errors.New("policy: postmaster: neither an address nor a domain or host name to make one of")
+	}
+	c.rules.Store(r)
+	return nil
+}
+
+// unmapped turns a network of IPv4-mapped IPv6 addresses into that of IPv4:
+// clients are known by the latter.
+func unmapped(p netip.Prefix) netip.Prefix {
+	if p.Addr().Is4In6() && p.Bits() >= 96 {
+		return netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96).Masked()
+	}
+	return p.Masked()
+}
+
+// domainKey is the form domains are compared in: lower-case A-labels. An
+// address literal is compared as it is.
+func domainKey(d string) (string, error) {
+	if d == "" {
+		return "", errors.New("empty")
+	}
+	for i := range len(d) {
+		if d[i] >= 0x80 {
+			a, err := idna.Lookup.ToASCII(d)
+			if err != nil {
+				return "", err
+			}
+			return strings.ToLower(a), nil
+		}
+	}
+	return strings.ToLower(d), nil
+}
+
+// Connect lets every client in: what it may do is decided at RCPT.
+func (c *Chain) Connect(*mail.Client) mail.Verdict { return nil }
+
+// Sender lets every sender through: what it may do is decided at RCPT.
+func (c *Chain) Sender(*mail.Client, mail.Address) mail.Verdict { return nil }
+
+// Recipient tells whether the client may send to a recipient. It notes in the
+// client which entry of senders let it, when that was needed, and rewrites
+// <postmaster>.
+func (c *Chain) Recipient(client *mail.Client, _ mail.Address, to *mail.Recipient) mail.Verdict {
+	r := c.rules.Load()
+	key, err := "", error(nil)
+	if to.Addr.Domain != "" {
+		key, err = domainKey(to.Addr.Domain)
+	}
+	if to.Addr.IsPostmaster() && (to.Addr.Domain == "" || err == nil && key == r.hostname) {
+		to.Addr = r.postmaster
+		return nil
+	}
+	if err != nil {
+		return mail.NewReply(553, "5.1.2", "The domain of the recipient is not a name").WithCause(err)
+	}
+	if _, ok := r.domains[key]; ok {
+		return nil
+	}
+	for _, n := range r.networks {
+		if n.prefix.Contains(client.Addr) {
+			client.Sender = n.sender
+			return nil
+		}
+	}
+	return denied(client.Addr)
+}
+
+// denied names the setting, so that whoever reads the bounce knows what to
+// change, and nothing of what it holds.
+func denied(a netip.Addr) *mail.Reply {
+	who := "this client"
+	if a.IsValid() {
+		who = a.String()
+	}
+	return mail.NewReply(550, "5.7.1", "Relaying denied: "+who+
+		" is in no network of the setting senders, and the recipient's domain is not in domains."+
+		" To let it relay, add its network to senders in cluster.yaml")
+}
