@@ -1,0 +1,285 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"github.com/clrelay/clrelay/delivery/smtpc"
+	"github.com/clrelay/clrelay/internal/mail"
+)
+
+// Deliver makes one attempt and gives exactly one outcome for each of
+// at.Recipients, in that order.
+func (a *Agent) Deliver(ctx context.Context, hop mail.NextHop, at *Attempt) []mail.Outcome {
+	d := &attempt{a: a, hop: &hop, at: at,
+		out:  make([]mail.Outcome, len(at.Recipients)),
+		open: make([]int, 0, len(at.Recipients))}
+	for i, r := range at.Recipients {
+		if r < 0 || r >= len(at.Envelope.Recipients) {
+			d.out[i] = mail.Outcome{Recipient: r, At: time.Now(),
+				Reply: *mail.NewReply(451, "4.3.0", "local error").WithCause(errIndex)}
+			continue
+		}
+		d.open = append(d.open, i)
+	}
+	if at.Envelope.RequireTLS && hop.TLS == mail.TLSNone {
+		d.note(failure{reply: *mail.NewReply(550, "5.7.30", "REQUIRETLS support required")})
+	} else {
+		d.run(ctx)
+	}
+	d.giveUp(ctx)
+	return d.out
+}
+
+var errIndex = errors.New("recipient that the envelope does not have")
+
+// attempt is one call of Deliver.
+type attempt struct {
+	a     *Agent
+	hop   *mail.NextHop
+	at    *Attempt
+	out   []mail.Outcome
+	open  []int // positions in out that have no outcome yet
+	tried int   // hosts that cost something
+	worst failure
+
+	rcpts []int // memory of the transactions
+	res   []smtpc.Result
+}
+
+// failure is why hosts were left behind: what recipients without an outcome
+// are told in the end.
+type failure struct {
+	reply  mail.Reply
+	remote string // empty when nobody was reached
+	tls    string
+}
+
+// rank orders failures by what they tell: one temporary failure leaves hope
+// for the next attempt, and the word of a host is worth more than our own.
+func (f *failure) rank() int {
+	n := 0
+	if f.reply.Code != 0 {
+		n++
+	}
+	if f.reply.Temporary() {
+		n += 2
+	}
+	if f.remote != "" {
+		n++
+	}
+	return n
+}
+
+func (d *attempt) note(f failure) {
+	if f.rank() >= d.worst.rank() {
+		d.worst = f
+	}
+}
+
+func (d *attempt) run(ctx context.Context) {
+	w := walk{a: d.a, hop: d.hop,
+		note:  func(r mail.Reply) { d.note(failure{reply: r}) },
+		again: func() bool { return !d.worst.reply.Temporary() }}
+	start := time.Now()
+	for len(d.open) > 0 && d.tried < d.a.o.Limits.Hosts && time.Since(start) < d.a.o.Limits.HostsFor {
+		h, ok := w.next(ctx)
+		if !ok {
+			return
+		}
+		d.tried++
+		d.host(ctx, h)
+	}
+}
+
+// target says how to speak to a host of the hop.
+func (d *attempt) target(h host) smtpc.Target {
+	t := smtpc.Target{
+		Name: h.name, Addr: h.addr,
+		LMTP:       d.hop.Kind == mail.HopLMTP,
+		TLS:        d.hop.TLS,
+		Implicit:   h.addr.Port() == 465 && d.hop.Kind == mail.HopSmarthost && d.hop.TLS != mail.TLSNone,
+		NoChunking: d.a.unchunked.has(h.addr),
+	}
+	if c := d.hop.Auth; c != nil {
+		t.User, t.PasswordFile = c.User, c.PasswordFile
+	}
+	switch {
+	case d.at.Envelope.RequireTLS:
+		t.TLS = mail.TLSVerify // RFC 8689 4.2.1
+	case t.TLS == mail.TLSOpportunistic && t.User == "":
+		t.Plain = d.a.plain.has(h.addr)
+	}
+	return t
+}
+
+// host speaks to one host, over as many connections as it takes: a kept one
+// may turn out to be dead, and a fresh one may show that TLS or BDAT is not to
+// be used here.
+func (d *attempt) host(ctx context.Context, h host) {
+	fresh := false
+	for n := 0; n < 4 && len(d.open) > 0; n++ { // kept, fresh, without TLS, without BDAT
+		t := d.target(h)
+		var c *smtpc.Conn
+		if !fresh {
+			c = d.a.pool.Idle(t)
+		}
+		if c == nil {
+			var f *smtpc.Failure
+			if c, f = d.a.pool.Dial(ctx, t); f != nil {
+				if d.refused(&t, f) {
+					fresh = true
+					continue
+				}
+				return
+			}
+			d.a.dead.remove(h.addr)
+		}
+		kept := c.Reused()
+		moved, f := d.converse(ctx, c)
+		d.a.pool.Put(c)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case f == nil && moved:
+			n = 0 // the host closes the connection between transactions: on to the next one
+		case f == nil:
+			return
+		case kept && f.Lost:
+			d.a.pool.Forget(t)
+			fresh = true
+		case errors.Is(f, smtpc.ErrNoChunking):
+			d.a.o.Log.Info("delivery: BDAT does not work, DATA is used", "host", t.Label(), "reply", f.Reply.Line())
+			d.a.unchunked.add(h.addr)
+		default:
+			d.fail(&t, f, c.TLS())
+			return
+		}
+	}
+}
+
+// refused deals with a session that did not come about. It tells whether to
+// try again at once, in the clear.
+func (d *attempt) refused(t *smtpc.Target, f *smtpc.Failure) bool {
+	addr := t.Addr
+	if errors.Is(f, smtpc.ErrHandshake) && t.TLS == mail.TLSOpportunistic && !t.Implicit && t.User == "" {
+		d.a.o.Log.Info("delivery: TLS does not work, going on in the clear", "host", t.Label(), "error", f.Error())
+		d.a.plain.add(addr)
+		return true
+	}
+	switch f.Stage {
+	case smtpc.StageConnect:
+		if unrouted(addr, f) {
+			d.tried-- // it cost nothing
+		}
+		d.a.dead.add(addr)
+	case smtpc.StageGreeting, smtpc.StageHello:
+		d.a.dead.add(addr)
+	}
+	d.fail(t, f, "")
+	return false
+}
+
+// unrouted tells whether this machine has no way to the address family at all.
+func unrouted(a netip.AddrPort, f *smtpc.Failure) bool {
+	return a.Addr().Is6() && (errors.Is(f, syscall.ENETUNREACH) || errors.Is(f, syscall.EADDRNOTAVAIL) || errors.Is(f, syscall.EAFNOSUPPORT))
+}
+
+// fail notes why a host was left.
+func (d *attempt) fail(t *smtpc.Target, f *smtpc.Failure, tls string) {
+	n := failure{reply: f.Reply, tls: tls}
+	if f.Connected() {
+		n.remote = t.Label()
+	}
+	if f.Stage == smtpc.StageGreeting || f.Stage == smtpc.StageHello {
+		n.reply = d.sessionReply(f.Reply)
+	}
+	if d.at.Envelope.RequireTLS && (errors.Is(f, smtpc.ErrNoTLS) || errors.Is(f, smtpc.ErrCertificate)) {
+		n.reply = *mail.NewReply(550, "5.7.30", "REQUIRETLS support required").WithCause(f)
+	}
+	d.note(n)
+	d.a.o.Log.Debug("delivery: host failed", "id", d.at.Envelope.ID.String(), "host", t.Label(), "error", f.Error())
+}
+
+// sessionReply is what a host's refusal of the whole session means. From a
+// recipient's own host it is the answer; from a smarthost it is a matter
+// between the relay and its operator, and no reason to bounce.
+func (d *attempt) sessionReply(r mail.Reply) mail.Reply {
+	if d.hop.Kind == mail.HopMX || !r.Permanent() {
+		return r
+	}
+	return *mail.NewReply(451, "4.3.5", "the next hop refuses the session: "+r.Line()).WithCause(r.Cause)
+}
+
+// converse does transactions until everybody who may be sent to this host has
+// an answer. moved tells whether the last one has settled anybody.
+func (d *attempt) converse(ctx context.Context, c *smtpc.Conn) (moved bool, f *smtpc.Failure) {
+	most := d.a.o.Limits.Recipients
+	if n := c.Extensions().MaxRcpt; n > 0 {
+		most = min(most, n)
+	}
+	for len(d.open) > 0 {
+		batch := d.open[:min(len(d.open), most)]
+		d.rcpts = d.rcpts[:0]
+		for _, pos := range batch {
+			d.rcpts = append(d.rcpts, d.at.Recipients[pos])
+		}
+		if cap(d.res) < len(batch) {
+			d.res = make([]smtpc.Result, len(batch))
+		}
+		d.res = d.res[:len(batch)]
+		tx := smtpc.Transaction{Envelope: d.at.Envelope, Recipients: d.rcpts, Content: d.at.Content,
+			BeforeDot: d.at.BeforeDot, EightBitFail: d.hop.EightBitFail}
+		f = c.Send(ctx, &tx, d.res)
+		moved = d.take(c, len(batch))
+		if f != nil || !moved || !c.Usable() {
+			break
+		}
+	}
+	return moved, f
+}
+
+// take turns the results of the first n open recipients into outcomes. It
+// tells whether it makes sense to offer the others to the same host: with
+// Again somebody has been taken, so that ends.
+func (d *attempt) take(c *smtpc.Conn, n int) (moved bool) {
+	now := time.Now()
+	remote := c.Remote()
+	left := d.open[:0]
+	for i, pos := range d.open[:n] {
+		r := &d.res[i]
+		switch {
+		case r.Done:
+			moved = true
+			d.out[pos] = mail.Outcome{Recipient: d.at.Recipients[pos], Reply: r.Reply, Remote: remote,
+				TLS: c.TLS(), DSNPassed: r.DSNPassed, Unsure: r.Unsure, At: now}
+			continue
+		case r.Again, r.Elsewhere:
+			d.note(failure{reply: r.Reply, remote: remote, tls: c.TLS()})
+		}
+		left = append(left, pos)
+	}
+	d.open = append(left, d.open[n:]...) // within the same memory, always behind what is read
+	return moved
+}
+
+// giveUp tells the recipients that no host has decided about.
+func (d *attempt) giveUp(ctx context.Context) {
+	if len(d.open) == 0 {
+		return
+	}
+	f := d.worst
+	switch {
+	case ctx.Err() != nil:
+		f.reply = *mail.NewReply(451, "4.3.2", "delivery was interrupted").WithCause(ctx.Err())
+	case f.reply.Code == 0:
+		f.reply = *mail.NewReply(451, "4.4.4", "no host could be tried")
+	}
+	now := time.Now()
+	for _, pos := range d.open {
+		d.out[pos] = mail.Outcome{Recipient: d.at.Recipients[pos], Reply: f.reply, Remote: f.remote, TLS: f.tls, At: now}
+	}
+}

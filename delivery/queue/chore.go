@@ -1,0 +1,182 @@
+package queue
+
+import (
+	"errors"
+
+	"github.com/clrelay/clrelay/delivery/dsn"
+	"github.com/clrelay/clrelay/delivery/queue/sched"
+	"github.com/clrelay/clrelay/internal/mail"
+	"github.com/clrelay/clrelay/spool"
+)
+
+// postpone records that recipients of a destination that can't be reached
+// wait, each by its own schedule. No envelope is read for it.
+func (r *Runner) postpone(j *job, ev *event) {
+	ev.Results = make([]sched.Result, len(j.Items))
+	why := mail.Reply{Code: 451, Enhanced: mail.EnhancedCode{4, 4, 1}, Text: "destination can't be reached"}
+	if j.Why != nil {
+		why = *j.Why
+	}
+	now := r.clock.wall()
+	var rs []spool.Result
+	for i, it := range j.Items {
+		ev.Results[i] = sched.Result{State: mail.StateDeferred, Next: r.clock.sched().Add(it.Delay)}
+		rs = append(rs, spool.Result{Recipient: int(it.Recipient), State: mail.StateDeferred, Attempts: it.Attempts + 1, Next: now.Add(it.Delay), Reply: why, At: now})
+		if i+1 == len(j.Items) || j.Items[i+1].Ref != it.Ref {
+			r.settle(it.Ref, rs)
+			rs = rs[:0]
+		}
+	}
+	r.o.Observer.Postponed(j.Lane, len(j.Items), &why)
+}
+
+// stored reads what the spool has of a job's message.
+func (r *Runner) stored(j *job) (*mail.Envelope, []spool.RecipientState, error) {
+	m := j.Items[0].Ref
+	env, err := r.sp.Envelope(m)
+	if err != nil {
+		return nil, nil, err
+	}
+	st, err := r.sp.States(m)
+	return env, st, err
+}
+
+// last gives the outcome of a recipient's last attempt.
+func last(it *item, st *spool.RecipientState) mail.Outcome {
+	o := mail.Outcome{Recipient: int(it.Recipient), Reply: st.Reply, Remote: st.Remote, At: st.At}
+	if o.Reply.Code == 0 {
+		o.Reply = *mail.NewReply(451, "4.4.7", "delivery time expired")
+	}
+	return o
+}
+
+// giveUp ends recipients whose time is over.
+func (r *Runner) giveUp(j *job, ev *event) {
+	ev.Results = make([]sched.Result, len(j.Items))
+	m := j.Items[0].Ref
+	env, st, err := r.stored(j)
+	if err != nil {
+		r.unreadable(m, j.Items, ev.Results, err)
+		return
+	}
+	var failed []dsn.Recipient
+	var rs []spool.Result
+	now := r.clock.wall()
+	for i := range j.Items {
+		it := &j.Items[i]
+		o := last(it, &st[it.Recipient])
+		failed = append(failed, dsn.Recipient{Outcome: o, Expired: true})
+		rs = append(rs, spool.Result{Recipient: o.Recipient, State: mail.StateFailed, Attempts: it.Attempts, Reply: o.Reply, Remote: o.Remote, At: now})
+		ev.Results[i].State = mail.StateFailed
+	}
+	if err := r.reportFailed(j.ctx, m, env, failed); err != nil {
+		for i := range ev.Results {
+			ev.Results[i] = sched.Result{State: mail.StateActive, Next: r.clock.sched().Add(errorWait)}
+		}
+		return
+	}
+	r.settle(m, rs)
+	for i := range j.Items {
+		e := r.event(m, env, int(j.Items[i].Recipient))
+		e.Kind, e.Outcome, e.Attempt = Expired, failed[i].Outcome, int(j.Items[i].Attempts)
+		r.o.Observer.Recipient(&e)
+		if env.From.IsNull() {
+			e.Kind = DoubleBounce
+			r.o.Observer.Recipient(&e)
+		}
+	}
+}
+
+// warn tells a sender that its message is late.
+func (r *Runner) warn(j *job) {
+	m := j.Items[0].Ref
+	env, st, err := r.stored(j)
+	if err != nil {
+		return // it ended meanwhile, or the next attempt will find out
+	}
+	rep := dsn.Report{Kind: dsn.Delayed}
+	until := m.Arrived().Add(r.expire())
+	for i := range j.Items {
+		it := &j.Items[i]
+		if s := &st[it.Recipient]; s.State == mail.StateDeferred && dsn.Wanted(env, int(it.Recipient), dsn.Delayed) {
+			rep.Recipients = append(rep.Recipients, dsn.Recipient{Outcome: last(it, s), WillRetryUntil: until})
+		}
+	}
+	if len(rep.Recipients) > 0 {
+		_ = r.report(j.ctx, m, env, rep) // logged there; a warning is not worth a second try
+	}
+}
+
+// operate records an operator's word.
+func (r *Runner) operate(j *job, ev *event) {
+	ev.Results = make([]sched.Result, len(j.Items))
+	reason, failed := r.reason(j.Tag), len(j.Items)
+	defer func() { r.operated(j.Tag, len(j.Items), failed) }()
+	m := j.Items[0].Ref
+	env, st, err := r.stored(j)
+	var damage *spool.DamageError
+	if errors.As(err, &damage) && j.Op == sched.Drop {
+		// What can't be read can still be dropped.
+		env, st, err = &mail.Envelope{ID: m.ID(), Recipients: make([]mail.Recipient, m.Recipients())}, make([]spool.RecipientState, m.Recipients()), nil
+	}
+	if err != nil {
+		r.unreadable(m, j.Items, ev.Results, err)
+		return
+	}
+	rs, bounced := r.word(j, st, reason)
+	if err = r.reportFailed(j.ctx, m, env, bounced); err == nil {
+		err = r.sp.SettleDurable(m, rs)
+	}
+	if err != nil && !isFinished(err) {
+		r.o.Log.Error("recording an operator's word", "id", m.ID().String(), "error", err)
+		for i := range ev.Results {
+			ev.Results[i] = r.unchanged(&st[j.Items[i].Recipient])
+		}
+		return
+	}
+	failed = 0
+	kind := map[sched.Op]EventKind{sched.Hold: Held, sched.Release: Released, sched.Drop: Dropped, sched.Bounce: Bounced}[j.Op]
+	for i := range rs {
+		ev.Results[i].State = rs[i].State
+		e := r.event(m, env, rs[i].Recipient)
+		e.Kind, e.Attempt, e.Reason, e.Outcome = kind, int(rs[i].Attempts), reason, mail.Outcome{Recipient: rs[i].Recipient, Reply: rs[i].Reply, Remote: rs[i].Remote, At: rs[i].At}
+		r.o.Observer.Recipient(&e)
+		if kind == Bounced && env.From.IsNull() {
+			e.Kind = DoubleBounce
+			r.o.Observer.Recipient(&e)
+		}
+	}
+}
+
+// word gives the results that an operator's word means, and those of them that
+// the sender is to be told of.
+func (r *Runner) word(j *job, st []spool.RecipientState, reason string) (rs []spool.Result, bounced []dsn.Recipient) {
+	state := map[sched.Op]mail.State{sched.Hold: mail.StateHeld, sched.Release: mail.StateActive, sched.Drop: mail.StateDropped, sched.Bounce: mail.StateFailed}[j.Op]
+	now := r.clock.wall()
+	for _, it := range j.Items {
+		s := &st[it.Recipient]
+		res := spool.Result{Recipient: int(it.Recipient), State: state, Attempts: it.Attempts, Reply: s.Reply, Remote: s.Remote, At: now}
+		if j.Op == sched.Bounce {
+			res.Reply, res.Remote = *mail.NewReply(554, "5.0.0", "returned by the postmaster"), ""
+			if reason != "" {
+				res.Reply.Text += ": " + reason
+			}
+			bounced = append(bounced, dsn.Recipient{Outcome: mail.Outcome{Recipient: res.Recipient, Reply: res.Reply, At: now}})
+		}
+		rs = append(rs, res)
+	}
+	return rs, bounced
+}
+
+// unchanged is the result of a recipient whose change could not be recorded:
+// it goes on as the spool has it.
+func (r *Runner) unchanged(st *spool.RecipientState) sched.Result {
+	if st.State == mail.StateHeld {
+		return sched.Result{State: mail.StateHeld}
+	}
+	next := r.clock.sched().Add(errorWait)
+	if at := r.clock.toSched(st.Next); !st.Next.IsZero() && at.After(next) {
+		next = at
+	}
+	return sched.Result{State: mail.StateActive, Next: next}
+}

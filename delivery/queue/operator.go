@@ -1,0 +1,413 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/clrelay/clrelay/delivery/queue/sched"
+	"github.com/clrelay/clrelay/internal/mail"
+	"github.com/clrelay/clrelay/spool"
+)
+
+const (
+	// walkBatch is how many messages a walk over the queue takes at a time;
+	// the scheduler waits for no more than that.
+	walkBatch = 256
+	// changeWindow is how many messages a Change works on at a time, so that
+	// one fsync records many of them.
+	changeWindow = 128
+	// changePatience is how long a Change waits for deliveries under way.
+	changePatience = 5 * time.Second
+	// maxSamples is how many IDs a Changed names.
+	maxSamples = 3
+)
+
+// Selector picks recipients. Its methods are pure.
+type Selector interface {
+	MatchMessage(id mail.ID, arrived time.Time) bool
+	MatchState(st mail.State) bool
+	NeedsAddress() bool // false: MatchAddress is always true
+	MatchAddress(from, to mail.Address) bool
+}
+
+// Counts says how much is queued.
+type Counts = sched.Counts
+
+// Counts says how much is queued. It costs nothing.
+func (r *Runner) Counts() Counts {
+	r.mu.Lock()
+	c := r.s.Counts()
+	r.mu.Unlock()
+	if !c.Oldest.IsZero() {
+		c.Oldest = r.clock.toWall(c.Oldest)
+	}
+	return c
+}
+
+// Row is one recipient in the queue.
+type Row struct {
+	ID        mail.ID
+	From, To  mail.Address
+	State     mail.State
+	Size      int64
+	Arrived   time.Time
+	Attempts  uint32
+	Next      time.Time  // of a deferred one, and of one that waits until its destination is tried again; else zero
+	LastReply mail.Reply // zero when there is none
+}
+
+// picked is a message of which a walk picked recipients.
+type picked struct {
+	msg   uint32
+	m     *spool.Message
+	env   *mail.Envelope // nil when no address was needed
+	rcpts []sched.RecipientView
+}
+
+// List calls visit for each recipient that sel picks, in the order of arrival,
+// until visit returns an error, which it returns. The Row is valid during the
+// call alone.
+func (r *Runner) List(ctx context.Context, sel Selector, visit func(*Row) error) error {
+	var row Row
+	return r.walk(ctx, sel, true, func(p *picked) error {
+		tried := slices.ContainsFunc(p.rcpts, func(v sched.RecipientView) bool { return v.Attempts > 0 || v.State == mail.StateHeld })
+		var st []spool.RecipientState
+		if tried {
+			var err error
+			if st, err = r.sp.States(p.m); err != nil && !isFinished(err) {
+				r.o.Log.Warn("reading states", "id", p.m.ID().String(), "error", err)
+			}
+		}
+		for i := range p.rcpts {
+			v := &p.rcpts[i]
+			row = Row{ID: p.m.ID(), State: v.State, Size: p.m.Size(), Arrived: p.m.Arrived(), Attempts: v.Attempts}
+			if p.env != nil {
+				row.From, row.To = p.env.From, p.env.Recipients[v.Index].Addr
+			}
+			if !v.Next.IsZero() {
+				row.Next = r.clock.toWall(v.Next)
+			}
+			if st != nil {
+				row.LastReply = st[v.Index].Reply
+			}
+			if row.LastReply.Code == 0 && v.Why != nil {
+				row.LastReply = *v.Why
+			}
+			if err := visit(&row); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// walk calls visit for each message of which sel picks recipients. An
+// envelope that can't be read is as good as none: its message is picked by
+// what else is known, so that it can be seen and dropped.
+func (r *Runner) walk(ctx context.Context, sel Selector, addresses bool, visit func(*picked) error) error {
+	r.mu.Lock()
+	cur := r.s.Open()
+	r.mu.Unlock()
+	defer func() {
+		r.mu.Lock()
+		r.s.Close(cur)
+		r.mu.Unlock()
+	}()
+	for more := true; more; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		var batch []picked
+		r.mu.Lock()
+		more = r.s.Next(cur, walkBatch, func(v *sched.View[*spool.Message]) {
+			if !sel.MatchMessage(v.Ref.ID(), v.Ref.Arrived()) {
+				return
+			}
+			p := picked{msg: v.Msg, m: v.Ref}
+			for i := range v.Recipients {
+				if sel.MatchState(v.Recipients[i].State) {
+					p.rcpts = append(p.rcpts, v.Recipients[i])
+				}
+			}
+			if len(p.rcpts) > 0 {
+				batch = append(batch, p)
+			}
+		})
+		r.mu.Unlock()
+		for i := range batch {
+			if !r.address(&batch[i], sel, addresses) {
+				continue
+			}
+			if err := visit(&batch[i]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// address reads a picked message's envelope, if that is needed, and leaves
+// those recipients whose addresses match. It tells whether there are any.
+func (r *Runner) address(p *picked, sel Selector, always bool) bool {
+	needs := sel.NeedsAddress()
+	if !always && !needs {
+		return true
+	}
+	env, err := r.sp.Envelope(p.m)
+	if err != nil {
+		if !isFinished(err) {
+			r.o.Log.Warn("reading an envelope", "id", p.m.ID().String(), "error", err)
+		}
+		return !isFinished(err) && !needs
+	}
+	p.env = env
+	if needs {
+		p.rcpts = slices.DeleteFunc(p.rcpts, func(v sched.RecipientView) bool {
+			return !sel.MatchAddress(env.From, env.Recipients[v.Index].Addr)
+		})
+	}
+	return len(p.rcpts) > 0
+}
+
+func isFinished(err error) bool { return errors.Is(err, spool.ErrFinished) }
+
+// Op is an operator's word.
+type Op = sched.Op
+
+// Change is an operator's word on what a Selector picks.
+type Change struct {
+	Op       Op
+	Selector Selector
+	DryRun   bool
+	Expect   *int64 // the number of recipients; nil is any
+	Reason   string
+}
+
+// Changed says what a Change did, or in a dry run would do.
+type Changed struct {
+	Messages, Recipients int64
+	Bytes                int64     // of the messages
+	Oldest               time.Time // zero when there is none
+	Samples              []mail.ID // up to three
+	// Failed are recipients that were picked and not changed (none of a Retry): they ended
+	// meanwhile, their delivery goes on (the word holds for when it fails), or
+	// it could not be recorded.
+	Failed int64
+}
+
+// ExpectError says that a Change would have met another number of recipients
+// than its caller expected; nothing was changed.
+type ExpectError struct{ Want, Got int64 }
+
+// Error tells both numbers.
+func (e *ExpectError) Error() string {
+	return fmt.Sprintf("queue: expected %d recipients, found %d: nothing was changed", e.Want, e.Got)
+}
+
+// applies tells whether an operator's word says something to recipients in
+// that state.
+func applies(op Op, st mail.State) bool {
+	switch op {
+	case sched.Retry, sched.Hold:
+		return st == mail.StateActive || st == mail.StateDeferred
+	case sched.Release:
+		return st == mail.StateHeld
+	}
+	return true
+}
+
+// applicable is a Selector of recipients that a word applies to.
+type applicable struct {
+	Selector
+	op Op
+}
+
+func (a applicable) MatchState(st mail.State) bool {
+	return applies(a.op, st) && a.Selector.MatchState(st)
+}
+
+// Change carries out an operator's word. It returns when everything is on
+// stable storage. The queue works on meanwhile. If ctx ends, what was begun is
+// done.
+func (r *Runner) Change(ctx context.Context, c Change) (Changed, error) {
+	sel := applicable{c.Selector, c.Op}
+	var sum Changed
+	if c.DryRun || c.Expect != nil {
+		if err := r.walk(ctx, sel, false, func(p *picked) error { sum.add(p); return nil }); err != nil {
+			return Changed{}, err
+		}
+		if c.Expect != nil && *c.Expect != sum.Recipients {
+			return Changed{}, &ExpectError{*c.Expect, sum.Recipients}
+		}
+		if c.DryRun {
+			return sum, nil
+		}
+		sum = Changed{}
+	}
+	r.mu.Lock()
+	if r.stopping || r.sp == nil {
+		r.mu.Unlock()
+		return Changed{}, ErrStopping
+	}
+	r.lastTag++
+	tag, t := r.lastTag, &ticket{op: c.Op, reason: c.Reason, signal: make(chan struct{}, 1)}
+	r.tickets[tag] = t
+	r.mu.Unlock()
+	err := r.walk(ctx, sel, false, func(p *picked) error {
+		sum.add(p)
+		ev := event{Kind: sched.Command, Op: c.Op, Msg: p.msg, Ref: p.m, Tag: tag}
+		for _, v := range p.rcpts {
+			ev.Which = append(ev.Which, v.Index)
+		}
+		slices.Sort(ev.Which)
+		r.step(&ev, nil)
+		return r.settled(ctx, t, changeWindow)
+	})
+	if err == nil {
+		waitCtx, cancel := context.WithTimeout(ctx, changePatience)
+		defer cancel()
+		if err = r.settled(waitCtx, t, 0); ctx.Err() == nil {
+			err = nil
+		}
+	}
+	r.mu.Lock()
+	delete(r.tickets, tag)
+	if c.Op != sched.Retry { // what ended meanwhile needs no further try
+		sum.Failed = sum.Recipients - int64(t.changed)
+	}
+	r.mu.Unlock()
+	return sum, err
+}
+
+// add counts a picked message.
+func (c *Changed) add(p *picked) {
+	c.Messages++
+	c.Recipients += int64(len(p.rcpts))
+	c.Bytes += p.m.Size()
+	if at := p.m.Arrived(); c.Oldest.IsZero() || at.Before(c.Oldest) {
+		c.Oldest = at
+	}
+	if len(c.Samples) < maxSamples {
+		c.Samples = append(c.Samples, p.m.ID())
+	}
+}
+
+// ticket follows one Change. Runner.mu guards it; a nil one is that of a Change
+// that has returned.
+type ticket struct {
+	op      Op
+	reason  string
+	working int // recipients whose change is being recorded
+	waiting int // recipients whose delivery must end first
+	changed int
+	signal  chan struct{} // has room for one
+}
+
+// settled waits until at most n recipients are being recorded; with n = 0 also
+// for those whose delivery must end first.
+func (r *Runner) settled(ctx context.Context, t *ticket, n int) error {
+	for {
+		r.mu.Lock()
+		ok := t.working <= n && (n > 0 || t.waiting == 0)
+		r.mu.Unlock()
+		if ok {
+			return nil
+		}
+		select {
+		case <-t.signal:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// answer notes what the scheduler made of a command.
+func (t *ticket) answer(a *action) {
+	if t == nil {
+		return
+	}
+	switch {
+	case a.Kind == sched.Overtaken:
+		t.waiting -= a.Count
+	case a.Kind == sched.Operate: // a delivery ended, its recipients' turn has come
+		t.waiting -= len(a.Items)
+		t.working += len(a.Items)
+	case t.op == sched.Retry:
+		t.changed += a.Count
+	default:
+		t.working += a.Count
+		t.waiting += a.Waiting
+	}
+	t.wake()
+}
+
+func (t *ticket) wake() {
+	select {
+	case t.signal <- struct{}{}:
+	default:
+	}
+}
+
+// operated notes that n recipients were recorded, but for those that failed.
+func (r *Runner) operated(tag uint64, n, failed int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if t := r.tickets[tag]; t != nil {
+		t.working -= n
+		t.changed += n - failed
+		t.wake()
+	}
+}
+
+// reason gives the operator's, or none once the command has returned.
+func (r *Runner) reason(tag uint64) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if t := r.tickets[tag]; t != nil {
+		return t.reason
+	}
+	return ""
+}
+
+// expire is the age at which recipients are given up.
+func (r *Runner) expire() time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.s.Config().Expire
+}
+
+// Detail is a queued message without its content.
+type Detail struct {
+	Envelope   *mail.Envelope
+	Size       int64
+	Recipients []spool.RecipientState // in the order of the envelope, the final ones too
+}
+
+// Show tells what is known of a queued message; ok is false when there is none
+// of that ID.
+func (r *Runner) Show(id mail.ID) (d Detail, ok bool, err error) {
+	m, ok := r.sp.Find(id)
+	if !ok {
+		return Detail{}, false, nil
+	}
+	d.Size = m.Size()
+	if d.Envelope, err = r.sp.Envelope(m); err == nil {
+		d.Recipients, err = r.sp.States(m)
+	}
+	if isFinished(err) {
+		return Detail{}, false, nil
+	}
+	if err != nil {
+		return Detail{}, true, fmt.Errorf("queue: message %s: %w", id, err)
+	}
+	now := r.clock.wall()
+	for i := range d.Recipients {
+		if s := &d.Recipients[i]; s.State == mail.StateDeferred && !s.Next.After(now) {
+			s.State, s.Next = mail.StateActive, time.Time{} // due: that is not recorded
+		}
+	}
+	return d, true, nil
+}

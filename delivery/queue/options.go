@@ -1,0 +1,128 @@
+package queue
+
+import (
+	"context"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"github.com/clrelay/clrelay/delivery"
+	"github.com/clrelay/clrelay/delivery/dsn"
+	"github.com/clrelay/clrelay/delivery/queue/sched"
+	"github.com/clrelay/clrelay/internal/mail"
+	"github.com/clrelay/clrelay/spool"
+)
+
+// Router says where mail for a domain goes. The Reply, when there is one,
+// says why it goes nowhere.
+type Router interface {
+	Route(domain string) (mail.NextHop, *mail.Reply)
+}
+
+// Deliverer tries to deliver: one Outcome for each of at.Recipients. A
+// canceled ctx ends it soon, unless the final dot has been sent.
+type Deliverer interface {
+	Deliver(ctx context.Context, hop mail.NextHop, at *delivery.Attempt) []mail.Outcome
+}
+
+// Lease tells whether this node may deliver a message now.
+type Lease interface {
+	Holds(m *spool.Message) bool
+}
+
+// Observer is told what happens, for the log and the figures. It is called
+// from many goroutines and must not block; what it is given is valid during
+// the call alone.
+type Observer interface {
+	// Recipient tells what happened to a recipient.
+	Recipient(e *Event)
+	// Reported tells of a report (id) about the message of.
+	Reported(id, of mail.ID, kind dsn.Kind)
+	// Postponed tells that n waiting recipients of a destination were
+	// deferred without a try of their own, because it can't be reached.
+	Postponed(lane string, n int, why *mail.Reply)
+}
+
+// EventKind says what happened to a recipient.
+type EventKind uint8
+
+// What can happen to a recipient. The first three are the end of an attempt.
+const (
+	Delivered    EventKind = iota // the next hop took the message
+	Deferred                      // not now
+	Bounced                       // failed for good, or bounced by an operator
+	Expired                       // its time ran out; comes instead of Deferred and Bounced
+	DoubleBounce                  // a message without a sender failed: comes after Bounced or Expired
+	Held                          // by an operator, or because its envelope can't be read
+	Released                      // by an operator
+	Dropped                       // by an operator
+)
+
+// Event is what happened to a recipient.
+type Event struct {
+	Kind     EventKind
+	ID       mail.ID
+	From, To mail.Address
+	Tried    bool          // an attempt ended; false: the operator's word or the clock's
+	Outcome  mail.Outcome  // of the last attempt
+	Attempt  int           // its number, from 1; 0 when there was none
+	Delay    time.Duration // since the message arrived
+	Next     time.Time     // Deferred: of the next attempt
+	Reason   string        // the operator's
+}
+
+// Mailboxes say where reports go that have no sender to go to.
+type Mailboxes struct {
+	// Postmaster is behind <postmaster>: a report for postmaster at the
+	// relay's own host name goes there, too. Zero: it goes where its domain's
+	// mail goes.
+	Postmaster mail.Address
+	// DoubleBounces sends the postmaster reports that can't be delivered.
+	DoubleBounces bool
+}
+
+// Options say what a Runner works with. Router and Deliverer must be given.
+type Options struct {
+	Router    Router
+	Deliverer Deliverer
+	Lease     Lease    // nil: always held
+	Observer  Observer // nil: nobody
+
+	Schedule  sched.Config
+	Hostname  string // the relay's name in reports
+	Mailboxes Mailboxes
+	MaxReturn int64 // an original above this size goes back as its header; 1 MiB
+
+	Rand rand.Source  // of the jitter; by default seeded at random
+	Log  *slog.Logger // none
+}
+
+func (o Options) withDefaults() Options {
+	if o.Lease == nil {
+		o.Lease = always{}
+	}
+	if o.Observer == nil {
+		o.Observer = nobody{}
+	}
+	if o.MaxReturn == 0 {
+		o.MaxReturn = 1 << 20
+	}
+	if o.Rand == nil {
+		o.Rand = rand.NewPCG(rand.Uint64(), rand.Uint64())
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return o
+}
+
+// always is the lease of a node that has no others beside it.
+type always struct{}
+
+func (always) Holds(*spool.Message) bool { return true }
+
+type nobody struct{}
+
+func (nobody) Recipient(*Event)                   {}
+func (nobody) Reported(_, _ mail.ID, _ dsn.Kind)  {}
+func (nobody) Postponed(string, int, *mail.Reply) {}

@@ -1,0 +1,118 @@
+package sched
+
+import "fmt"
+
+// Check walks over everything and compares it with what is counted.
+func (s *Scheduler[M]) Check() error {
+	var count [states]int
+	wanted := 0
+	inLane, readyIn, msgs := map[uint32]uint32{}, map[uint32]uint32{}, 0
+	for mid, prev := s.first, uint32(0); mid != 0; mid = s.msgs.at(mid).next {
+		m := s.msgs.at(mid)
+		msgs++
+		if m.prev != prev {
+			return fmt.Errorf("message %d: prev is %d, not %d", mid, m.prev, prev)
+		}
+		prev = mid
+		left, gone := uint32(0), uint32(0)
+		for rid := m.head; rid != 0; rid = s.rcpts.at(rid).sib {
+			r := s.rcpts.at(rid)
+			count[r.state]++
+			if r.state == done {
+				gone++
+				continue
+			}
+			left++
+			if r.flags&flagWanted != 0 {
+				wanted++
+			}
+			inLane[r.lane]++
+			if err := s.checkRecipient(rid, r, readyIn); err != nil {
+				return err
+			}
+		}
+		if left != m.left || gone != m.gone || left == 0 {
+			return fmt.Errorf("message %d: %d left and %d gone, counted %d and %d", mid, left, gone, m.left, m.gone)
+		}
+	}
+	if msgs != s.msgs.live {
+		return fmt.Errorf("%d messages, counted %d", msgs, s.msgs.live)
+	}
+	if wanted != len(s.wants) {
+		return fmt.Errorf("%d recipients with an operator's word, %d noted", wanted, len(s.wants))
+	}
+	if count != s.count {
+		return fmt.Errorf("states are %v, counted %v", count, s.count)
+	}
+	if count[deferred] != s.due.len() {
+		return fmt.Errorf("%d deferred, %d in the timer", count[deferred], s.due.len())
+	}
+	return s.checkLanes(inLane, readyIn)
+}
+
+func (s *Scheduler[M]) checkRecipient(rid uint32, r *recipient, readyIn map[uint32]uint32) error {
+	switch r.state {
+	case deferred:
+		if s.due.ids[r.pos] != rid {
+			return fmt.Errorf("recipient %d is not at %d in the timer", rid, r.pos)
+		}
+		if r.pos > 0 && s.rcpts.at(s.due.ids[(r.pos-1)/4]).due > r.due {
+			return fmt.Errorf("recipient %d stands under a later one", rid)
+		}
+	case ready:
+		readyIn[r.lane]++
+	case busy:
+		j := s.jobs.at(r.pos)
+		for _, o := range j.items {
+			if o == rid {
+				return nil
+			}
+		}
+		return fmt.Errorf("recipient %d is not in its job", rid)
+	}
+	return nil
+}
+
+func (s *Scheduler[M]) checkLanes(inLane, readyIn map[uint32]uint32) error {
+	running, subs, idle := 0, 0, 0
+	for key, id := range s.laneOf {
+		l := s.lanes.at(id)
+		running += int(l.running)
+		if l.key != key || l.members != inLane[id] || l.ready != readyIn[id] || l.sweep > l.ready {
+			return fmt.Errorf("lane %s: %+v has %d members, %d ready", key, *l, inLane[id], readyIn[id])
+		}
+		if l.idle {
+			idle++
+		}
+		if l.idle != (l.members == 0 && l.running == 0) {
+			return fmt.Errorf("lane %s: idle %v with %d members", key, l.idle, l.members)
+		}
+		if s.eligible(l) && !l.queued && l.pos == 0 {
+			return fmt.Errorf("lane %s could start a delivery and waits for nothing", key)
+		}
+		if l.class == down && l.ready > 0 && !l.probing && !l.queued && l.pos == 0 && !l.sweeping {
+			return fmt.Errorf("lane %s is down and nothing wakes it", key)
+		}
+		if l.sweep > 0 != l.sweeping && l.sweep > 0 {
+			return fmt.Errorf("lane %s: %d to be postponed by nobody", key, l.sweep)
+		}
+		seen := uint32(0)
+		for sid := l.sub; sid != 0; {
+			subs++
+			q := s.subs.at(sid)
+			for rid := q.head; rid != 0; rid = s.rcpts.at(rid).next {
+				seen++
+			}
+			if sid = q.next; sid == l.sub {
+				break
+			}
+		}
+		if seen != l.ready {
+			return fmt.Errorf("lane %s: %d in its queues, %d ready", key, seen, l.ready)
+		}
+	}
+	if running != s.running || subs != len(s.subOf) || subs != s.subs.live || idle != s.idleLanes || len(s.laneOf) != s.lanes.live {
+		return fmt.Errorf("running %d/%d senders %d/%d/%d idle %d/%d", running, s.running, subs, len(s.subOf), s.subs.live, idle, s.idleLanes)
+	}
+	return nil
+}

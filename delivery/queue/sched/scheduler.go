@@ -1,0 +1,371 @@
+package sched
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"github.com/clrelay/clrelay/internal/mail"
+)
+
+// state is where a recipient stands in the scheduler.
+type state uint8
+
+const (
+	done     state = iota // final: its record waits to be freed
+	ready                 // in its sender's queue in its lane
+	deferred              // in the timer
+	expired               // waits for a GiveUp job
+	held
+	busy // part of a job
+	states
+)
+
+// Flags of a recipient.
+const (
+	flagExpires uint8 = 1 << iota // its timer ends its life, not its waiting
+	flagWanted                    // an operator's word waits for its job to end
+)
+
+// recipient is one recipient of a queued message. Times here and below are
+// milliseconds of Unix time.
+type recipient struct {
+	due      int64  // deferred: when the timer fires
+	msg      uint32 // its message
+	lane     uint32
+	next     uint32 // ready, expired: links of the queue it stands in
+	prev     uint32
+	sib      uint32 // the message's next recipient
+	pos      uint32 // deferred: place in the timer; busy: its job
+	index    uint32 // in the envelope
+	attempts uint16
+	state    state
+	flags    uint8
+}
+
+// message is one message with recipients that are not final.
+type message[M comparable] struct {
+	ref     M
+	arrived int64
+	sender  uint32
+	head    uint32 // first recipient, and by sib the others
+	left    uint32 // recipients that are not done
+	gone    uint32 // done ones still linked
+	prev    uint32 // links in order of arrival
+	next    uint32
+	warned  bool
+}
+
+// job is work that the caller was given.
+type job struct {
+	kind   ActionKind
+	op     Op
+	class  class // of its lane when it began; with bucket: whose slots it holds
+	bucket uint8
+	seq    uint32
+	lane   uint32
+	tag    uint64
+	items  []uint32
+}
+
+// want is an operator's word for a recipient that is busy.
+type want struct {
+	op  Op
+	tag uint64
+}
+
+// Scheduler holds what is queued. M is the caller's name of a message.
+type Scheduler[M comparable] struct {
+	cfg     Config
+	rnd     *rand.Rand
+	now     int64
+	paused  bool
+	actions []Action[M]
+
+	msgs   slab[message[M]]
+	rcpts  slab[recipient]
+	lanes  slab[lane]
+	subs   slab[sub]
+	jobs   slab[job]
+	laneOf map[string]uint32
+	subOf  map[uint64]uint32 // lane and sender -> queue
+	wants  map[uint32]want   // busy recipient -> what to do with it next
+
+	due     timer // of recipients
+	probes  timer // of lanes
+	rings   [classes]ring
+	parked  fifo         // lanes with mail that hold enough slots for now
+	running int          // Deliver jobs
+	byClass [classes]int // of them, by what their lane was at the start
+	turn    class        // the class that is asked first
+	seq     uint32       // jobs started so far
+
+	chores   int  // Postpone, GiveUp and Warn jobs
+	expiries list // recipients
+	sweeps   fifo // lanes whose waiting mail is to be postponed
+	warnings []msgRef[M]
+
+	first, last uint32 // messages in order of arrival
+	count       [states]int
+	idle        list // empty lanes, longest idle first
+	idleLanes   int
+	cursors     []*Cursor[M]
+}
+
+// list is the head and tail of a doubly linked list, fifo of a singly linked one.
+type (
+	list struct{ head, tail uint32 }
+	fifo struct{ head, tail uint32 }
+)
+
+type msgRef[M comparable] struct {
+	msg uint32
+	ref M
+}
+
+// New makes an empty, paused Scheduler that takes its randomness from rnd.
+func New[M comparable](c Config, rnd *rand.Rand) *Scheduler[M] {
+	s := &Scheduler[M]{
+		cfg: c.withDefaults(), rnd: rnd, paused: true,
+		laneOf: map[string]uint32{}, subOf: map[uint64]uint32{}, wants: map[uint32]want{},
+	}
+	s.due = timer{
+		at:    func(id uint32) int64 { return s.rcpts.at(id).due },
+		place: func(id, pos uint32) { s.rcpts.at(id).pos = pos },
+	}
+	s.probes = timer{
+		at:    func(id uint32) int64 { return s.lanes.at(id).probeAt },
+		place: func(id, pos uint32) { s.lanes.at(id).pos = pos + 1 },
+	}
+	return s
+}
+
+// Configure sets other limits, for what happens from now on.
+func (s *Scheduler[M]) Configure(c Config) { s.cfg = c.withDefaults() }
+
+// Config gives the limits that hold, defaults included.
+func (s *Scheduler[M]) Config() Config { return s.cfg }
+
+// Step takes an event that happened at now and gives what is to be done. A
+// time before that of an earlier step counts as that one. Its work is bounded
+// whatever is queued: a Tick that finds very much due does a part, and Wake
+// then asks for the next at once.
+func (s *Scheduler[M]) Step(now time.Time, ev *Event[M]) []Action[M] {
+	s.now = max(s.now, now.UnixMilli())
+	clear(s.actions)
+	s.actions = s.actions[:0]
+	switch ev.Kind {
+	case Add:
+		s.add(ev)
+	case Finished:
+		s.finish(ev)
+	case Command:
+		s.command(ev)
+	case Run:
+		s.paused = false
+	case Pause:
+		s.paused = true
+	}
+	s.tick()
+	s.startChores()
+	s.startDeliveries()
+	return s.actions
+}
+
+// Wake gives the time by which the next Tick is needed; ok is false when none
+// is.
+func (s *Scheduler[M]) Wake() (at time.Time, ok bool) {
+	if s.paused {
+		return time.Time{}, false
+	}
+	_, d, okD := s.due.first()
+	_, p, okP := s.probes.first()
+	switch {
+	case okD && okP:
+		d = min(d, p)
+	case okP:
+		d = p
+	case !okD:
+		return time.Time{}, false
+	}
+	return time.UnixMilli(max(d, s.now)), true
+}
+
+// tick moves what is due from the timers to where it is started from.
+func (s *Scheduler[M]) tick() {
+	if s.paused {
+		return
+	}
+	for range tickMax {
+		id, at, ok := s.due.first()
+		if !ok || at > s.now {
+			break
+		}
+		r := s.rcpts.at(id)
+		s.due.remove(r.pos)
+		if r.flags&flagExpires != 0 {
+			s.expire(id, r)
+		} else {
+			s.makeReady(id, r)
+		}
+	}
+	for {
+		id, at, ok := s.probes.first()
+		if !ok || at > s.now {
+			break
+		}
+		s.disarmProbe(s.lanes.at(id))
+		s.offer(id)
+	}
+	s.forgetIdleLanes()
+}
+
+// add takes a message in.
+func (s *Scheduler[M]) add(ev *Event[M]) {
+	if len(ev.Recipients) == 0 {
+		return
+	}
+	mid, m := s.msgs.take()
+	m.ref, m.arrived, m.sender = ev.Ref, ev.Arrived.UnixMilli(), ev.Sender
+	m.warned = s.cfg.Warn > 0 && s.paused && s.now-m.arrived >= s.cfg.Warn.Milliseconds()
+	m.prev = s.last
+	if s.last != 0 {
+		s.msgs.at(s.last).next = mid
+	} else {
+		s.first = mid
+	}
+	s.last = mid
+	link := &m.head
+	for i := range ev.Recipients {
+		in := &ev.Recipients[i]
+		id, r := s.rcpts.take()
+		r.msg, r.index = mid, in.Index
+		r.attempts = uint16(min(in.Attempts, 1<<16-1))
+		r.lane = s.laneFor(in.Lane)
+		*link, link = id, &r.sib
+		m.left++
+		s.count[done]++ // set leaves it
+		s.enter(id, r, in)
+	}
+}
+
+// enter puts an added recipient where its stored state says.
+func (s *Scheduler[M]) enter(id uint32, r *recipient, in *Recipient) {
+	switch next := lateMillis(in.Next); {
+	case in.State == mail.StateHeld:
+		s.set(r, held)
+	case in.State == mail.StateDeferred && next > s.now:
+		s.deferUntil(id, r, next)
+	default:
+		s.makeReady(id, r)
+	}
+}
+
+// set keeps the counts.
+func (s *Scheduler[M]) set(r *recipient, to state) {
+	s.count[r.state]--
+	s.count[to]++
+	r.state = to
+}
+
+// deferUntil puts a recipient into the timer, to be tried at due, or to be
+// given up when its time is over before that.
+func (s *Scheduler[M]) deferUntil(id uint32, r *recipient, due int64) {
+	end := s.msgs.at(r.msg).arrived + s.cfg.Expire.Milliseconds()
+	r.flags &^= flagExpires
+	r.due = due
+	if due > end {
+		r.flags |= flagExpires
+		r.due = max(end, s.now)
+	}
+	s.set(r, deferred)
+	s.due.push(id)
+}
+
+// expire queues a recipient, and all of its message that are over as well,
+// for one GiveUp job.
+func (s *Scheduler[M]) expire(id uint32, r *recipient) {
+	if end := s.msgs.at(r.msg).arrived + s.cfg.Expire.Milliseconds(); end > s.now {
+		s.deferUntil(id, r, end) // Configure made the time longer
+		return
+	}
+	s.set(r, expired)
+	s.append(&s.expiries, id)
+}
+
+// finalize ends a recipient; its message goes with the last one.
+func (s *Scheduler[M]) finalize(r *recipient) {
+	s.set(r, done)
+	s.leaveLane(r.lane)
+	mid := r.msg
+	m := s.msgs.at(mid)
+	m.left--
+	m.gone++
+	if m.left == 0 || m.gone > 16 && m.gone > m.left {
+		s.freeDone(m)
+	}
+	if m.left == 0 {
+		s.forget(mid, m)
+	}
+}
+
+// freeDone unlinks the final recipients of a message.
+func (s *Scheduler[M]) freeDone(m *message[M]) {
+	for link := &m.head; *link != 0; {
+		id := *link
+		r := s.rcpts.at(id)
+		if r.state != done {
+			link = &r.sib
+			continue
+		}
+		*link = r.sib
+		s.count[done]--
+		s.rcpts.release(id)
+	}
+	m.gone = 0
+}
+
+func (s *Scheduler[M]) forget(mid uint32, m *message[M]) {
+	for _, c := range s.cursors {
+		if c.at == mid {
+			c.at = m.next
+		}
+	}
+	if m.prev != 0 {
+		s.msgs.at(m.prev).next = m.next
+	} else {
+		s.first = m.next
+	}
+	if m.next != 0 {
+		s.msgs.at(m.next).prev = m.prev
+	} else {
+		s.last = m.prev
+	}
+	s.msgs.release(mid)
+}
+
+// append and unlink work on doubly linked lists of recipients.
+func (s *Scheduler[M]) append(l *list, id uint32) {
+	r := s.rcpts.at(id)
+	r.prev, r.next = l.tail, 0
+	if l.tail != 0 {
+		s.rcpts.at(l.tail).next = id
+	} else {
+		l.head = id
+	}
+	l.tail = id
+}
+
+func (s *Scheduler[M]) unlink(l *list, id uint32) {
+	r := s.rcpts.at(id)
+	if r.prev != 0 {
+		s.rcpts.at(r.prev).next = r.next
+	} else {
+		l.head = r.next
+	}
+	if r.next != 0 {
+		s.rcpts.at(r.next).prev = r.prev
+	} else {
+		l.tail = r.prev
+	}
+	r.prev, r.next = 0, 0
+}

@@ -1,0 +1,129 @@
+package sched
+
+import (
+	"time"
+
+	"github.com/clrelay/clrelay/internal/mail"
+)
+
+// Counts says how much is queued.
+type Counts struct {
+	Messages   int
+	Recipients int // the sum of the three below
+	Active     int // ready or being worked on
+	Deferred   int
+	Held       int
+	Oldest     time.Time // when the oldest message arrived; zero when there is none
+	Running    int       // deliveries under way
+	Lanes      int       // destinations that are known
+}
+
+// Counts costs nothing: the figures are kept as things change.
+func (s *Scheduler[M]) Counts() Counts {
+	c := Counts{
+		Messages: s.msgs.live, Held: s.count[held],
+		Active: s.count[ready] + s.count[busy], Deferred: s.count[deferred] + s.count[expired],
+		Running: s.running, Lanes: s.lanes.live,
+	}
+	c.Recipients = c.Active + c.Deferred + c.Held
+	if s.first != 0 {
+		c.Oldest = time.UnixMilli(s.msgs.at(s.first).arrived)
+	}
+	return c
+}
+
+// View is what the scheduler knows of one message.
+type View[M comparable] struct {
+	Msg        uint32 // for Event.Msg
+	Ref        M
+	Arrived    time.Time
+	Recipients []RecipientView // those that are not final
+}
+
+// RecipientView is what it knows of one recipient.
+type RecipientView struct {
+	Index    uint32
+	State    mail.State
+	Attempts uint32
+	Next     time.Time   // of a deferred one, and of one that waits for a lane's probe; else zero
+	Lane     string      // its destination
+	Why      *mail.Reply // why its lane is down; else nil
+}
+
+// Cursor walks over the messages in order of arrival, a part at a time, while
+// they come and go.
+type Cursor[M comparable] struct{ at uint32 }
+
+// Open starts a walk. Each message that is there from now until the walk has
+// passed is seen exactly once. Close must follow.
+func (s *Scheduler[M]) Open() *Cursor[M] {
+	c := &Cursor[M]{at: s.first}
+	s.cursors = append(s.cursors, c)
+	return c
+}
+
+// Close ends a walk.
+func (s *Scheduler[M]) Close(c *Cursor[M]) {
+	for i, o := range s.cursors {
+		if o == c {
+			s.cursors[i] = s.cursors[len(s.cursors)-1]
+			s.cursors = s.cursors[:len(s.cursors)-1]
+			return
+		}
+	}
+}
+
+// Next shows up to n messages to visit and tells whether there are more. v and
+// its slices are used again: visit copies what it keeps.
+func (s *Scheduler[M]) Next(c *Cursor[M], n int, visit func(v *View[M])) (more bool) {
+	var v View[M]
+	for ; n > 0 && c.at != 0; n-- {
+		m := s.msgs.at(c.at)
+		v.Msg, v.Ref, v.Arrived = c.at, m.ref, time.UnixMilli(m.arrived)
+		v.Recipients = v.Recipients[:0]
+		for rid := m.head; rid != 0; rid = s.rcpts.at(rid).sib {
+			if r := s.rcpts.at(rid); r.state != done {
+				v.Recipients = append(v.Recipients, s.view(r))
+			}
+		}
+		c.at = m.next
+		visit(&v)
+	}
+	return c.at != 0
+}
+
+func (s *Scheduler[M]) view(r *recipient) RecipientView {
+	l := s.lanes.at(r.lane)
+	v := RecipientView{Index: r.index, Attempts: uint32(r.attempts), Lane: l.key, Why: l.why}
+	switch r.state {
+	case held:
+		v.State = mail.StateHeld
+	case deferred, expired:
+		v.State, v.Next = mail.StateDeferred, time.UnixMilli(r.due)
+	case ready:
+		if l.class == down && l.probeAt > s.now {
+			v.Next = time.UnixMilli(l.probeAt)
+		}
+	}
+	return v
+}
+
+// Lane is what the scheduler knows of one destination.
+type Lane struct {
+	Key     string
+	Down    bool
+	Limit   int // concurrency that is allowed now
+	Running int
+	Ready   int
+	Members int
+}
+
+// Lane gives what is known of a destination.
+func (s *Scheduler[M]) Lane(key string) (Lane, bool) {
+	id, ok := s.laneOf[key]
+	if !ok {
+		return Lane{}, false
+	}
+	l := s.lanes.at(id)
+	return Lane{Key: key, Down: l.class == down, Limit: int(l.limit), Running: int(l.running), Ready: int(l.ready), Members: int(l.members)}, true
+}

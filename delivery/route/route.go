@@ -1,0 +1,170 @@
+// Package route says where mail for a domain goes next: rules, each a match
+// and an action, of which the first that matches wins.
+//
+// It looks nothing up and knows no hosts but those that the operator named:
+// an MX action leads to the domain, and package delivery finds its hosts. A
+// Table does not change after New, so any number of goroutines may ask it; a
+// new configuration is a new Table. Its caller is package queue. A domain that
+// has no route, or is none, is a permanent reply: no later attempt can do
+// better with the same table.
+package route
+
+import (
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"net"
+	"strconv"
+	"strings"
+
+	"github.com/clrelay/clrelay/internal/mail"
+)
+
+// Rule sends the domains that match one way.
+type Rule struct {
+	// Domains are names, or "*.name" for all below it. Empty: all.
+	Domains []string
+	Action  Action
+}
+
+// Action is where a rule sends mail: to the domain's MX set when there are no
+// Hosts, else to them.
+type Action struct {
+	Hosts        []mail.HostPort
+	LMTP         bool
+	TLS          mail.TLSMode
+	Auth         *mail.Credentials
+	EightBitFail bool
+}
+
+// Table is a list of rules, ready to be asked.
+type Table struct {
+	exact map[string]int // domain -> the first rule that names it
+	below map[string]int // name of "*.name" -> the first rule that has it
+	all   int            // the first rule that matches everything
+	hops  []mail.NextHop // by rule; for MX the Key is what stands behind the domain
+}
+
+var errHost = errors.New("host without name or port")
+
+// New makes a table. An error names the rule, counted from 1.
+func New(rules []Rule) (*Table, error) {
+	t := &Table{exact: map[string]int{}, below: map[string]int{}, all: len(rules)}
+	for i, r := range rules {
+		hop, err := r.Action.hop()
+		if err != nil {
+			return nil, fmt.Errorf("route: rule %d: %w", i+1, err)
+		}
+		t.hops = append(t.hops, hop)
+		if len(r.Domains) == 0 {
+			t.all = min(t.all, i)
+		}
+		for _, d := range r.Domains {
+			where := t.exact
+			name, wild := strings.CutPrefix(d, "*.")
+			if wild {
+				where = t.below
+			}
+			if name, err = Normalize(name); err != nil {
+				return nil, fmt.Errorf("route: rule %d: match %q: %w", i+1, d, err)
+			}
+			if _, ok := where[name]; !ok {
+				where[name] = i
+			}
+		}
+	}
+	return t, nil
+}
+
+// Route gives the next hop of a domain as it stands in an address: in any
+// case, with labels of any script, or an address literal.
+func (t *Table) Route(domain string) (mail.NextHop, *mail.Reply) {
+	name, err := Normalize(domain)
+	if err != nil {
+		return mail.NextHop{}, mail.NewReply(550, "5.1.2", "bad domain in the recipient's address").WithCause(err)
+	}
+	i := t.find(name)
+	if i == len(t.hops) {
+		return mail.NextHop{}, mail.NewReply(550, "5.4.4", "no route to the recipient's domain")
+	}
+	hop := t.hops[i]
+	if hop.Kind == mail.HopMX {
+		hop.Domain = name
+		hop.Key = "mx:" + name + hop.Key
+	}
+	return hop, nil
+}
+
+// find gives the first rule that matches.
+func (t *Table) find(name string) int {
+	best := t.all
+	if i, ok := t.exact[name]; ok {
+		best = min(best, i)
+	}
+	if name[0] == '[' {
+		return best
+	}
+	for dot := strings.IndexByte(name, '.'); dot >= 0 && len(t.below) > 0; {
+		parent := name[dot+1:]
+		if i, ok := t.below[parent]; ok {
+			best = min(best, i)
+		}
+		n := strings.IndexByte(parent, '.')
+		if n < 0 {
+			break
+		}
+		dot += 1 + n
+	}
+	return best
+}
+
+// hop is the next hop of an action, but for the domain.
+func (a *Action) hop() (mail.NextHop, error) {
+	h := mail.NextHop{Kind: mail.HopMX, Hosts: a.Hosts, TLS: a.TLS, Auth: a.Auth, EightBitFail: a.EightBitFail}
+	if len(a.Hosts) == 0 {
+		if a.LMTP || a.Auth != nil {
+			return h, errors.New("LMTP and authentication need hosts that are named")
+		}
+		h.Key = a.options()
+		return h, nil
+	}
+	h.Kind = mail.HopSmarthost
+	word := "smarthost:"
+	if a.LMTP {
+		h.Kind, word = mail.HopLMTP, "lmtp:"
+	}
+	names := make([]string, len(a.Hosts))
+	for i, hp := range a.Hosts {
+		if hp.Name == "" || hp.Port == 0 {
+			return h, errHost
+		}
+		names[i] = net.JoinHostPort(strings.ToLower(hp.Name), strconv.Itoa(int(hp.Port)))
+	}
+	h.Key = word + strings.Join(names, ",") + a.options()
+	return h, nil
+}
+
+// options is the part of a Key that keeps apart what is spoken to in different
+// ways. Nothing in it is secret; the password file is there as a hash, because
+// two files are two identities.
+func (a *Action) options() string {
+	var b strings.Builder
+	switch a.TLS {
+	case mail.TLSOpportunistic: // the default
+	case mail.TLSNone:
+		b.WriteString(";tls=none")
+	case mail.TLSRequire:
+		b.WriteString(";tls=require")
+	case mail.TLSVerify:
+		b.WriteString(";tls=verify")
+	}
+	if a.Auth != nil {
+		h := fnv.New32a()
+		_, _ = h.Write([]byte(a.Auth.PasswordFile)) // a hash takes everything
+		fmt.Fprintf(&b, ";auth=%s#%08x", a.Auth.User, h.Sum32())
+	}
+	if a.EightBitFail {
+		b.WriteString(";eightbit=bounce")
+	}
+	return b.String()
+}

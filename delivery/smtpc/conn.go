@@ -1,0 +1,180 @@
+package smtpc
+
+import (
+	"context"
+	"time"
+
+	"github.com/clrelay/clrelay/delivery/smtpc/wire"
+	"github.com/clrelay/clrelay/internal/mail"
+)
+
+// Conn is a session that is ready for a transaction.
+type Conn struct {
+	pool   *Pool
+	target Target
+	w      *wire.Conn
+
+	ext      wire.Extensions
+	label    string // the host, for Outcome.Remote
+	tls      string // facts for Outcome.TLS
+	verified bool
+
+	born   time.Time
+	sent   int  // transactions
+	reused bool // it was idle before
+	dirty  bool // a transaction may be open: RSET before the next
+	gone   bool // closed
+
+	idle   *time.Timer
+	expect []int // kept between transactions for its memory
+}
+
+// Extensions tells what the host offers.
+func (c *Conn) Extensions() *wire.Extensions { return &c.ext }
+
+// Remote names the host: "mx.example.org[192.0.2.1]:25".
+func (c *Conn) Remote() string { return c.label }
+
+// TLS gives the facts: "TLSv1.3 TLS_AES_128_GCM_SHA256 verified", or "".
+func (c *Conn) TLS() string { return c.tls }
+
+// Reused tells whether an earlier caller left the connection open.
+func (c *Conn) Reused() bool { return c.reused }
+
+// Usable tells whether another transaction may be begun.
+func (c *Conn) Usable() bool { return !c.w.Broken && !c.w.Aborted() && !c.spent() }
+
+// spent tells whether the host allows no more transactions (RFC 9422).
+func (c *Conn) spent() bool { return c.ext.MaxMails > 0 && c.sent >= c.ext.MaxMails }
+
+// Dial opens a session with a host: connection, greeting, EHLO, and TLS and
+// AUTH as the target asks for. A failure has closed the connection.
+func (p *Pool) Dial(ctx context.Context, t Target) (*Conn, *Failure) {
+	start := time.Now()
+	dctx, cancel := context.WithTimeout(ctx, p.o.Timeouts.Connect)
+	raw, err := p.o.Dial(dctx, "tcp", t.Addr.String())
+	cancel()
+	if err != nil {
+		f := unreachable(&t, err)
+		if ctx.Err() != nil {
+			f = interrupted(StageConnect, ctx.Err())
+		}
+		p.o.Metrics.ConnectErrors.Inc(f.reason())
+		return nil, f
+	}
+	p.o.Metrics.AttemptDuration.Observe("connect", time.Since(start))
+	p.o.Metrics.Outbound.Inc()
+	c := &Conn{pool: p, target: t, label: t.Label(), w: wire.New(raw, p.o.Timeouts.Block), born: start}
+	stop := context.AfterFunc(ctx, c.w.Abort)
+	f := c.start()
+	if !stop() {
+		f = interrupted(StageConnect, ctx.Err())
+	}
+	if f != nil {
+		p.o.Metrics.ConnectErrors.Inc(f.reason())
+		c.leave(f)
+		return nil, f
+	}
+	p.o.Metrics.OutboundTotal.Inc(c.tlsKind())
+	return c, nil
+}
+
+// close ends the connection without a word.
+func (c *Conn) close() {
+	if !c.gone {
+		c.gone = true
+		c.w.Close()
+		c.pool.o.Metrics.Outbound.Dec()
+	}
+}
+
+// leave closes a connection whose session could not be set up. A host that
+// answered in SMTP is told QUIT; its reply is not waited for.
+func (c *Conn) leave(f *Failure) {
+	if !c.w.Broken && f.Reply.Cause == nil {
+		c.w.Farewell(c.pool.o.Timeouts.Quit)
+	}
+	c.close()
+}
+
+// start brings a new connection to where a transaction may begin.
+func (c *Conn) start() *Failure {
+	to := &c.pool.o.Timeouts
+	c.w.Limit = time.Now().Add(to.Greeting + 2*to.Hello + to.TLS)
+	if c.target.Implicit && c.target.TLS != mail.TLSNone {
+		if f := c.handshake(); f != nil {
+			return f
+		}
+	}
+	rep, f := c.read(StageGreeting)
+	if f != nil {
+		return f
+	}
+	if !rep.Positive() {
+		if !rep.Negative() {
+			return unexpected(StageGreeting, rep)
+		}
+		return refusal(StageGreeting, rep, nil)
+	}
+	if f := c.hello(); f != nil {
+		return f
+	}
+	if f := c.secure(); f != nil {
+		return f
+	}
+	if f := c.auth(); f != nil {
+		return f
+	}
+	if c.w.Buffered() > 0 {
+		return broken(StageHello, errStray)
+	}
+	return nil
+}
+
+// hello says EHLO, or HELO to a host that does not know EHLO (RFC 5321
+// 4.1.4), or LHLO.
+func (c *Conn) hello() *Failure {
+	verb := "EHLO "
+	if c.target.LMTP {
+		verb = "LHLO "
+	}
+	rep, f := c.cmd(StageHello, verb+c.pool.o.Hostname)
+	if f != nil {
+		return f
+	}
+	if rep.Positive() {
+		c.ext = wire.ParseExtensions(rep.Text)
+		return nil
+	}
+	if rep.Code/100 == 5 && !c.target.LMTP {
+		if rep, f = c.cmd(StageHello, "HELO "+c.pool.o.Hostname); f != nil {
+			return f
+		}
+		if rep.Positive() {
+			c.ext = wire.Extensions{}
+			return nil
+		}
+	}
+	if !rep.Negative() {
+		return unexpected(StageHello, rep)
+	}
+	return refusal(StageHello, rep, nil)
+}
+
+// cmd sends one command and reads its reply.
+func (c *Conn) cmd(s Stage, line string) (*wire.Reply, *Failure) {
+	c.w.Out = append(append(c.w.Out, line...), '\r', '\n')
+	if err := c.w.Flush(); err != nil {
+		return nil, broken(s, err)
+	}
+	return c.read(s)
+}
+
+// read takes a reply within the patience of its stage.
+func (c *Conn) read(s Stage) (*wire.Reply, *Failure) {
+	rep, err := c.w.Read(c.pool.o.Timeouts.of(s))
+	if err != nil {
+		return nil, broken(s, err)
+	}
+	return rep, nil
+}

@@ -1,0 +1,119 @@
+package smtpc
+
+import (
+	"cmp"
+	"context"
+	"crypto/x509"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/clrelay/clrelay/internal/mail"
+	"github.com/clrelay/clrelay/internal/metrics"
+)
+
+// Timeouts are the limits of patience, stage by stage (RFC 5321 4.5.3.2). A
+// zero field gets its default.
+type Timeouts struct {
+	Connect  time.Duration // 30 s
+	TLS      time.Duration // 1 min, the handshake
+	Greeting time.Duration // 5 min
+	Hello    time.Duration // 5 min, also STARTTLS, AUTH and RSET
+	Mail     time.Duration // 5 min
+	Rcpt     time.Duration // 5 min
+	Data     time.Duration // 2 min, from DATA to its 354
+	Block    time.Duration // 3 min, for each write of content
+	Done     time.Duration // 10 min, from the final dot to its reply
+	Quit     time.Duration // 2 s
+}
+
+func (t Timeouts) withDefaults() Timeouts {
+	return Timeouts{
+		Connect:  cmp.Or(t.Connect, 30*time.Second),
+		TLS:      cmp.Or(t.TLS, time.Minute),
+		Greeting: cmp.Or(t.Greeting, 5*time.Minute),
+		Hello:    cmp.Or(t.Hello, 5*time.Minute),
+		Mail:     cmp.Or(t.Mail, 5*time.Minute),
+		Rcpt:     cmp.Or(t.Rcpt, 5*time.Minute),
+		Data:     cmp.Or(t.Data, 2*time.Minute),
+		Block:    cmp.Or(t.Block, 3*time.Minute),
+		Done:     cmp.Or(t.Done, 10*time.Minute),
+		Quit:     cmp.Or(t.Quit, 2*time.Second),
+	}
+}
+
+// of is the patience with the reply that ends a stage.
+func (t *Timeouts) of(s Stage) time.Duration {
+	switch s {
+	case StageGreeting:
+		return t.Greeting
+	case StageMail:
+		return t.Mail
+	case StageRcpt:
+		return t.Rcpt
+	case StageData:
+		return t.Data
+	case StageContent:
+		return t.Block
+	case StageDone:
+		return t.Done
+	}
+	return t.Hello
+}
+
+// Options set up a Pool. Zero fields get defaults; Hostname is needed.
+type Options struct {
+	Hostname    string // what EHLO says
+	Timeouts    Timeouts
+	RootCAs     *x509.CertPool // nil: the system's
+	Dial        func(ctx context.Context, network, addr string) (net.Conn, error)
+	MaxMessages int           // transactions a connection is used for; 500
+	MaxAge      time.Duration // how old a connection may be when it is used again; 5 min
+	MaxIdle     time.Duration // how long it waits for the next message; 10 s
+	IdleConns   int           // how many may wait; 500
+	Metrics     *metrics.Delivery
+}
+
+func (o Options) withDefaults() Options {
+	o.Timeouts = o.Timeouts.withDefaults()
+	o.MaxMessages = cmp.Or(o.MaxMessages, 500)
+	o.MaxAge = cmp.Or(o.MaxAge, 5*time.Minute)
+	o.MaxIdle = cmp.Or(o.MaxIdle, 10*time.Second)
+	o.IdleConns = cmp.Or(o.IdleConns, 500)
+	if o.Dial == nil {
+		o.Dial = (&net.Dialer{}).DialContext
+	}
+	if o.Metrics == nil {
+		o.Metrics = metrics.New().Delivery
+	}
+	return o
+}
+
+// Target says with whom to speak, and how. Sessions are shared between equal
+// targets.
+type Target struct {
+	Name     string // the host's name for TLS, lower-case A-labels; empty or an IP address where it has none
+	Addr     netip.AddrPort
+	LMTP     bool
+	TLS      mail.TLSMode
+	Implicit bool // TLS from the start (RFC 8314)
+	// User and PasswordFile are for AUTH, which is never done without TLS;
+	// empty: no AUTH. The file is read when it is needed, so that a new
+	// password is used by the next session.
+	User, PasswordFile string
+	Plain              bool // STARTTLS is left alone although TLS is opportunistic: the handshake has failed lately
+	NoChunking         bool // BDAT is left alone unless the content needs it: it has failed lately
+}
+
+// needsTLS tells whether no mail may go out in the clear.
+func (t *Target) needsTLS() bool {
+	return t.TLS == mail.TLSRequire || t.TLS == mail.TLSVerify || t.User != ""
+}
+
+// tlsName is the name that a certificate is held against.
+func (t *Target) tlsName() string {
+	if t.Name == "" {
+		return t.Addr.Addr().String()
+	}
+	return t.Name
+}
