@@ -1,0 +1,101 @@
+package admin
+
+import (
+	"io"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/clrelay/clrelay/internal/metrics"
+)
+
+// Every method that is registered stands in the table, and what the table
+// opens to those who may only look has no verb that changes something.
+func TestEveryMethodHasAnAccess(t *testing.T) {
+	m := metrics.New()
+	s := New(Options{Metrics: m.Node, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	all := s.methods()
+	if len(all) < 10 {
+		t.Fatalf("only %d methods are registered: %v", len(all), all)
+	}
+	for _, method := range all {
+		access := AccessTo(method)
+		if access == denied {
+			t.Errorf("%s is missing in AccessTo", method)
+		}
+		name := method[strings.LastIndexByte(method, '/')+1:]
+		switch name {
+		case "Summary", "List", "Show", "Status", "Check", "Watch", "ServerReflectionInfo":
+			if access != Looks {
+				t.Errorf("%s only looks, AccessTo says %d", method, access)
+			}
+		default:
+			if access != Changes {
+				t.Errorf("%s may change something, AccessTo says %d", method, access)
+			}
+		}
+	}
+}
+
+func TestUnknownMethodIsDenied(t *testing.T) {
+	m := metrics.New()
+	g := &gate{log: slog.New(slog.NewTextHandler(io.Discard, nil)), metrics: m.Node}
+	for _, method := range []string{"", "/admin.v1.QueueService/Purge", "/admin.v1.QueueService/drop", "/x/Summary"} {
+		err := g.pass(t.Context(), method, nil, func() error {
+			t.Errorf("%q was called", method)
+			return nil
+		})
+		if status.Code(err) != codes.PermissionDenied {
+			t.Errorf("%q ends with %v", method, err)
+		}
+	}
+	if got := m.AdminRequests.With("denied").Value(); got != 4 {
+		t.Errorf("%v denied calls were counted, want 4", got)
+	}
+}
+
+func TestPeersThatMayUseTheSocket(t *testing.T) {
+	for _, c := range []struct {
+		uid, own int64
+		want     bool
+	}{{0, 0, true}, {0, 1000, true}, {1000, 1000, true}, {1000, 0, false}, {1001, 1000, false}, {-1, 1000, false}} {
+		if got := mayUse(c.uid, c.own); got != c.want {
+			t.Errorf("uid %d on a relay of uid %d: %v", c.uid, c.own, got)
+		}
+	}
+}
+
+func FuzzMatch(f *testing.F) {
+	f.Add("a*b?c", "axxbyc")
+	f.Add("**", "")
+	f.Fuzz(func(t *testing.T, pattern, text string) {
+		if len(pattern)*len(text) > 10_000 {
+			return
+		}
+		if got, want := match(pattern, text), naive(pattern, text); got != want {
+			t.Errorf("match(%q, %q) = %v", pattern, text, got)
+		}
+	})
+}
+
+// naive is match by dynamic programming.
+func naive(pattern, text string) bool {
+	row := make([]bool, len(text)+1)
+	row[0] = true
+	for _, p := range []byte(pattern) {
+		next := make([]bool, len(text)+1)
+		next[0] = p == '*' && row[0]
+		for i := range len(text) {
+			if p == '*' {
+				next[i+1] = row[i+1] || next[i]
+			} else {
+				next[i+1] = row[i] && (p == '?' || p == text[i])
+			}
+		}
+		row = next
+	}
+	return row[len(text)]
+}

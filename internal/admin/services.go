@@ -1,0 +1,237 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/clrelay/clrelay/internal/mail"
+	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
+)
+
+// listBatch is how many entries travel together.
+const listBatch = 256
+
+// changeRequest is every request of a verb that changes the queue.
+type changeRequest interface{ GetChange() *adminv1.Change }
+
+type queueService struct {
+	adminv1.UnimplementedQueueServiceServer
+	queue    Queue
+	messages Messages
+	now      func() time.Time
+}
+
+func (q *queueService) Summary(ctx context.Context, _ *adminv1.SummaryRequest) (*adminv1.SummaryResponse, error) {
+	s, err := q.queue.Summary(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := &adminv1.SummaryResponse{
+		Messages: s.Messages, Recipients: s.Active + s.Deferred + s.Held,
+		Active: s.Active, Deferred: s.Deferred, Held: s.Held,
+	}
+	if !s.Oldest.IsZero() {
+		out.Oldest = durationpb.New(max(0, q.now().Sub(s.Oldest)))
+	}
+	return out, nil
+}
+
+// errLimit ends a list that is long enough.
+var errLimit = errors.New("admin: limit reached")
+
+func (q *queueService) List(req *adminv1.ListRequest, stream adminv1.QueueService_ListServer) error {
+	sel, err := q.selector(stream.Context(), req.GetSelector())
+	if err != nil {
+		return err
+	}
+	var (
+		batch []*adminv1.QueueEntry
+		sent  int64
+	)
+	flush := func() error {
+		if len(batch) == 0 {
+			return nil
+		}
+		err := stream.Send(&adminv1.ListResponse{Entries: batch})
+		batch = nil
+		return err
+	}
+	err = q.queue.List(stream.Context(), sel, func(e *Entry) error {
+		batch = append(batch, entryOut(e))
+		if sent++; sent == req.GetLimit() {
+			return errLimit
+		}
+		if len(batch) < listBatch {
+			return nil
+		}
+		return flush()
+	})
+	if err != nil && !errors.Is(err, errLimit) {
+		return err
+	}
+	return flush()
+}
+
+// selector reads a selector and sees that every message it names is there.
+func (q *queueService) selector(ctx context.Context, in *adminv1.Selector) (*Selector, error) {
+	sel, err := NewSelector(in)
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range sel.IDs {
+		if _, err := q.messages.Show(ctx, id); err != nil {
+			return nil, err
+		}
+	}
+	return sel, nil
+}
+
+func (q *queueService) change(ctx context.Context, action Action, in *adminv1.Change) (*adminv1.ChangeResult, error) {
+	sel, err := q.selector(ctx, in.GetSelector())
+	if err != nil {
+		return nil, err
+	}
+	if !sel.Given() {
+		return nil, badSelector("a selector is needed; everything stands for the whole queue")
+	}
+	done, err := q.queue.Change(ctx, &Change{
+		Action: action, Selector: sel, DryRun: in.GetDryRun(), Expect: in.Expect, Reason: in.GetReason(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := &adminv1.ChangeResult{
+		Messages: done.Messages, Recipients: done.Recipients, Bytes: done.Bytes,
+		Oldest: timeOut(done.Oldest), Failed: done.Failed,
+	}
+	for _, id := range done.Samples {
+		out.Samples = append(out.Samples, id.String())
+	}
+	return out, nil
+}
+
+func (q *queueService) Retry(ctx context.Context, req *adminv1.RetryRequest) (*adminv1.RetryResponse, error) {
+	res, err := q.change(ctx, Retry, req.GetChange())
+	return &adminv1.RetryResponse{Result: res}, err
+}
+
+func (q *queueService) Hold(ctx context.Context, req *adminv1.HoldRequest) (*adminv1.HoldResponse, error) {
+	res, err := q.change(ctx, Hold, req.GetChange())
+	return &adminv1.HoldResponse{Result: res}, err
+}
+
+func (q *queueService) Release(ctx context.Context, req *adminv1.ReleaseRequest) (*adminv1.ReleaseResponse, error) {
+	res, err := q.change(ctx, Release, req.GetChange())
+	return &adminv1.ReleaseResponse{Result: res}, err
+}
+
+func (q *queueService) Drop(ctx context.Context, req *adminv1.DropRequest) (*adminv1.DropResponse, error) {
+	res, err := q.change(ctx, Drop, req.GetChange())
+	return &adminv1.DropResponse{Result: res}, err
+}
+
+func (q *queueService) Bounce(ctx context.Context, req *adminv1.BounceRequest) (*adminv1.BounceResponse, error) {
+	res, err := q.change(ctx, Bounce, req.GetChange())
+	return &adminv1.BounceResponse{Result: res}, err
+}
+
+type messageService struct {
+	adminv1.UnimplementedMessageServiceServer
+	messages Messages
+}
+
+func (m *messageService) Show(ctx context.Context, req *adminv1.ShowRequest) (*adminv1.ShowResponse, error) {
+	sel, err := NewSelector(&adminv1.Selector{Ids: []string{req.GetId()}})
+	if err != nil {
+		return nil, err
+	}
+	msg, err := m.messages.Show(ctx, sel.IDs[0])
+	if err != nil {
+		return nil, err
+	}
+	return &adminv1.ShowResponse{Message: messageOut(msg)}, nil
+}
+
+type nodeService struct {
+	adminv1.UnimplementedNodeServiceServer
+	node Node
+}
+
+func (n *nodeService) Status(ctx context.Context, _ *adminv1.StatusRequest) (*adminv1.StatusResponse, error) {
+	s := n.node.Status(ctx)
+	return &adminv1.StatusResponse{
+		Node: s.Node, Version: s.Version, Started: timeOut(s.Started),
+		Ready: s.Ready, Draining: s.Draining, Reason: text(s.Reason), Smtp: s.SMTP,
+	}, nil
+}
+
+// text makes a string of foreign origin fit for protobuf, which refuses what
+// is not UTF-8.
+func text(s string) string { return strings.ToValidUTF8(s, "\ufffd") }
+
+func timeOut(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(t)
+}
+
+func replyOut(r *mail.Reply) string {
+	if r.Code == 0 {
+		return text(r.Text)
+	}
+	return text(r.Line())
+}
+
+func stateOut(s mail.State) adminv1.RecipientState {
+	switch s {
+	case mail.StateActive:
+		return adminv1.RecipientState_RECIPIENT_STATE_ACTIVE
+	case mail.StateDeferred:
+		return adminv1.RecipientState_RECIPIENT_STATE_DEFERRED
+	case mail.StateHeld:
+		return adminv1.RecipientState_RECIPIENT_STATE_HELD
+	case mail.StateDelivered:
+		return adminv1.RecipientState_RECIPIENT_STATE_DELIVERED
+	case mail.StateFailed:
+		return adminv1.RecipientState_RECIPIENT_STATE_FAILED
+	case mail.StateDropped:
+		return adminv1.RecipientState_RECIPIENT_STATE_DROPPED
+	}
+	return adminv1.RecipientState_RECIPIENT_STATE_UNSPECIFIED
+}
+
+func entryOut(e *Entry) *adminv1.QueueEntry {
+	return &adminv1.QueueEntry{
+		Id: e.ID.String(), Node: e.Node, From: text(e.From.String()), Rcpt: text(e.To.String()),
+		Domain: text(strings.ToLower(e.To.Domain)), State: stateOut(e.State), Size: e.Size, Arrived: timeOut(e.Arrived),
+		Attempts: e.Attempts, NextAttempt: timeOut(e.Next), LastReply: replyOut(&e.LastReply),
+	}
+}
+
+func messageOut(m *Message) *adminv1.Message {
+	env := m.Envelope
+	out := &adminv1.Message{
+		Id: env.ID.String(), Node: m.Node, From: text(env.From.String()), Size: m.Size, Arrived: timeOut(env.Arrived),
+		Body: env.Body.String(), Smtputf8: env.SMTPUTF8, RequireTls: env.RequireTLS, Ret: env.Ret.String(), EnvId: text(env.EnvID),
+		Client: &adminv1.Client{Helo: text(env.Client.Helo), Protocol: text(env.Client.Protocol), Tls: text(env.Client.TLS), Sender: text(env.Client.Sender)},
+	}
+	if env.Client.Addr.IsValid() {
+		out.Client.Addr = env.Client.Addr.Unmap().String()
+	}
+	for i, r := range m.Recipients {
+		rcpt := &env.Recipients[i]
+		one := &adminv1.MessageRecipient{
+			Rcpt: text(rcpt.Addr.String()), Domain: text(strings.ToLower(rcpt.Addr.Domain)), State: stateOut(r.State),
+			Attempts: r.Attempts, NextAttempt: timeOut(r.Next), LastAttempt: timeOut(r.Last),
+			LastReply: replyOut(&r.LastReply), Remote: text(r.Remote), Orcpt: text(rcpt.ORcpt), Notify: rcpt.Notify.String(),
+		}
+		out.Recipients = append(out.Recipients, one)
+	}
+	return out
+}
