@@ -1,0 +1,141 @@
+// Package cli is the operator's side of the clrelay command: the tree of
+// commands that look at and change a running relay, and those that check
+// files, with their output and exit codes.
+//
+// It speaks to the relay over its admin socket alone and knows nothing of how
+// a relay runs; serve and demo are added to the tree by package main. Data
+// goes to stdout and talk to stderr. Every format but the table is stable:
+// keys of JSON, JSON lines and YAML are there always, under the same name.
+//
+// A command returns an error, which Execute alone prints and turns into the
+// exit code. Nothing here starts a goroutine or touches the process's own
+// streams: App brings them, so that tests can bring others.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/clrelay/clrelay/internal/config"
+)
+
+// App is what the commands use of the process.
+type App struct {
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	Getenv         func(string) string
+	// Terminal tells whether a human can be asked: stdin and stderr are a
+	// terminal.
+	Terminal func() bool
+	Now      func() time.Time
+	Version  string
+
+	format string
+	socket string
+	config string
+}
+
+// NewRoot builds the tree. The caller adds further commands and gives it to
+// Execute.
+func NewRoot(a *App) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "clrelay",
+		Short: "A mail relay that keeps its word",
+		Long: `clrelay takes mail by SMTP, keeps it safe, and delivers it or tells the sender.
+
+"clrelay serve" is the relay; the other commands look at a running one, change
+what is in its queue, or check files. They reach it through the socket
+admin.sock in its data_dir, as root or as the user that it runs as.
+
+Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 unreachable (a retry is
+safe), 5 denied, 6 conflict or guard refused, 7 partly done, 8 findings,
+78 bad configuration, 130 interrupted.`,
+		PersistentPreRunE: a.checkFormat,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+	}
+	a.flags(root)
+	root.SetIn(a.Stdin)
+	root.SetOut(a.Stdout)
+	root.SetErr(a.Stderr)
+	root.AddCommand(a.versionCommand(), a.queueCommand(), a.messageCommand(), a.configCommand(), a.healthcheckCommand())
+	return root
+}
+
+// Execute runs the command that args name and returns the exit code.
+func Execute(ctx context.Context, a *App, root *cobra.Command, args []string) int {
+	prepare(root)
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return ExitOK
+	}
+	code := exitCode(err)
+	if ctx.Err() != nil {
+		code = ExitInterrupted
+	}
+	var (
+		usage *usageError
+		wrong config.Errors
+	)
+	if errors.As(err, &wrong) {
+		a.talk("%v", err) // each error begins with its file and line
+	} else {
+		a.talk("error: %v", err)
+	}
+	if errors.As(err, &usage) && usage.command != "" {
+		a.talk("See: %s --help", usage.command)
+	}
+	return code
+}
+
+// prepare makes every mistake on the command line a usage error: cobra itself
+// tells them apart from failures only by their text.
+func prepare(cmd *cobra.Command) {
+	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return &usageError{c.CommandPath(), err}
+	})
+	if cmd.HasSubCommands() && !cmd.Runnable() {
+		cmd.Args = cobra.ArbitraryArgs
+		cmd.RunE = unknownCommand
+		cmd.DisableFlagsInUseLine = true
+	}
+	if check := cmd.Args; check != nil {
+		cmd.Args = func(c *cobra.Command, args []string) error {
+			if err := check(c, args); err != nil {
+				return &usageError{c.CommandPath(), err}
+			}
+			return nil
+		}
+	}
+	for _, c := range cmd.Commands() {
+		prepare(c)
+	}
+}
+
+// unknownCommand is what a command does that only groups others.
+func unknownCommand(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		c.SetOut(c.ErrOrStderr())
+		if err := c.Help(); err != nil {
+			return err
+		}
+		return &usageError{"", errors.New("a command is missing")}
+	}
+	text := fmt.Sprintf("unknown command %q for %s", args[0], c.CommandPath())
+	c.SuggestionsMinimumDistance = 2
+	if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+		text += fmt.Sprintf("; did you mean %s?", strings.Join(near, " or "))
+	}
+	return &usageError{c.CommandPath(), errors.New(text)}
+}
+
+func (a *App) talk(format string, args ...any) {
+	_, _ = fmt.Fprintf(a.Stderr, format+"\n", args...) // talk is lost when nobody listens
+}

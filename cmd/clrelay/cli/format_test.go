@@ -1,0 +1,98 @@
+package cli
+
+import (
+	"bytes"
+	"encoding/json"
+	"math"
+	"reflect"
+	"testing"
+	"time"
+
+	"go.yaml.in/yaml/v4"
+)
+
+// What is written as YAML must be what was given as JSON, to a reader that is
+// not ours.
+func FuzzYAML(f *testing.F) {
+	for _, s := range []string{
+		`{}`, `[]`, `"x"`, `null`, `{"a":[],"b":{},"c":null,"d":true,"e":-1.5}`,
+		`[{"a":1,"b":[{"c":2},{"d":[3,[4,5],[]]}]},[],"no"]`, `{"":"","yes":"no","a b":"c: d","#":"- x"}`,
+		`["~","null","0x1f","1_000","1e3",".inf","2026-11-23","12:30:00","a\nb","\u2028","\t","é","- a","<<"]`,
+		"[\"a\u0085b\", \"\u007f\", \"\ufeff\", \"\u009f\", \"\uffff\", \"\ufffe\"]",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		var want any
+		if json.Unmarshal([]byte(text), &want) != nil {
+			return
+		}
+		canonical, err := marshal(want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out bytes.Buffer
+		if err := writeYAML(&out, canonical, ""); err != nil {
+			t.Fatalf("%s: %v", canonical, err)
+		}
+		var got any
+		if err := yaml.Unmarshal(out.Bytes(), &got); err != nil {
+			t.Fatalf("%s became\n%s: %v", canonical, &out, err)
+		}
+		if got = likeJSON(got); !reflect.DeepEqual(got, want) {
+			t.Fatalf("%s became\n%s which is %#v, not %#v", canonical, &out, got, want)
+		}
+	})
+}
+
+// likeJSON gives what encoding/json would have made of it.
+func likeJSON(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		for k := range v {
+			v[k] = likeJSON(v[k])
+		}
+		return v
+	case []any:
+		for i := range v {
+			v[i] = likeJSON(v[i])
+		}
+		return v
+	case int:
+		return float64(v)
+	case int64:
+		return float64(v)
+	case uint64:
+		return float64(v)
+	}
+	return v
+}
+
+func TestHumanForms(t *testing.T) {
+	for _, c := range []struct{ got, want string }{
+		{count(0), "0"}, {count(999), "999"}, {count(1204), "1,204"}, {count(-1234567), "-1,234,567"}, {count(-123), "-123"}, {count(math.MaxInt64), "9,223,372,036,854,775,807"},
+		{plural(1, "message"), "1 message"}, {plural(0, "message"), "0 messages"}, {plural(1000, "message"), "1,000 messages"},
+		{size(0), "0 B"}, {size(1023), "1023 B"}, {size(1024), "1.0 KiB"}, {size(49356), "48.2 KiB"}, {size(1 << 20), "1.0 MiB"}, {size(1000 << 10), "1.0 MiB"}, {size(5 << 40), "5.0 TiB"}, {size(5000 << 40), "5000.0 TiB"},
+		{span(-time.Hour), "0s"}, {span(59 * time.Second), "59s"}, {span(61 * time.Second), "1m1s"}, {span(3*time.Hour + 12*time.Minute), "3h12m"}, {span(49 * time.Hour), "2d1h"},
+		{cell("a\tb\x1b[31m\nc\u202e", 99), "a b\ufffd[31m c\ufffd"}, {cell("äöüäöü", 5), "äö..."}, {cell("abc", 3), "abc"},
+	} {
+		if c.got != c.want {
+			t.Errorf("got %q, want %q", c.got, c.want)
+		}
+	}
+}
+
+func TestParseSpan(t *testing.T) {
+	for text, want := range map[string]time.Duration{
+		"90s": 90 * time.Second, "1h30m": 90 * time.Minute, "5d": 120 * time.Hour, "2w": 336 * time.Hour, "1w1d2h": 194 * time.Hour, "0s": 0,
+	} {
+		if got, err := parseSpan(text); err != nil || got != want {
+			t.Errorf("%q is %v, %v; want %v", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "5", "d", "-1h", "-1d", "1.5d", "5days", "soon", "99999999999w", "1d1w", "1dx"} {
+		if got, err := parseSpan(text); err == nil {
+			t.Errorf("%q is %v, want an error", text, got)
+		}
+	}
+}

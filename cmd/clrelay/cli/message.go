@@ -1,0 +1,130 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
+)
+
+func (a *App) messageCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "message", Short: "Look at single messages"}
+	show := &cobra.Command{
+		Use:   "show ID",
+		Short: "Show what is known of a message in the queue",
+		Long: `Show the envelope of a message in the queue, where it came from, and where each
+of its recipients stands. Its content is not shown.`,
+		Args: exactly(1, "it takes one ID, the one that the 250 named"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.with(func(l *link) error {
+				ctx, cancel := context.WithTimeout(cmd.Context(), askTimeout)
+				defer cancel()
+				res, err := adminv1.NewMessageServiceClient(l).Show(ctx, &adminv1.ShowRequest{Id: args[0]})
+				if err != nil {
+					return l.fail(err)
+				}
+				return a.printMessage(res.GetMessage())
+			})
+		},
+	}
+	cmd.AddCommand(show)
+	return cmd
+}
+
+// message is what message show prints.
+type message struct {
+	ID         string             `json:"id"`
+	Node       string             `json:"node"`
+	From       string             `json:"from"`
+	Size       int64              `json:"size"`
+	Arrived    *time.Time         `json:"arrived"`
+	Body       string             `json:"body"`
+	SMTPUTF8   bool               `json:"smtputf8"`
+	RequireTLS bool               `json:"require_tls"`
+	Ret        string             `json:"ret"`
+	EnvID      string             `json:"env_id"`
+	Client     messageClient      `json:"client"`
+	Recipients []messageRecipient `json:"recipients"`
+}
+
+type messageClient struct {
+	Addr     string `json:"addr"`
+	Helo     string `json:"helo"`
+	Protocol string `json:"protocol"`
+	TLS      string `json:"tls"`
+	Sender   string `json:"sender"`
+}
+
+type messageRecipient struct {
+	Rcpt        string     `json:"rcpt"`
+	Domain      string     `json:"domain"`
+	State       string     `json:"state"`
+	Attempts    uint32     `json:"attempts"`
+	NextAttempt *time.Time `json:"next_attempt"`
+	LastAttempt *time.Time `json:"last_attempt"`
+	LastReply   string     `json:"last_reply"`
+	Remote      string     `json:"remote"`
+	Notify      string     `json:"notify"`
+	ORcpt       string     `json:"orcpt"`
+}
+
+func (a *App) printMessage(m *adminv1.Message) error {
+	c := m.GetClient()
+	out := message{
+		ID: m.GetId(), Node: m.GetNode(), From: m.GetFrom(), Size: m.GetSize(), Arrived: stamp(m.GetArrived()),
+		Body: m.GetBody(), SMTPUTF8: m.GetSmtputf8(), RequireTLS: m.GetRequireTls(), Ret: m.GetRet(), EnvID: m.GetEnvId(),
+		Client:     messageClient{c.GetAddr(), c.GetHelo(), c.GetProtocol(), c.GetTls(), c.GetSender()},
+		Recipients: []messageRecipient{},
+	}
+	for _, r := range m.GetRecipients() {
+		out.Recipients = append(out.Recipients, messageRecipient{
+			r.GetRcpt(), r.GetDomain(), stateWord(r.GetState()), r.GetAttempts(), stamp(r.GetNextAttempt()), stamp(r.GetLastAttempt()),
+			r.GetLastReply(), r.GetRemote(), r.GetNotify(), r.GetOrcpt(),
+		})
+	}
+	return a.object(out, func(w io.Writer) error { return a.messageTable(w, m, &out) })
+}
+
+func (a *App) messageTable(w io.Writer, m *adminv1.Message, out *message) error {
+	now := a.Now()
+	arrived := "-"
+	if out.Arrived != nil {
+		arrived = fmt.Sprintf("%s (%s ago)", out.Arrived.Format(time.RFC3339), ago(m.GetArrived(), now))
+	}
+	client := out.Client.Protocol
+	if out.Client.Addr != "" {
+		client = fmt.Sprintf("%s [%s] %s %s", out.Client.Helo, out.Client.Addr, out.Client.Protocol, out.Client.TLS)
+	}
+	for _, line := range [][2]string{
+		{"id", out.ID}, {"node", out.Node}, {"from", orNull(out.From)}, {"size", size(out.Size)}, {"arrived", arrived},
+		{"client", cell(strings.TrimSpace(client), 200)}, {"sender", cell(out.Client.Sender, 80)}, {"envid", cell(out.EnvID, 100)},
+	} {
+		if line[1] == "" {
+			continue
+		}
+		if _, err := fmt.Fprintf(w, "%s\t%s\n", line[0], line[1]); err != nil {
+			return err
+		}
+	}
+	for i, r := range out.Recipients {
+		if _, err := fmt.Fprintf(w, "rcpt\t%s\n  state\t%s, %s\n", orNull(r.Rcpt), r.State, plural(int64(r.Attempts), "attempt")); err != nil {
+			return err
+		}
+		if next := m.GetRecipients()[i].GetNextAttempt(); next != nil {
+			if _, err := fmt.Fprintf(w, "  next\t%s (in %s)\n", r.NextAttempt.Format(time.RFC3339), ahead(next, now)); err != nil {
+				return err
+			}
+		}
+		if r.LastReply != "" {
+			if _, err := fmt.Fprintf(w, "  reply\t%s\n", cell(strings.TrimSpace(r.Remote+" "+r.LastReply), 400)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

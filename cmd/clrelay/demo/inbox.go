@@ -1,0 +1,146 @@
+package demo
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/emersion/go-smtp"
+)
+
+// inbox plays the mail servers of all invented domains on one listener.
+type inbox struct {
+	server *smtp.Server
+	addr   string
+	ledger *ledger
+
+	mu     sync.Mutex
+	counts map[string]*tally
+	grey   map[string]bool // recipients that were turned away once
+}
+
+// tally counts what a domain's server said.
+type tally struct{ taken, later, never int }
+
+func newInbox(l *ledger) (*inbox, error) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, fmt.Errorf("demo: inbox: %w", err)
+	}
+	in := &inbox{addr: ln.Addr().String(), ledger: l, counts: map[string]*tally{}, grey: map[string]bool{}}
+	in.server = smtp.NewServer(smtp.BackendFunc(func(*smtp.Conn) (smtp.Session, error) { return &inboxSession{inbox: in}, nil }))
+	in.server.Domain = "inbox.demo.test"
+	in.server.ErrorLog = log.New(io.Discard, "", 0)
+	go func() { _ = in.server.Serve(ln) }() // ends with an error when it is closed
+	return in, nil
+}
+
+func (in *inbox) close() { in.server.Close() }
+
+func (in *inbox) port() string {
+	_, port, _ := net.SplitHostPort(in.addr) // it came from a listener
+	return port
+}
+
+func (in *inbox) tally(domain string) *tally {
+	t := in.counts[domain]
+	if t == nil {
+		t = &tally{}
+		in.counts[domain] = t
+	}
+	return t
+}
+
+// snapshot copies a domain's counts.
+func (in *inbox) snapshot(domain string) tally {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return *in.tally(domain)
+}
+
+// judge says what the server of a recipient's domain says to RCPT.
+func (in *inbox) judge(rcpt string) error {
+	user, domain, _ := strings.Cut(rcpt, "@")
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	t := in.tally(domain)
+	if strings.HasPrefix(user, unknownPrefix) {
+		t.never++
+		return &smtp.SMTPError{Code: 550, EnhancedCode: smtp.EnhancedCode{5, 1, 1}, Message: "there is no " + user + " here"}
+	}
+	if d := find(domain); d != nil && d.grey && !in.grey[rcpt] {
+		in.grey[rcpt] = true
+		t.later++
+		return &smtp.SMTPError{Code: 451, EnhancedCode: smtp.EnhancedCode{4, 7, 1}, Message: "greylisted, come back later"}
+	}
+	return nil
+}
+
+type inboxSession struct {
+	inbox *inbox
+	from  string
+	rcpts []string
+}
+
+func (s *inboxSession) Mail(from string, _ *smtp.MailOptions) error {
+	s.from = from
+	return nil
+}
+
+func (s *inboxSession) Rcpt(to string, _ *smtp.RcptOptions) error {
+	if err := s.inbox.judge(to); err != nil {
+		return err
+	}
+	s.rcpts = append(s.rcpts, to)
+	return nil
+}
+
+var finalRecipient = regexp.MustCompile(`(?im)^Final-Recipient: *rfc822; *(\S+)`)
+
+func (s *inboxSession) Data(r io.Reader) error {
+	text, err := io.ReadAll(io.LimitReader(r, 16<<20))
+	if err != nil {
+		return err
+	}
+	seq := findSeq(text)
+	for _, rcpt := range s.rcpts {
+		_, domain, _ := strings.Cut(rcpt, "@")
+		s.inbox.mu.Lock()
+		s.inbox.tally(domain).taken++
+		s.inbox.mu.Unlock()
+		if s.from != "" {
+			s.inbox.ledger.deliveredTo(seq, rcpt)
+		}
+	}
+	if s.from == "" {
+		for _, m := range finalRecipient.FindAllSubmatch(text, -1) {
+			s.inbox.ledger.bouncedFor(seq, string(m[1]))
+		}
+	}
+	return nil
+}
+
+func (s *inboxSession) Reset()        { s.from, s.rcpts = "", nil }
+func (s *inboxSession) Logout() error { return nil }
+
+// findSeq finds the number of a message of the load, also of one that a
+// report returns.
+func findSeq(text []byte) int64 {
+	sc := bufio.NewScanner(bytes.NewReader(text))
+	for sc.Scan() {
+		if rest, ok := strings.CutPrefix(sc.Text(), seqHeader+": "); ok {
+			n, err := strconv.ParseInt(strings.TrimSpace(rest), 10, 64)
+			if err == nil {
+				return n
+			}
+		}
+	}
+	return -1
+}

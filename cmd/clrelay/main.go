@@ -1,0 +1,40 @@
+// Command clrelay is the relay and everything an operator needs around it:
+// one binary. This package is the only place that wires the parts together.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/clrelay/clrelay/cmd/clrelay/cli"
+)
+
+// version is set by the linker.
+var version = "devel"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	app := &cli.App{
+		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+		Getenv: os.Getenv, Now: time.Now, Version: version,
+		Terminal: func() bool {
+			return term.IsTerminal(int(os.Stdin.Fd())) && term.IsTerminal(int(os.Stderr.Fd()))
+		},
+	}
+	context.AfterFunc(ctx, stop) // the second Ctrl-C ends the process
+	code := cli.Execute(ctx, app, newRootCommand(app), os.Args[1:])
+	stop()
+	os.Exit(code)
+}
+
+// newRootCommand builds the whole tree.
+func newRootCommand(app *cli.App) *cobra.Command {
+	root := cli.NewRoot(app)
+	root.AddCommand(serveCommand(), demoCommand(), app.SpoolCommand(spoolTools()))
+	return root
+}

@@ -1,0 +1,295 @@
+package serve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/clrelay/clrelay/delivery"
+	"github.com/clrelay/clrelay/delivery/queue"
+	"github.com/clrelay/clrelay/delivery/route"
+	"github.com/clrelay/clrelay/internal/admin"
+	"github.com/clrelay/clrelay/internal/health"
+	"github.com/clrelay/clrelay/internal/mail"
+	"github.com/clrelay/clrelay/smtpd"
+	"github.com/clrelay/clrelay/smtpd/policy"
+	"github.com/clrelay/clrelay/spool"
+)
+
+// parts are what the relay is made of. A part that is not there yet is nil.
+type parts struct {
+	health   *health.Server
+	agent    *health.Agent
+	delivery *delivery.Agent
+	spool    *spool.Spool
+	queue    *queue.Runner
+	policy   *policy.Chain
+	certs    []*smtpd.Certs
+	smtp     *smtpd.Server
+	ports    []port
+	admin    *admin.Server
+	undo     []func() // closes what was bound and is not served yet
+}
+
+// port is a bound listener of the SMTP server.
+type port struct {
+	net.Listener
+	how smtpd.Listener
+}
+
+func (p *parts) addresses() []string {
+	var out []string
+	for _, l := range p.ports {
+		out = append(out, l.Addr().String())
+	}
+	return out
+}
+
+// routes is the table in force.
+type routes struct{ table atomic.Pointer[route.Table] }
+
+func (r *routes) set(t *route.Table) { r.table.Store(t) }
+
+func (r *routes) Route(domain string) (mail.NextHop, *mail.Reply) {
+	return r.table.Load().Route(domain)
+}
+
+// start makes all parts, in the order that the package's comment gives.
+func (r *relay) start() error {
+	for _, step := range []func() error{r.startHealth, r.bindSMTP, r.makeDelivery, r.openSpool, r.startAdmin, r.startSMTP} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	r.parts.undo = nil // everything that was bound is served now
+	r.state.Store(serving)
+	return nil
+}
+
+// background runs a server until it ends, which it does by itself only if
+// something is wrong.
+func (r *relay) background(what string, serve func() error) {
+	go func() {
+		if err := serve(); err != nil && r.state.Load() != draining {
+			r.failed <- fmt.Errorf("%s: %w", what, err)
+		}
+	}()
+}
+
+func (r *relay) startHealth() error {
+	r.parts.health = health.NewServer(health.Options{State: r.health, Metrics: r.metrics.Handler()})
+	if addr := r.conf().node.HTTP; !addr.IsZero() {
+		l, err := net.Listen("tcp", addr.String())
+		switch {
+		case err == nil:
+			r.background("http", func() error { return r.parts.health.Serve(l) })
+		case r.conf().node.HTTPSet:
+			return fmt.Errorf("http: %w", err)
+		default:
+			r.log.Warn("no HTTP: the default address is taken; set http in node.yaml", "address", addr.String(), "error", err)
+		}
+	}
+	if addr := r.conf().node.LBAgent; !addr.IsZero() {
+		l, err := net.Listen("tcp", addr.String())
+		if err != nil {
+			return fmt.Errorf("lb_agent: %w", err)
+		}
+		r.parts.agent = health.NewAgent(r.health)
+		r.background("lb_agent", func() error { return r.parts.agent.Serve(l) })
+	}
+	return nil
+}
+
+func (r *relay) bindSMTP() error {
+	for i := range r.conf().node.SMTP {
+		c := &r.conf().node.SMTP[i]
+		how, err := listener(c)
+		if err != nil {
+			return fmt.Errorf("smtp listener %s: %w", c.Listen, err)
+		}
+		l, err := net.Listen("tcp", c.Listen.String())
+		if err != nil {
+			return fmt.Errorf("smtp: %w", err)
+		}
+		r.parts.undo = append(r.parts.undo, func() { l.Close() })
+		if how.Certs != nil {
+			r.parts.certs = append(r.parts.certs, how.Certs)
+		}
+		r.parts.ports = append(r.parts.ports, port{l, how})
+	}
+	return nil
+}
+
+func (r *relay) makeDelivery() error {
+	table, err := r.conf().routes()
+	if err != nil {
+		return err
+	}
+	r.routes.set(table)
+	roots, err := r.conf().roots()
+	if err != nil {
+		return err
+	}
+	r.parts.delivery = delivery.New(delivery.Options{
+		Hostname: string(r.conf().node.Hostname),
+		Resolver: r.makeResolver(),
+		Self:     r.conf().self(),
+		RootCAs:  roots,
+		MXPort:   r.conf().cluster.Deliver.MXPort,
+		Limits:   delivery.Limits{DeadFor: min(time.Minute, time.Duration(r.conf().cluster.Queue.Retry[0]))},
+		Log:      r.log,
+		Metrics:  r.metrics.Delivery,
+	})
+	return nil
+}
+
+func (r *relay) openSpool() error {
+	o := queue.Options{
+		Router:    &r.routes,
+		Deliverer: r.parts.delivery,
+		Observer:  &deliveries{r.maillog, r.metrics.Queue, &r.metrics.PossibleDuplicates},
+		Schedule:  r.conf().schedule(),
+		Mailboxes: r.conf().mailboxes(),
+		Hostname:  string(r.conf().node.Hostname),
+		Log:       r.log,
+	}
+	runner := queue.New(o)
+	sp, rec, err := spool.Open(spool.Options{
+		Dir:      string(r.conf().node.DataDir),
+		Node:     string(r.conf().node.Name),
+		Reserve:  uint64(r.conf().cluster.Spool.Reserve),
+		Log:      r.log,
+		Metrics:  r.metrics.Spool,
+		Fatal:    r.fatal,
+		Accepted: runner.Enqueue,
+	})
+	if err != nil {
+		return err
+	}
+	r.parts.spool = sp
+	r.tellDamage(rec.Damage)
+	r.log.Info("the spool is open", "messages", rec.Messages, "recipients", rec.Recipients,
+		"possible_duplicates", rec.PossibleDuplicates, "damage", len(rec.Damage), "took", rec.Duration.Round(time.Millisecond))
+	r.metrics.Watch(r.sources(runner, sp))
+	if err := runner.Start(sp); err != nil {
+		return err
+	}
+	r.parts.queue = runner
+	return nil
+}
+
+// maxDamage is how many damaged places are named one by one.
+const maxDamage = 100
+
+// tellDamage names what cannot be read, so that it can be looked at before it
+// is missed. What it hit is lost or held; everything else is as it was.
+func (r *relay) tellDamage(damage []*spool.DamageError) {
+	for i, d := range damage {
+		if i == maxDamage {
+			r.log.Error("more damage in the spool: clrelay spool check lists it all", "places", len(damage)-i)
+			return
+		}
+		r.log.Error("damage in the spool", "place", d.Place, "what", d.What, "error", d.Err)
+	}
+}
+
+func (r *relay) startAdmin() error {
+	l, err := admin.Listen(filepath.Join(string(r.conf().node.DataDir), admin.SocketName))
+	if err != nil {
+		return err
+	}
+	op := &operator{node: string(r.conf().node.Name), queue: r.parts.queue}
+	r.parts.admin = admin.New(admin.Options{Queue: op, Messages: op, Node: r, Log: r.log, Metrics: r.metrics.Node})
+	r.background("admin", func() error { return r.parts.admin.Serve(l) })
+	return nil
+}
+
+func (r *relay) startSMTP() error {
+	var err error
+	if r.parts.policy, err = policy.New(r.conf().policy()); err != nil {
+		return fmt.Errorf("senders, domains: %w", err)
+	}
+	r.parts.smtp, err = smtpd.New(smtpd.Options{
+		Hostname: string(r.conf().node.Hostname),
+		Limits:   r.conf().limits(),
+		Acceptor: acceptor{r.parts.spool},
+		Policy:   r.parts.policy,
+		Ready:    r.parts.spool.Ready,
+		Observer: &sessions{r.maillog, r.metrics.SMTP},
+		Log:      r.log,
+	})
+	if err != nil {
+		return err
+	}
+	for _, p := range r.parts.ports {
+		r.background("smtp "+p.Addr().String(), func() error { return r.parts.smtp.Serve(p.Listener, p.how) })
+	}
+	return nil
+}
+
+// acceptor is the spool's door as package smtpd wants it.
+type acceptor struct{ sp *spool.Spool }
+
+func (a acceptor) Accept(ctx context.Context, env *mail.Envelope, body io.Reader) error {
+	_, err := a.sp.Accept(ctx, env, body)
+	return err
+}
+
+// stop takes down what was started, in the reverse order. Each part ends
+// within its limit; what was accepted is on the disk, whatever happens here.
+func (r *relay) stop() error {
+	r.state.Store(draining)
+	r.tell(r.notify.Stopping("finishing sessions and deliveries"))
+	r.tell(r.notify.ExtendTimeout(r.wait.sessions + r.wait.deliveries + 10*time.Second))
+	p := &r.parts
+	for _, undo := range p.undo {
+		undo()
+	}
+	var errs []error
+	end := func(limit time.Duration, f func(context.Context) error, late string) {
+		ctx, cancel := context.WithTimeout(context.Background(), limit)
+		defer cancel()
+		switch err := f(ctx); {
+		case errors.Is(err, context.DeadlineExceeded):
+			r.log.Warn(late, "waited", limit) // nothing is lost by it: the end is as clean as another
+		case err != nil:
+			errs = append(errs, err)
+		}
+	}
+	if p.smtp != nil {
+		r.log.Info("the relay ends", "sessions", p.smtp.Sessions())
+		end(r.wait.sessions, p.smtp.Shutdown, "sessions were cut off: their clients still have the mail and send it again")
+	}
+	if p.queue != nil {
+		end(r.wait.deliveries, p.queue.Shutdown, "deliveries were cut off: they are tried again after the next start")
+	}
+	if p.admin != nil {
+		end(r.wait.requests, func(ctx context.Context) error { p.admin.Shutdown(ctx); return nil }, "")
+	}
+	if p.delivery != nil {
+		p.delivery.Close()
+	}
+	if p.spool != nil {
+		errs = append(errs, p.spool.Close())
+	}
+	if p.agent != nil {
+		errs = append(errs, p.agent.Close())
+	}
+	if p.health != nil {
+		end(r.wait.requests, func(ctx context.Context) error { p.health.Shutdown(ctx); return nil }, "")
+	}
+	if len(r.failed) > 0 {
+		errs = append(errs, <-r.failed)
+	}
+	if err := errors.Join(errs...); err != nil {
+		r.log.Error("the end was not clean", "error", err)
+		return err
+	}
+	r.log.Info("the relay has ended")
+	return nil
+}

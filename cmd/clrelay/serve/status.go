@@ -1,0 +1,115 @@
+package serve
+
+import (
+	"context"
+	"time"
+
+	"github.com/clrelay/clrelay/delivery/queue"
+	"github.com/clrelay/clrelay/internal/admin"
+	"github.com/clrelay/clrelay/internal/health"
+	"github.com/clrelay/clrelay/internal/metrics"
+	"github.com/clrelay/clrelay/spool"
+)
+
+// notReady says why no mail would be taken now, "" when it would.
+func (r *relay) notReady() string {
+	if e := r.broken.Load(); e != nil {
+		return "the spool failed: " + (*e).Error()
+	}
+	switch r.state.Load() {
+	case starting:
+		return "starting"
+	case draining:
+		return "draining"
+	}
+	if reply := r.parts.spool.Ready(); reply != nil {
+		return reply.Line()
+	}
+	return ""
+}
+
+// health is what the health endpoints translate.
+func (r *relay) health() health.State {
+	st := health.State{
+		Node:        string(r.conf().node.Name),
+		NotReady:    r.notReady(),
+		Draining:    r.state.Load() == draining,
+		MaxSessions: r.conf().cluster.Receive.MaxConnections,
+	}
+	if e := r.broken.Load(); e != nil {
+		st.Broken = (*e).Error()
+	}
+	st.Sessions = r.sessions()
+	return st
+}
+
+// sessions counts the SMTP sessions that are open.
+func (r *relay) sessions() int {
+	if r.state.Load() == starting {
+		return 0 // the server may not be there yet
+	}
+	if s := r.parts.smtp; s != nil {
+		return s.Sessions()
+	}
+	return 0
+}
+
+// Status answers the admin API.
+func (r *relay) Status(context.Context) admin.Status {
+	reason := r.notReady()
+	return admin.Status{
+		Node: string(r.conf().node.Name), Version: r.o.Version, Started: r.started,
+		Ready: reason == "", Draining: r.state.Load() == draining, Reason: reason,
+		SMTP: r.parts.addresses(),
+	}
+}
+
+// sources are the figures that are asked for at each scrape.
+func (r *relay) sources(q *queue.Runner, sp *spool.Spool) metrics.Sources {
+	return metrics.Sources{
+		QueueRecipients: func() (active, deferred, held int64) {
+			c := q.Counts()
+			return int64(c.Active), int64(c.Deferred), int64(c.Held)
+		},
+		QueueMessages: func() int64 { return int64(q.Counts().Messages) },
+		QueueOldestSeconds: func() float64 {
+			oldest := q.Counts().Oldest
+			if oldest.IsZero() {
+				return 0
+			}
+			return time.Since(oldest).Seconds()
+		},
+		Segments: func() []metrics.SegmentCount {
+			st := sp.Stats()
+			return []metrics.SegmentCount{
+				{Role: "owner", State: "open", N: int64(st.OpenSegments)},
+				{Role: "owner", State: "sealed", N: int64(st.Segments - st.OpenSegments)},
+			}
+		},
+		UnderReplicated: func() int64 { return 0 }, // one copy is all that was asked for
+		LedgerImbalance: func() int64 { return imbalance(q, sp) },
+		SpoolBytes:      func() int64 { return sp.Stats().FileBytes },
+		SpoolFree:       func() uint64 { return sp.Stats().Free },
+		SpoolSize:       func() uint64 { return sp.Stats().Size },
+		Sessions:        r.sessions,
+		MaillogLost:     r.maillog.Lost,
+		Ready:           func() bool { return r.notReady() == "" },
+		Version:         r.o.Version,
+	}
+}
+
+// imbalance holds the spool's books against the queue's: what was recovered
+// and accepted, less what was finished, is what the queue must know. The two
+// are not read at one instant, so a difference counts when it stays.
+func imbalance(q *queue.Runner, sp *spool.Spool) int64 {
+	var diff int64
+	for range 20 {
+		c := sp.Stats().Counts
+		diff = int64(c.Recovered+c.Accepted) - int64(c.Finished) - int64(q.Counts().Messages)
+		if diff == 0 {
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	return diff
+}
