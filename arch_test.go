@@ -1,0 +1,513 @@
+// Package clrelay_test holds the house rules of the source tree as tests:
+// which package may import which, which library may be used where, and how
+// large things may grow. The data below is policy: a change that breaks it is
+// mended in the code, not here, unless the policy itself is to change.
+package clrelay_test
+
+import (
+	"bytes"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"sort"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/clrelay/clrelay"
+
+// floors says on which floor a package lives. A package imports only packages
+// of lower floors: neighbours meet through interfaces that the asking side
+// declares, and cmd wires them. The longest matching prefix counts.
+var floors = map[string]int{
+	"internal/mail":          0, // the nouns
+	"proto":                  0, // records and services as data
+	"internal":               1, // tools that know nothing of mail's way through the relay
+	"internal/config/strict": 0, // YAML into tagged structs, for internal/config alone
+	"spool/wal":              2, // the log under the spool
+	"spool/wal/logfile":      2, // what its files look like
+	"spool/record":           1, // what the log's records say
+	"spool/datadir":          2, // the directory around the log
+	"spool/state":            2, // what the spool knows in memory
+	"spool/inspect":          4, // a spool that does not run, looked at
+	"delivery/smtpc/wire":    1, // replies in, octets out
+	"delivery/smtpc/sasl":    1, // authentication mechanisms
+	"delivery/smtpc":         2, // client sessions
+	"delivery/route":         2, // where mail goes
+	"delivery/dsn":           2, // reports
+	"smtpd/policy":           2, // who may relay
+	"smtpd/wire":             2, // octets, lines and replies
+	"spool":                  3, // the one door to 250
+	"delivery":               3, // one attempt
+	"delivery/queue/sched":   1, // the scheduler as a step function: knows internal/mail alone
+	"delivery/queue":         4, // when to attempt
+	"smtpd":                  4, // the server
+	"internal/admin":         4, // the operator's API
+	"spool/spooltest":        4, // crash suite, used by tests alone
+	"cmd":                    6, // wires everything
+	"test":                   6, // drives everything
+}
+
+// sameFloor lists the imports between neighbours that are allowed, each with
+// its reason.
+var sameFloor = map[string]string{
+	"spool/state -> spool/wal":       "the spool's thinking needs the log's nouns: places and headers",
+	"spool/wal -> spool/wal/logfile": "the log and the form of its files are one thing, cut in two by size",
+}
+
+// fences says which packages may use a library: it stays behind the package
+// that was made for it, so that it can be replaced there. Test files and the
+// folder test/ are free.
+var fences = map[string][]string{
+	"github.com/miekg/dns":           {"internal/dnsx"},
+	"go.yaml.in/yaml":                {"internal/config"},
+	"github.com/emersion/go-smtp":    {"cmd/clrelay"}, // the demo's inbox
+	"github.com/emersion/go-sasl":    {"cmd/clrelay"},
+	"google.golang.org/grpc":         {"internal/admin", "proto", "cmd/clrelay"},
+	"github.com/prometheus":          {"internal/metrics"},
+	"github.com/pires/go-proxyproto": {"smtpd"},
+	"github.com/xdg-go/scram":        {"delivery/smtpc"},
+	"github.com/spf13/cobra":         {"cmd/clrelay"},
+	"golang.org/x/sys":               {"internal/vfs", "internal/admin", "spool", "cmd/clrelay"},
+}
+
+// Budgets. A function, file or package that outgrows them is split; the few
+// that may not are named in arch_budget.txt, which may only shrink.
+const (
+	maxFuncLines    = 100
+	softFuncLines   = 70
+	softFuncShare   = 0.02
+	maxFileLines    = 800
+	maxPackageCode  = 1500
+	maxParams       = 5
+	maxIfaceMethods = 4
+	budgetFile      = "arch_budget.txt"
+)
+
+type source struct {
+	path string // slash-separated, from the root
+	pkg  string // folder
+	test bool
+	gen  bool
+	file *ast.File
+	fset *token.FileSet
+	text []byte
+}
+
+func loadSources(t *testing.T) []source {
+	t.Helper()
+	var out []source
+	err := filepath.WalkDir(".", func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			if name := d.Name(); p != "." && (strings.HasPrefix(name, ".") || name == "testdata" || name == "tools") {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasSuffix(p, ".go") {
+			return nil
+		}
+		text, err := os.ReadFile(p)
+		if err != nil {
+			return err
+		}
+		fset := token.NewFileSet()
+		f, err := parser.ParseFile(fset, p, text, parser.ParseComments)
+		if err != nil {
+			return err
+		}
+		p = filepath.ToSlash(p)
+		out = append(out, source{
+			path: p, pkg: path.Dir(p), file: f, fset: fset, text: text,
+			test: strings.HasSuffix(p, "_test.go") || strings.HasPrefix(p, "test/"),
+			gen:  ast.IsGenerated(f),
+		})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func floorOf(pkg string) (int, bool) {
+	best, floor := -1, 0
+	for prefix, f := range floors {
+		if (pkg == prefix || strings.HasPrefix(pkg, prefix+"/")) && len(prefix) > best {
+			best, floor = len(prefix), f
+		}
+	}
+	return floor, best >= 0
+}
+
+func imports(s source) []string {
+	var out []string
+	for _, im := range s.file.Imports {
+		p, _ := strconv.Unquote(im.Path.Value)
+		out = append(out, p)
+	}
+	return out
+}
+
+func TestImportsGoDown(t *testing.T) {
+	for _, s := range loadSources(t) {
+		if s.test || s.pkg == "." {
+			continue
+		}
+		from, ok := floorOf(s.pkg)
+		if !ok {
+			t.Errorf("%s: package %s has no floor: say in arch_test.go where it lives", s.path, s.pkg)
+			continue
+		}
+		for _, im := range imports(s) {
+			to, ours := strings.CutPrefix(im, module+"/")
+			if !ours {
+				continue
+			}
+			floor, _ := floorOf(to)
+			if _, ok := sameFloor[s.pkg+" -> "+to]; ok || floor < from || strings.HasPrefix(s.pkg, "cmd/") && strings.HasPrefix(to, s.pkg) {
+				continue
+			}
+			t.Errorf("%s: %s (floor %d) imports %s (floor %d): imports go down only", s.path, s.pkg, from, to, floor)
+		}
+	}
+}
+
+func TestLibraryFences(t *testing.T) {
+	for _, s := range loadSources(t) {
+		if s.test {
+			continue
+		}
+		for _, im := range imports(s) {
+			if s.pkg == "internal/mail" && strings.Contains(strings.SplitN(im, "/", 2)[0], ".") {
+				t.Errorf("%s: internal/mail imports %s: it imports the standard library alone", s.path, im)
+			}
+			for lib, where := range fences {
+				if im != lib && !strings.HasPrefix(im, lib+"/") {
+					continue
+				}
+				if !inAny(s.pkg, where) {
+					t.Errorf("%s: imports %s, which stays inside %s", s.path, im, strings.Join(where, ", "))
+				}
+			}
+		}
+	}
+}
+
+func inAny(pkg string, prefixes []string) bool {
+	for _, p := range prefixes {
+		if pkg == p || strings.HasPrefix(pkg, p+"/") {
+			return true
+		}
+	}
+	return false
+}
+
+func TestPackageDocs(t *testing.T) {
+	documented := map[string]bool{}
+	for _, s := range loadSources(t) {
+		if s.test && !strings.HasPrefix(s.path, "test/") {
+			continue
+		}
+		documented[s.pkg] = documented[s.pkg] || s.gen || s.file.Doc != nil && len(s.file.Doc.Text()) > 40
+	}
+	for pkg, ok := range documented {
+		if !ok {
+			t.Errorf("package %s has no doc comment that says what it is for", pkg)
+		}
+	}
+}
+
+func TestNoInitAndNoMutableGlobals(t *testing.T) {
+	vars := map[string]map[string]bool{} // package -> names of its variables
+	all := loadSources(t)
+	for _, s := range all {
+		if s.test || s.gen {
+			continue
+		}
+		for _, d := range s.file.Decls {
+			if fn, ok := d.(*ast.FuncDecl); ok && fn.Recv == nil && fn.Name.Name == "init" {
+				t.Errorf("%s: has an init(): wire things in cmd", s.path)
+			}
+			gd, ok := d.(*ast.GenDecl)
+			if !ok || gd.Tok != token.VAR {
+				continue
+			}
+			for _, spec := range gd.Specs {
+				for _, n := range spec.(*ast.ValueSpec).Names {
+					if vars[s.pkg] == nil {
+						vars[s.pkg] = map[string]bool{}
+					}
+					vars[s.pkg][n.Name] = true
+				}
+			}
+		}
+	}
+	for _, s := range all {
+		if !s.test && !s.gen {
+			reportAssignments(t, s, vars[s.pkg])
+		}
+	}
+}
+
+// reportAssignments finds writes to package variables. The parser resolves
+// identifiers within a file; one that stays unresolved and bears the name of
+// a package variable is that variable, declared in another file.
+func reportAssignments(t *testing.T, s source, vars map[string]bool) {
+	check := func(e ast.Expr) {
+		for {
+			if ix, ok := e.(*ast.IndexExpr); ok {
+				e = ix.X
+				continue
+			}
+			break
+		}
+		id, ok := e.(*ast.Ident)
+		if !ok || !vars[id.Name] {
+			return
+		}
+		if id.Obj != nil { //nolint:staticcheck // the resolver is good enough for this
+			if spec, ok := id.Obj.Decl.(*ast.ValueSpec); !ok || s.file.Scope.Lookup(id.Name) == nil || spec != s.file.Scope.Lookup(id.Name).Decl {
+				return
+			}
+		}
+		t.Errorf("%s: assigns to the package variable %s: state belongs into a struct", s.fset.Position(id.Pos()), id.Name)
+	}
+	ast.Inspect(s.file, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.AssignStmt:
+			if n.Tok != token.DEFINE {
+				for _, l := range n.Lhs {
+					check(l)
+				}
+			}
+		case *ast.IncDecStmt:
+			check(n.X)
+		}
+		return true
+	})
+}
+
+func TestBudgets(t *testing.T) {
+	allowed := readBudget(t)
+	used := map[string]bool{}
+	over := func(key string, got, limit int) {
+		if max, ok := allowed[key]; ok && got <= max {
+			used[key] = true
+			if got < max*9/10 {
+				t.Errorf("%s is down to %d: lower its line in %s", key, got, budgetFile)
+			}
+			return
+		}
+		t.Errorf("%s has %d, the limit is %d", key, got, limit)
+	}
+	funcs, long := 0, 0
+	pkgCode := map[string]int{}
+	for _, s := range loadSources(t) {
+		if s.test || s.gen {
+			continue
+		}
+		lines := bytes.Count(s.text, []byte("\n"))
+		if lines > maxFileLines {
+			over(s.path+" lines", lines, maxFileLines)
+		}
+		pkgCode[s.pkg] += codeLines(s)
+		ast.Inspect(s.file, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.FuncDecl:
+				got := s.fset.Position(n.End()).Line - s.fset.Position(n.Pos()).Line - 1
+				funcs++
+				if got > softFuncLines {
+					long++
+				}
+				if got > maxFuncLines {
+					over(s.path+" "+n.Name.Name, got, maxFuncLines)
+				}
+				if p := n.Type.Params.NumFields(); p > maxParams {
+					over(s.path+" "+n.Name.Name+" parameters", p, maxParams)
+				}
+			case *ast.TypeSpec:
+				if in, ok := n.Type.(*ast.InterfaceType); ok && in.Methods.NumFields() > maxIfaceMethods {
+					over(s.path+" "+n.Name.Name+" methods", in.Methods.NumFields(), maxIfaceMethods)
+				}
+			}
+			return true
+		})
+	}
+	for pkg, n := range pkgCode {
+		if n > maxPackageCode {
+			over(pkg+" package", n, maxPackageCode)
+		}
+	}
+	if funcs > 0 && float64(long)/float64(funcs) > softFuncShare {
+		t.Errorf("%d of %d functions have more than %d lines; at most %.0f %% may", long, funcs, softFuncLines, softFuncShare*100)
+	}
+	for key := range allowed {
+		if !used[key] {
+			t.Errorf("%s: the line %q is no longer needed", budgetFile, key)
+		}
+	}
+}
+
+// readBudget reads lines of the form "KEY: NUMBER  reason".
+func readBudget(t *testing.T) map[string]int {
+	t.Helper()
+	out := map[string]int{}
+	text, err := os.ReadFile(budgetFile)
+	if os.IsNotExist(err) {
+		return out
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		line = strings.TrimSpace(line)
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		i := strings.LastIndex(line, ": ")
+		if i < 0 {
+			t.Fatalf("%s: %q is not KEY: NUMBER reason", budgetFile, line)
+		}
+		num, reason, _ := strings.Cut(line[i+2:], " ")
+		n, err := strconv.Atoi(num)
+		if err != nil || strings.TrimSpace(reason) == "" {
+			t.Fatalf("%s: %q is not KEY: NUMBER reason", budgetFile, line)
+		}
+		out[line[:i]] = n
+	}
+	return out
+}
+
+// codeLines counts lines that hold code: not blank, not comment alone.
+func codeLines(s source) int {
+	comment := map[int]bool{}
+	for _, g := range s.file.Comments {
+		for l := s.fset.Position(g.Pos()).Line; l <= s.fset.Position(g.End()).Line; l++ {
+			comment[l] = true
+		}
+	}
+	n, line := 0, 0
+	for l := range bytes.Lines(s.text) {
+		line++
+		l = bytes.TrimSpace(l)
+		if len(l) > 0 && !(comment[line] && (bytes.HasPrefix(l, []byte("//")) || bytes.HasPrefix(l, []byte("/*")) || bytes.HasPrefix(l, []byte("*")))) {
+			n++
+		}
+	}
+	return n
+}
+
+func TestNoSleepInTests(t *testing.T) {
+	for _, s := range loadSources(t) {
+		if !s.test {
+			continue
+		}
+		ast.Inspect(s.file, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok {
+				return true
+			}
+			sel, ok := call.Fun.(*ast.SelectorExpr)
+			if !ok || sel.Sel.Name != "Sleep" {
+				return true
+			}
+			if id, ok := sel.X.(*ast.Ident); ok && id.Name == "time" && !inSynctest(s) {
+				t.Errorf("%s: time.Sleep in a test: wait on a fact", s.fset.Position(call.Pos()))
+			}
+			return true
+		})
+	}
+}
+
+// inSynctest lets a file sleep that runs its tests in a synctest bubble, where
+// sleeping moves the fake clock and takes no time.
+func inSynctest(s source) bool {
+	for _, im := range imports(s) {
+		if im == "testing/synctest" {
+			return true
+		}
+	}
+	return false
+}
+
+var (
+	mdPath    = regexp.MustCompile("`([A-Za-z0-9_./-]+/[A-Za-z0-9_.-]+\\.(?:go|md|proto|yaml|txt))`")
+	rfcAnchor = regexp.MustCompile(`RFC (\d{3,5})`)
+)
+
+func TestDocsNameWhatExists(t *testing.T) {
+	walkFiles(t, ".md", func(p string, text []byte) {
+		for _, m := range mdPath.FindAllSubmatch(text, -1) {
+			name := string(m[1])
+			if strings.HasPrefix(name, "/") || strings.Contains(name, "NNNN") {
+				continue
+			}
+			_, err1 := os.Stat(name)
+			_, err2 := os.Stat(filepath.Join(filepath.Dir(p), name))
+			if err1 != nil && err2 != nil {
+				t.Errorf("%s names %s, which does not exist", p, name)
+			}
+		}
+	})
+}
+
+func TestRFCIndex(t *testing.T) {
+	index, err := os.ReadFile("docs/rfc.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := map[string]bool{}
+	for _, m := range rfcAnchor.FindAllSubmatch(index, -1) {
+		known[string(m[1])] = true
+	}
+	missing := map[string][]string{}
+	for _, s := range loadSources(t) {
+		for _, m := range rfcAnchor.FindAllSubmatch(s.text, -1) {
+			if n := string(m[1]); !known[n] {
+				missing[n] = append(missing[n], s.path)
+			}
+		}
+	}
+	var nums []string
+	for n := range missing {
+		nums = append(nums, n)
+	}
+	sort.Strings(nums)
+	for _, n := range nums {
+		t.Errorf("RFC %s is named in %s and missing in docs/rfc.md", n, missing[n][0])
+	}
+}
+
+func walkFiles(t *testing.T, suffix string, visit func(p string, text []byte)) {
+	t.Helper()
+	err := filepath.WalkDir(".", func(p string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			if d != nil && d.IsDir() && p != "." && strings.HasPrefix(d.Name(), ".") {
+				return filepath.SkipDir
+			}
+			return err
+		}
+		if strings.HasSuffix(p, suffix) {
+			text, err := os.ReadFile(p)
+			if err != nil {
+				return err
+			}
+			visit(p, text)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(fmt.Errorf("walking the tree: %w", err))
+	}
+}
