@@ -124,11 +124,22 @@ func (r *Relay) Launch() error {
 // AwaitReady waits up to 30 s for /readyz to say 200, and no longer than the
 // process lives.
 func (r *Relay) AwaitReady(ctx context.Context) error {
+	return r.await(ctx, func(code int, _ string) bool { return code == http.StatusOK })
+}
+
+// AwaitUp waits like AwaitReady until the relay has started, whether it takes
+// mail or not.
+func (r *Relay) AwaitUp(ctx context.Context) error {
+	return r.await(ctx, func(code int, body string) bool { return code != 0 && !strings.Contains(body, "starting") })
+}
+
+// await waits for an answer of /readyz.
+func (r *Relay) await(ctx context.Context, fact func(code int, body string) bool) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	limit := time.After(30 * time.Second)
 	for {
-		if code, _ := r.Get("/readyz"); code == http.StatusOK {
+		if fact(r.Get("/readyz")) {
 			return nil
 		}
 		select {

@@ -87,6 +87,12 @@ func (b *books) restart(t testing.TB) {
 	if err := b.relay.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	b.reborn(t)
+}
+
+// reborn reads what only a new process tells.
+func (b *books) reborn(t testing.TB) {
+	t.Helper()
 	n, err := b.relay.Metric("clrelay_possible_duplicates_total")
 	if err != nil {
 		t.Fatal(err)
