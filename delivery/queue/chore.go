@@ -113,6 +113,13 @@ func (r *Runner) operate(j *job, ev *event) {
 	reason, failed := r.reason(j.Tag), len(j.Items)
 	defer func() { r.operated(j.Tag, len(j.Items), failed) }()
 	m := j.Items[0].Ref
+	if j.Op == sched.Withdraw {
+		for i := range ev.Results {
+			ev.Results[i].State = mail.StateDropped // from here: nothing is recorded
+		}
+		failed = 0
+		return
+	}
 	env, st, err := r.stored(j)
 	var damage *spool.DamageError
 	if errors.As(err, &damage) && j.Op == sched.Drop {

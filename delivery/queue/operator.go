@@ -247,16 +247,11 @@ func (r *Runner) Change(ctx context.Context, c Change) (Changed, error) {
 		}
 		sum = Changed{}
 	}
-	r.mu.Lock()
-	if r.stopping || r.sp == nil {
-		r.mu.Unlock()
-		return Changed{}, ErrStopping
+	tag, t, err := r.ticket(c.Op, c.Reason)
+	if err != nil {
+		return Changed{}, err
 	}
-	r.lastTag++
-	tag, t := r.lastTag, &ticket{op: c.Op, reason: c.Reason, signal: make(chan struct{}, 1)}
-	r.tickets[tag] = t
-	r.mu.Unlock()
-	err := r.walk(ctx, sel, false, func(p *picked) error {
+	err = r.walk(ctx, sel, false, func(p *picked) error {
 		sum.add(p)
 		ev := event{Kind: sched.Command, Op: c.Op, Msg: p.msg, Ref: p.m, Tag: tag}
 		for _, v := range p.rcpts {
@@ -274,12 +269,25 @@ func (r *Runner) Change(ctx context.Context, c Change) (Changed, error) {
 		}
 	}
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	delete(r.tickets, tag)
 	if c.Op != sched.Retry { // what ended meanwhile needs no further try
 		sum.Failed = sum.Recipients - int64(t.changed)
 	}
-	r.mu.Unlock()
 	return sum, err
+}
+
+// ticket begins to follow a command.
+func (r *Runner) ticket(op Op, reason string) (uint64, *ticket, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stopping || r.sp == nil {
+		return 0, nil, ErrStopping
+	}
+	r.lastTag++
+	t := &ticket{op: op, reason: reason, signal: make(chan struct{}, 1)}
+	r.tickets[r.lastTag] = t
+	return r.lastTag, t, nil
 }
 
 // add counts a picked message.

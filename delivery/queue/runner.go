@@ -86,29 +86,11 @@ func New(o Options) *Runner {
 	return r
 }
 
-// Start takes over what the spool recovered and begins to deliver. An error
-// is that of spool.Each.
+// Start takes over what of the spool's is this node's to deliver, and begins.
+// An error is that of spool.Each.
 func (r *Runner) Start(sp *spool.Spool) error {
 	r.sp = sp
-	var in intake
-	err := sp.Each(func(m *spool.Message, env *mail.Envelope, st []spool.RecipientState) {
-		in.fill(r, m, env)
-		kept := in.rcpts[:0]
-		for i := range in.rcpts {
-			rc := in.rcpts[i]
-			if rc.State = st[i].State; rc.State.Final() {
-				continue
-			}
-			rc.Attempts = st[i].Attempts
-			if !st[i].Next.IsZero() {
-				rc.Next = r.clock.toSched(st[i].Next)
-			}
-			kept = append(kept, rc)
-		}
-		in.ev.Recipients = kept
-		r.step(&in.ev, nil)
-	})
-	if err != nil {
+	if err := sp.Each(r.Resume); err != nil {
 		return fmt.Errorf("queue: loading: %w", err)
 	}
 	r.step(&event{Kind: sched.Run}, nil)
@@ -122,6 +104,29 @@ func (r *Runner) Enqueue(m *spool.Message, env *mail.Envelope) {
 	in.fill(r, m, env)
 	in.ev.Recipients = in.rcpts
 	r.step(&in.ev, env)
+	in.ev.Ref = nil
+	r.events.Put(in)
+}
+
+// Resume takes a message that the spool has had for longer, with its
+// recipients where they stand; env is read during the call alone.
+func (r *Runner) Resume(m *spool.Message, env *mail.Envelope, st []spool.RecipientState) {
+	in := r.events.Get().(*intake)
+	in.fill(r, m, env)
+	kept := in.rcpts[:0]
+	for i := range in.rcpts {
+		rc := in.rcpts[i]
+		if rc.State = st[i].State; rc.State.Final() {
+			continue
+		}
+		rc.Attempts = st[i].Attempts
+		if !st[i].Next.IsZero() {
+			rc.Next = r.clock.toSched(st[i].Next)
+		}
+		kept = append(kept, rc)
+	}
+	in.ev.Recipients = kept
+	r.step(&in.ev, nil)
 	in.ev.Ref = nil
 	r.events.Put(in)
 }

@@ -77,13 +77,14 @@ type Result struct {
 // Op is an operator's word.
 type Op uint8
 
-// The operator's words.
+// The operator's words, and one of the cluster's.
 const (
-	Retry   Op = iota // a deferred recipient becomes ready now
-	Hold              // it is kept until released
-	Release           // a held recipient becomes ready now
-	Drop              // it ends without a word to anybody
-	Bounce            // it ends, and its sender is told
+	Retry    Op = iota // a deferred recipient becomes ready now
+	Hold               // it is kept until released
+	Release            // a held recipient becomes ready now
+	Drop               // it ends without a word to anybody
+	Bounce             // it ends, and its sender is told
+	Withdraw           // it leaves this scheduler: another node's does it from now on
 )
 
 // ActionKind says what is to be done.
