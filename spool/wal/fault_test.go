@@ -193,9 +193,10 @@ func TestDiskFull(t *testing.T) {
 		if !errors.Is(err, wal.ErrNoSpace) || len(x.fatal) > 0 {
 			t.Fatalf("full: %v", err)
 		}
-		// Results still find room: half a file at least, here a whole one.
+		// Results still find room: half a file at least, also when each is a
+		// write of its own with a mark in front.
 		n := 0
-		for ; n < 120; n++ {
+		for ; n < 60; n++ {
 			c, err := l.AppendReserved(record(uint64(1000+n), kindMeta, 80))
 			if err != nil {
 				t.Fatalf("result %d: %v", n, err)
