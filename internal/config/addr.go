@@ -245,6 +245,33 @@ func (h *Host) Parse(text string) error {
 // Kind names the type.
 func (*Host) Kind() string { return "host:port" }
 
+// Address is the IP address, without brackets, or the domain of a machine,
+// without a port.
+type Address string
+
+// Parse reads what stands in a file.
+func (a *Address) Parse(text string) error {
+	if ip, err := netip.ParseAddr(strings.Trim(text, "[]")); err == nil {
+		if ip.IsUnspecified() {
+			return fmt.Errorf("%q stands for all addresses of the machine, and one that others reach is wanted", text)
+		}
+		*a = Address(ip.Unmap().String())
+		return nil
+	}
+	if host, port, err := net.SplitHostPort(text); err == nil {
+		return fmt.Errorf("%q: leave the port %s out, %q", text, port, host)
+	}
+	name, err := domainName(text)
+	if err != nil {
+		return err
+	}
+	*a = Address(name)
+	return nil
+}
+
+// Kind names the type.
+func (*Address) Kind() string { return "address or name" }
+
 // splitHost takes "name", "name:port", "192.0.2.1", "[2001:db8::1]:25".
 func splitHost(text string) (name string, port uint16, err error) {
 	if i := strings.Index(text, "://"); i >= 0 {

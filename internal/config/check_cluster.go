@@ -21,14 +21,47 @@ func (s check) cluster(c *Cluster) {
 	s.checkDomains(c)
 	s.checkRoutes(c.Routes)
 	s.checkQueue(c.Queue)
-	if c.Spool.Copies > 1 {
-		s.Bad("spool.copies", "%d copies need as many machines, and node.yaml has no cluster section, which is not in this version yet: write 1 or leave it out", c.Spool.Copies)
-	}
+	s.checkFailover(c.Failover)
 	if pem := s.readable("deliver.ca_file", c.Deliver.CAFile, false); pem != nil && !x509.NewCertPool().AppendCertsFromPEM(pem) {
 		s.Bad("deliver.ca_file", "%s holds no certificate in PEM form", c.Deliver.CAFile)
 	}
 	if s.Has("dns.servers") && len(c.DNS.Servers) == 0 && s.Fine("dns.servers") {
 		s.Bad("dns.servers", "is empty: leave it out to use the system's resolvers")
+	}
+}
+
+// Copies of a message where cluster.yaml says nothing.
+const (
+	copiesAlone   = 1
+	copiesCluster = 2
+)
+
+// copies holds spool.copies against the node and completes it. Where nothing
+// is known of the node, it stays as it is in the file.
+func (s check) copies(c *Cluster, n *Node) {
+	switch {
+	case n == nil:
+	case n.Cluster != nil && !s.Has("spool.copies"):
+		c.Spool.Copies = copiesCluster
+	case n.Cluster == nil && !s.Has("spool.copies"):
+		c.Spool.Copies = copiesAlone
+	case n.Cluster == nil && c.Spool.Copies > copiesAlone:
+		s.Bad("spool.copies", "%d copies need as many machines, and node.yaml has no cluster section: write 1 or leave it out", c.Spool.Copies)
+	case n.Cluster != nil && c.Spool.Copies == copiesAlone:
+		s.Warn("spool.copies", "with 1 copy each message is on one machine alone: when its disk is lost, so is the mail")
+	}
+}
+
+// checkFailover holds the waits against each other: nothing is done about a
+// node before it may be taken over.
+func (s check) checkFailover(f Failover) {
+	for _, w := range []struct {
+		key  string
+		wait Duration
+	}{{"failover.rereplicate_after", f.RereplicateAfter}, {"failover.unclean_after", f.UncleanAfter}} {
+		if w.wait != 0 && w.wait < f.Lease && s.Fine(w.key) && s.Fine("failover.lease") {
+			s.Bad(w.key, "%v is less than lease, %v, before which nobody knows that a node is gone", w.wait, f.Lease)
+		}
 	}
 }
 

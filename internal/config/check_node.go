@@ -27,6 +27,9 @@ func (s check) node(n *Node) {
 		s.checkListener(key, l)
 		s.checkAddress(key+".listen", l.Listen, taken)
 	}
+	if n.Cluster != nil {
+		s.membership(n, taken)
+	}
 	s.checkAddress("http", n.HTTP, taken)
 	s.checkAddress("lb_agent", n.LBAgent, taken)
 	if n.DataDir == "/" {

@@ -19,6 +19,8 @@ type Cluster struct {
 	Routes []Route `key:"routes" default:"[{match: {}, action: {mx: true}}]"`
 	// The store of accepted mail.
 	Spool Spool `key:"spool"`
+	// How long a cluster waits before it acts on the loss of a node.
+	Failover Failover `key:"failover"`
 	// When delivery is tried again, and when it is given up.
 	Queue Queue `key:"queue"`
 	// How mail is handed on.
@@ -73,6 +75,14 @@ type Receive struct {
 	// Least octets a second, on average, at which a message must come in after
 	// its first minute.
 	MinRate Size `key:"min_rate" default:"256" min:"1" max:"1GB"`
+	// Messages of one connection, taken or refused, after which its client is
+	// told to connect anew (421 4.3.2), so that long-lived connections spread over
+	// the nodes again. A transaction is never cut.
+	MaxMessagesPerConnection int `key:"max_messages_per_connection" default:"1000" off:"unlimited" min:"1" max:"1000000000"`
+	// Age at which a connection is ended in the same way, after the transaction
+	// it is in. Up to a fifth of it is taken off at random, so that clients that
+	// came together do not leave together.
+	MaxConnectionAge Duration `key:"max_connection_age" default:"10m" off:"unlimited" min:"1s" max:"7d"`
 	// How long a silent client is waited for.
 	Timeouts Timeouts `key:"timeouts"`
 }
@@ -143,11 +153,29 @@ type Auth struct {
 
 // Spool is the store of accepted mail.
 type Spool struct {
-	// On how many machines a message is stored before it is answered 250. One
-	// machine keeps 1.
-	Copies int `key:"copies" default:"1" min:"1" max:"7" restart:"yes"`
+	// On how many machines a message is stored before it is answered 250. More
+	// than 1 needs the cluster section in node.yaml. A change is for new messages
+	// at once; those in the queue are copied.
+	Copies int `key:"copies" derived:"1, or 2 with a cluster section in node.yaml" min:"1" max:"7" example:"2"`
 	// Disk space that stays free: below it no mail is taken (452).
 	Reserve Size `key:"reserve" derived:"2 % of the disk, at most 1GiB" restart:"yes" example:"1GiB"`
+}
+
+// Failover says how long a cluster waits before it acts on the loss of a node.
+// A relay that runs alone has no use for it.
+type Failover struct {
+	// How long a node must be silent before another takes over what it had to
+	// deliver. A node that does not hear from the cluster for four fifths of it
+	// stops taking and delivering mail. Shorter means sooner, and more false
+	// alarms: an election of the cluster's leader must fit in.
+	Lease Duration `key:"lease" default:"5s" min:"2s" max:"1m"`
+	// How long a node must be gone before the copies it held are made anew on
+	// other nodes. A lost disk, or clrelay node remove, does not wait.
+	RereplicateAfter Duration `key:"rereplicate_after" default:"1m" off:"never" min:"2s" max:"7d"`
+	// How long a node must be gone before its mail is delivered from a copy that
+	// may not know of the last deliveries, where no other copy is in reach.
+	// Nothing is lost by it, but mail may arrive twice, which is counted.
+	UncleanAfter Duration `key:"unclean_after" default:"10m" off:"never" min:"2s" max:"90d"`
 }
 
 // Queue says when delivery is tried again, and when it is given up.

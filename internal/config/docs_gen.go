@@ -17,6 +17,8 @@ func comment(field string) string {
 		return "Where mail goes. The first route that matches the recipient's domain is taken; a recipient that none matches bounces."
 	case "Cluster.Spool":
 		return "The store of accepted mail."
+	case "Cluster.Failover":
+		return "How long a cluster waits before it acts on the loss of a node."
 	case "Cluster.Queue":
 		return "When delivery is tried again, and when it is given up."
 	case "Cluster.Deliver":
@@ -51,6 +53,10 @@ func comment(field string) string {
 		return "Commands without a message between them before a session is closed."
 	case "Receive.MinRate":
 		return "Least octets a second, on average, at which a message must come in after its first minute."
+	case "Receive.MaxMessagesPerConnection":
+		return "Messages of one connection, taken or refused, after which its client is told to connect anew (421 4.3.2), so that long-lived connections spread over the nodes again. A transaction is never cut."
+	case "Receive.MaxConnectionAge":
+		return "Age at which a connection is ended in the same way, after the transaction it is in. Up to a fifth of it is taken off at random, so that clients that came together do not leave together."
 	case "Receive.Timeouts":
 		return "How long a silent client is waited for."
 	case "Timeouts.Handshake":
@@ -84,9 +90,15 @@ func comment(field string) string {
 	case "Auth.PasswordFile":
 		return "File whose first line is the password. It is read at every login, so a new password needs no reload. Keep it readable for the relay alone."
 	case "Spool.Copies":
-		return "On how many machines a message is stored before it is answered 250. One machine keeps 1."
+		return "On how many machines a message is stored before it is answered 250. More than 1 needs the cluster section in node.yaml. A change is for new messages at once; those in the queue are copied."
 	case "Spool.Reserve":
 		return "Disk space that stays free: below it no mail is taken (452)."
+	case "Failover.Lease":
+		return "How long a node must be silent before another takes over what it had to deliver. A node that does not hear from the cluster for four fifths of it stops taking and delivering mail. Shorter means sooner, and more false alarms: an election of the cluster's leader must fit in."
+	case "Failover.RereplicateAfter":
+		return "How long a node must be gone before the copies it held are made anew on other nodes. A lost disk, or clrelay node remove, does not wait."
+	case "Failover.UncleanAfter":
+		return "How long a node must be gone before its mail is delivered from a copy that may not know of the last deliveries, where no other copy is in reach. Nothing is lost by it, but mail may arrive twice, which is counted."
 	case "Queue.Retry":
 		return "Waiting times between attempts. The last repeats until expire. Each is made up to 10 % longer at random."
 	case "Queue.Expire":
@@ -114,17 +126,29 @@ func comment(field string) string {
 	case "Node.SMTP":
 		return "Where mail is taken: one entry for each address, at least one."
 	case "Node.Cluster":
-		return "Membership of a cluster."
+		return "Membership of a cluster. Left out, the relay runs alone."
 	case "Node.TLSDir":
-		return "Folder of the cluster's certificates: ca.crt, node.crt, node.key. Nothing reads it as long as there is no cluster section."
+		return "Folder of the cluster's certificates: ca.crt, node.crt, node.key, as clrelay cert makes them. Nothing reads it without a cluster section."
 	case "Node.HTTP":
-		return "Address of the HTTP server for /metrics, /livez, /readyz and /lb. It has neither passwords nor TLS: keep it off public addresses."
+		return "Address of the HTTP server for /metrics, /livez, /readyz and /lb. It has neither passwords nor TLS: keep it off public addresses. A load balancer on another machine must reach it."
 	case "Node.LBAgent":
-		return "Address for HAProxy's agent-check."
+		return "Address for HAProxy's agent-check, which HAProxy must reach. It tells strangers how busy the relay is: keep it off public addresses, too."
 	case "Node.ClusterConfig":
-		return "The other file. It is read at every start and on SIGHUP, where a file with errors is reported and changes nothing."
+		return "The other file. A relay that runs alone reads it at every start and on SIGHUP, where a file with errors is reported and changes nothing. A cluster reads it once, when it is founded; from then on clrelay config apply changes the settings of all nodes."
 	case "Node.Log":
 		return "How the log is written."
+	case "Membership.Listen":
+		return "Address and port for the other nodes and for the admin commands: what is decided, copies of messages, questions. Mutual TLS."
+	case "Membership.Gossip":
+		return "Address and port at which the nodes tell each other who is there. Mutual TLS."
+	case "Membership.Advertise":
+		return "Address or name at which the other nodes reach this one, without a port: the ports are those of listen and gossip. It must be there when one of them stands for all addresses of the machine."
+	case "Membership.Join":
+		return "Gossip addresses of some nodes of the cluster, port 7526 unless one is given. One that answers is enough. The list may be the same on all nodes: a node skips itself."
+	case "Membership.BootstrapExpect":
+		return "How many nodes found a new cluster: 1, 3 or 5, the same number on each of them. They wait for each other. Left out, the node founds none and joins one that is there."
+	case "Membership.Zone":
+		return "What is likely to fail as a whole, such as a rack or a building. The copies of a message are put into different zones where there are any."
 	case "Listener.Listen":
 		return "Address and port: \":25\" for all addresses of the machine, \"127.0.0.1:2525\", \"[::1]:25\". Port 0 picks a free one."
 	case "Listener.Mode":

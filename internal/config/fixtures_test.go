@@ -8,6 +8,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"math/big"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -36,9 +37,19 @@ func fixtures(t testing.TB) string {
 		"smarthost.pass": {"secret\n", 0o600},
 		"open.pass":      {"secret\n", 0o644},
 		"empty.pass":     {"\nsecret\n", 0o600},
+		"tls/ca.crt":     {cert, 0o644},
+		"tls/node.crt":   {cert, 0o644},
+		"tls/node.key":   {key, 0o600},
+		"bad/ca.crt":     {"garbage\n", 0o644},
+		"bad/node.crt":   {cert, 0o644},
+		"bad/node.key":   {other, 0o644},
+		"some/ca.crt":    {cert, 0o644},
 		"huge.pass":      {strings.Repeat("x", strict.MaxFileSize+1), 0o600},
 	} {
 		p := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+			t.Fatal(err)
+		}
 		if err := os.WriteFile(p, []byte(f.text), f.mode); err != nil {
 			t.Fatal(err)
 		}
@@ -58,6 +69,7 @@ func keyPair(t testing.TB) (cert, key string) {
 	tmpl := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "mx1.example.edu"},
 		NotBefore: time.Unix(0, 0), NotAfter: time.Unix(1<<33, 0), DNSNames: []string{"mx1.example.edu"},
+		URIs: []*url.URL{{Scheme: "clrelay", Host: "node", Path: "/mx1"}},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &priv.PublicKey, priv)
 	if err != nil {

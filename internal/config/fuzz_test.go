@@ -13,7 +13,7 @@ import (
 // file.
 func FuzzConfig(f *testing.F) {
 	for _, s := range []string{
-		"", "node: mx1\nsmtp: [{listen: \":25\"}]\n", Example("node.yaml"), Example("cluster.yaml"),
+		"", "node: mx1\nsmtp: [{listen: \":25\"}]\n", "node: a\nsmtp: [{listen: \":25\"}]\ncluster: {listen: \":1\", gossip: \"[::]:0\", join: [a, b:1], bootstrap_expect: 2, advertise: x}\n", Example("node.yaml"), Example("cluster.yaml"),
 		"a: &a [*a]\nb: {<<: *a}", "routes: [{match: {}, action: {smarthost: [::1]}}]", "senders:\n- {name: x, networks: [2001:db8:: ]}",
 		"? [a]\n: b", "receive: {max_size: 1\t}", "\uFEFFnode:\r\n  x", "---\n--- a", "queue: {retry: [1m,\n", "x: !!binary aaa=", "\"\\x", "%YAML 1.1\n---\n",
 	} {
@@ -22,8 +22,8 @@ func FuzzConfig(f *testing.F) {
 	dir := f.TempDir()
 	f.Fuzz(func(t *testing.T, text string) {
 		for _, load := range []func(*strict.File) error{
-			func(f *strict.File) error { _, err := readNode(f); return err },
-			func(f *strict.File) error { _, err := readCluster(f); return err },
+			func(f *strict.File) error { _, err := readNode(check{f, true}); return err },
+			func(f *strict.File) error { _, err := readCluster(check{f, true}, nil); return err },
 		} {
 			s := strict.Parse("f", dir, []byte(text))
 			isNode(s, "f")
@@ -47,7 +47,7 @@ func FuzzConfig(f *testing.F) {
 
 // FuzzValues: what a value prints as is read as the same value.
 func FuzzValues(f *testing.F) {
-	for _, s := range []string{"1h30m", "5d", "50MiB", "10MB", ":25", "[::1]:25", "10.0.0.0/8", "::ffff:1.2.3.4/120", "*.example.edu", "mail.example.edu:25", "[2001:db8::1]:465", "127.0.0.1", "a@b.example", "bücher.example"} {
+	for _, s := range []string{"1h30m", "5d", "50MiB", "10MB", ":25", "[::1]:25", "10.0.0.0/8", "::ffff:1.2.3.4/120", "*.example.edu", "mail.example.edu:25", "[2001:db8::1]:465", "127.0.0.1", "a@b.example", "bücher.example", "mx1", "::1", "fe80::1%eth0"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
@@ -57,6 +57,7 @@ func FuzzValues(f *testing.F) {
 			l, l2 Listen
 			n, n2 Network
 			p, p2 Pattern
+			a, a2 Address
 			h, h2 Host
 			s, s2 Server
 		)
@@ -73,6 +74,7 @@ func FuzzValues(f *testing.F) {
 		again("listen", l.Parse(text), l2.Parse, func() string { return l.String() }, func() bool { return l == l2 })
 		again("network", n.Parse(text), n2.Parse, func() string { return n.String() }, func() bool { return n == n2 })
 		again("pattern", p.Parse(text), p2.Parse, func() string { return string(p) }, func() bool { return p == p2 })
+		again("address", a.Parse(text), a2.Parse, func() string { return string(a) }, func() bool { return a == a2 })
 		again("host", h.Parse(text), h2.Parse, func() string {
 			if h.Port == 0 {
 				return strings.TrimSuffix(h.String(), ":0")

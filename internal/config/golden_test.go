@@ -56,12 +56,12 @@ func say(file, dir, text string) string {
 	var err error
 	if file == "node.yaml" {
 		var n *Node
-		if n, err = readNode(f); err == nil {
+		if n, err = readNode(check{f, true}); err == nil {
 			warnings = n.Warnings
 		}
 	} else {
 		var c *Cluster
-		if c, err = readCluster(f); err == nil {
+		if c, err = readCluster(check{f, true}, nil); err == nil {
 			warnings = c.Warnings
 		}
 	}

@@ -19,9 +19,16 @@ type Error = strict.Error
 // when the file is wrong.
 type Errors = strict.Errors
 
+// clustersRun says whether this version can run more than one machine. While it
+// cannot, a cluster section is an error.
+const clustersRun = false
+
 // check is a file whose form was read; its methods check what the settings
 // mean together.
-type check struct{ *strict.File }
+type check struct {
+	*strict.File
+	clusters bool // a cluster section is allowed
+}
 
 // LoadNode reads node.yaml. The error is Errors when the file is wrong, and
 // something else when it cannot be read.
@@ -30,15 +37,15 @@ func LoadNode(path string) (*Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("config: %w", err)
 	}
-	return readNode(f)
+	return readNode(check{f, clustersRun})
 }
 
-func readNode(f *strict.File) (*Node, error) {
+func readNode(f check) (*Node, error) {
 	n := &Node{}
 	node, cluster := docs()
 	f.Fill(n, node, cluster)
 	if f.Parsed() {
-		check{f}.node(n)
+		f.node(n)
 	}
 	if errs := f.Errors(); len(errs) > 0 {
 		return nil, errs
@@ -49,21 +56,32 @@ func readNode(f *strict.File) (*Node, error) {
 
 // LoadCluster reads cluster.yaml. The error is Errors when the file is wrong,
 // and something else when it cannot be read. An empty file is right: it lets
-// nobody relay and has no domains.
+// nobody relay and has no domains. Where it does not give spool.copies, that
+// is 0: the default depends on the node.
 func LoadCluster(path string) (*Cluster, error) {
 	f, err := strict.Read(path)
 	if err != nil {
 		return nil, fmt.Errorf("config: %w", err)
 	}
-	return readCluster(f)
+	return readCluster(check{f, clustersRun}, nil)
 }
 
-func readCluster(f *strict.File) (*Cluster, error) {
+// ParseCluster reads the text of a cluster.yaml that n is to run with, as it
+// comes to a node from its cluster. name is for messages; paths in it start at
+// the folder of n's cluster_config. The error is Errors.
+func ParseCluster(name string, text []byte, n *Node) (*Cluster, error) {
+	dir := filepath.Dir(string(n.ClusterConfig))
+	return readCluster(check{strict.Parse(name, dir, text), clustersRun}, n)
+}
+
+// readCluster reads cluster.yaml for the node n, or for any when it is nil.
+func readCluster(f check, n *Node) (*Cluster, error) {
 	c := &Cluster{}
 	node, cluster := docs()
 	f.Fill(c, cluster, node)
 	if f.Parsed() {
-		check{f}.cluster(c)
+		f.cluster(c)
+		f.copies(c, n)
 	}
 	if errs := f.Errors(); len(errs) > 0 {
 		return nil, errs
@@ -74,17 +92,19 @@ func readCluster(f *strict.File) (*Cluster, error) {
 
 // Load reads node.yaml and the file that its cluster_config names. The error
 // is Errors when one of them is wrong or the latter cannot be read, and
-// something else when node.yaml cannot be read.
+// something else when node.yaml cannot be read. A node of a cluster may go
+// without the latter: it has the settings from the others, or founds the
+// cluster with the defaults.
 func Load(path string) (*Node, *Cluster, error) {
 	f, err := strict.Read(path)
 	if err != nil {
 		return nil, nil, fmt.Errorf("config: %w", err)
 	}
-	n, err := readNode(f)
+	n, err := readNode(check{f, clustersRun})
 	if err != nil {
 		return nil, nil, err
 	}
-	c, err := readNamed(f, n)
+	c, err := readNamed(check{f, clustersRun}, n)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -93,16 +113,20 @@ func Load(path string) (*Node, *Cluster, error) {
 
 // readNamed reads the file that cluster_config of n names. One that cannot be
 // read is an error of f.
-func readNamed(f *strict.File, n *Node) (*Cluster, error) {
-	c, err := LoadCluster(string(n.ClusterConfig))
+func readNamed(f check, n *Node) (*Cluster, error) {
+	named, err := strict.Read(string(n.ClusterConfig))
 	var pe *fs.PathError
 	switch {
+	case err == nil:
+		return readCluster(check{named, f.clusters}, n)
+	case errors.Is(err, fs.ErrNotExist) && n.Cluster != nil:
+		return readCluster(check{strict.Parse(string(n.ClusterConfig), "/", nil), f.clusters}, n)
 	case errors.Is(err, fs.ErrNotExist):
 		f.Bad("cluster_config", "there is no file %s", n.ClusterConfig)
 	case errors.As(err, &pe):
 		f.Bad("cluster_config", "%s cannot be read: %v", n.ClusterConfig, pe.Err)
 	default:
-		return c, err
+		return nil, fmt.Errorf("config: %s: %w", n.ClusterConfig, err)
 	}
 	return nil, f.Errors()
 }
@@ -117,12 +141,13 @@ type Report struct {
 // With node.yaml it checks the file that cluster_config names, too, so that
 // what passes here starts. The error is as with LoadNode and LoadCluster.
 func Validate(path string) (Report, error) {
-	f, err := strict.Read(path)
+	read, err := strict.Read(path)
 	if err != nil {
 		return Report{}, fmt.Errorf("config: %w", err)
 	}
-	if !isNode(f, path) {
-		c, err := readCluster(f)
+	f := check{read, clustersRun}
+	if !isNode(read, path) {
+		c, err := readCluster(f, nil)
 		if err != nil {
 			return Report{}, err
 		}
@@ -172,6 +197,11 @@ func (s check) readable(key string, path Path, secret bool) []byte {
 	if path == "" || !s.Fine(key) {
 		return nil
 	}
+	return s.read(key, path, secret)
+}
+
+// read is readable for a key that names several files.
+func (s check) read(key string, path Path, secret bool) []byte {
 	fi, err := os.Stat(string(path))
 	var text []byte
 	if err == nil && fi.Mode().IsRegular() && fi.Size() <= strict.MaxFileSize {

@@ -1,6 +1,11 @@
 package config
 
-import "github.com/clrelay/clrelay/internal/config/strict"
+import (
+	"net"
+	"strconv"
+
+	"github.com/clrelay/clrelay/internal/config/strict"
+)
 
 // Node is node.yaml: what differs from machine to machine.
 type Node struct {
@@ -15,18 +20,22 @@ type Node struct {
 	DataDir Path `key:"data_dir" default:"/var/lib/clrelay" restart:"yes"`
 	// Where mail is taken: one entry for each address, at least one.
 	SMTP []Listener `key:"smtp" required:"yes" restart:"yes" example:"[{listen: \":25\"}]"`
-	// Membership of a cluster.
-	Cluster strict.Later `key:"cluster" later:"this version runs on one machine and keeps one copy of each message, on its disk; leave the section out"`
-	// Folder of the cluster's certificates: ca.crt, node.crt, node.key.
-	// Nothing reads it as long as there is no cluster section.
+	// Membership of a cluster. Left out, the relay runs alone.
+	Cluster *Membership `key:"cluster" restart:"yes"`
+	// Folder of the cluster's certificates: ca.crt, node.crt, node.key, as
+	// clrelay cert makes them. Nothing reads it without a cluster section.
 	TLSDir Path `key:"tls_dir" default:"/etc/clrelay/tls" restart:"yes"`
 	// Address of the HTTP server for /metrics, /livez, /readyz and /lb. It has
-	// neither passwords nor TLS: keep it off public addresses.
+	// neither passwords nor TLS: keep it off public addresses. A load balancer on
+	// another machine must reach it.
 	HTTP Listen `key:"http" default:"127.0.0.1:7580" off:"none" restart:"yes"`
-	// Address for HAProxy's agent-check.
+	// Address for HAProxy's agent-check, which HAProxy must reach. It tells
+	// strangers how busy the relay is: keep it off public addresses, too.
 	LBAgent Listen `key:"lb_agent" default:"none" off:"none" restart:"yes" example:"127.0.0.1:7581"`
-	// The other file. It is read at every start and on SIGHUP, where a file
-	// with errors is reported and changes nothing.
+	// The other file. A relay that runs alone reads it at every start and on
+	// SIGHUP, where a file with errors is reported and changes nothing. A cluster
+	// reads it once, when it is founded; from then on clrelay config apply
+	// changes the settings of all nodes.
 	ClusterConfig Path `key:"cluster_config" default:"cluster.yaml"`
 	// How the log is written.
 	Log Log `key:"log"`
@@ -36,6 +45,44 @@ type Node struct {
 	HTTPSet bool
 	// Warnings are what is allowed and yet likely wrong.
 	Warnings strict.Errors
+}
+
+// Membership says how a node finds the others of its cluster and is found.
+type Membership struct {
+	// Address and port for the other nodes and for the admin commands: what is
+	// decided, copies of messages, questions. Mutual TLS.
+	Listen Listen `key:"listen" required:"yes" restart:"yes" example:"10.0.0.1:7525"`
+	// Address and port at which the nodes tell each other who is there. Mutual
+	// TLS.
+	Gossip Listen `key:"gossip" required:"yes" restart:"yes" example:"10.0.0.1:7526"`
+	// Address or name at which the other nodes reach this one, without a port:
+	// the ports are those of listen and gossip. It must be there when one of them
+	// stands for all addresses of the machine.
+	Advertise Address `key:"advertise" derived:"the addresses of listen and gossip" restart:"yes" example:"mx1.internal"`
+	// Gossip addresses of some nodes of the cluster, port 7526 unless one is
+	// given. One that answers is enough. The list may be the same on all nodes:
+	// a node skips itself.
+	Join []Host `key:"join" restart:"yes" example:"[10.0.0.1, 10.0.0.2, 10.0.0.3]"`
+	// How many nodes found a new cluster: 1, 3 or 5, the same number on each of
+	// them. They wait for each other. Left out, the node founds none and joins
+	// one that is there.
+	BootstrapExpect int `key:"bootstrap_expect" derived:"the node founds no cluster" restart:"yes" example:"3"`
+	// What is likely to fail as a whole, such as a rack or a building. The copies
+	// of a message are put into different zones where there are any.
+	Zone Name `key:"zone" derived:"none" restart:"yes" example:"a"`
+}
+
+// Address is host:port at which other nodes reach Listen.
+func (m *Membership) Address() string { return m.reach(m.Listen) }
+
+// GossipAddress is host:port at which other nodes reach Gossip.
+func (m *Membership) GossipAddress() string { return m.reach(m.Gossip) }
+
+func (m *Membership) reach(l Listen) string {
+	if m.Advertise == "" {
+		return l.String()
+	}
+	return net.JoinHostPort(string(m.Advertise), strconv.Itoa(int(l.Port)))
 }
 
 // Modes of a listener.
