@@ -40,6 +40,8 @@ type Options struct {
 	Wrap []string
 	// Env is added to the environment.
 	Env []string
+	// Name is the node's; empty: test.
+	Name string
 }
 
 // Relay is a relay's process, or the place where one was.
@@ -72,8 +74,12 @@ func New(o Options) (*Relay, error) {
 	if o.Listener != "" {
 		listener = ", " + o.Listener
 	}
-	node := fmt.Sprintf("node: test\nhostname: relay.test\ndata_dir: %s\nsmtp:\n  - {listen: %q, mode: relay%s}\nhttp: %s\ncluster_config: cluster.yaml\n%s",
-		r.Data, r.SMTP, listener, r.HTTP, o.Node)
+	name := o.Name
+	if name == "" {
+		name = "test"
+	}
+	node := fmt.Sprintf("node: %s\nhostname: relay.test\ndata_dir: %s\nsmtp:\n  - {listen: %q, mode: relay%s}\nhttp: %s\ncluster_config: cluster.yaml\n%s",
+		name, r.Data, r.SMTP, listener, r.HTTP, o.Node)
 	if err := os.WriteFile(r.Config(), []byte(node), 0o644); err != nil {
 		return nil, err
 	}
