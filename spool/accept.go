@@ -67,7 +67,6 @@ type intake struct {
 	length int64   // of it on the disk
 	size   uint64
 	crc    uint32
-	acks   []func() error // of the other copies
 }
 
 // run takes the content and commits it.
@@ -178,9 +177,6 @@ func (in *intake) append(n int, last bool) (*wal.Commit, error) {
 		in.commit = c.Pos(len(recs) - 1)
 	}
 	s.wrote(c)
-	if r := s.opts.Replicator; r != nil {
-		in.acks = append(in.acks, r.Replicate(recs))
-	}
 	return c, nil
 }
 
@@ -207,12 +203,6 @@ func (in *intake) finish(n int) (*Message, error) {
 	}
 	if err := in.wait(c.WaitDurable); err != nil {
 		return nil, refusal(err)
-	}
-	for _, ack := range in.acks {
-		if err := ack(); err != nil {
-			in.abort("not copied", in.commit)
-			return nil, refusal(fmt.Errorf("spool: copying message %s: %w", in.env.ID, err))
-		}
 	}
 	m := state.NewMessage(in.env, &state.Arrival{
 		Segment: in.g, First: in.first, Size: in.size, Chunks: in.chunks, Commit: in.commit, CommitSize: in.length,

@@ -101,13 +101,16 @@ func (s *Spool) place(pos wal.Pos) string {
 	return fmt.Sprintf("%s: log file %d, offset %d", datadir.LogDir(s.opts.Dir), pos.File(), pos.Offset())
 }
 
-// Each visits the messages that Open found, in the order of the log, which is
-// that of arrival but for messages that compaction has moved. It has to be
-// called once, whatever was found: space is reclaimed only from then on.
+// Visit is told an unfinished message.
 //
 // env is valid during the call alone, and so are its slices; whoever keeps a
 // text of it clones it, because all texts of an envelope share memory.
-func (s *Spool) Each(visit func(m *Message, env *mail.Envelope, states []RecipientState)) error {
+type Visit func(m *Message, env *mail.Envelope, states []RecipientState)
+
+// Each visits the messages that Open found, in the order of the log, which is
+// that of arrival but for messages that compaction has moved. It has to be
+// called once, whatever was found: space is reclaimed only from then on.
+func (s *Spool) Each(visit Visit) error {
 	if s.readOnly {
 		return s.eachOneByOne(visit)
 	}
@@ -126,7 +129,7 @@ func (s *Spool) Each(visit func(m *Message, env *mail.Envelope, states []Recipie
 	return nil
 }
 
-func (s *Spool) each(visit func(m *Message, env *mail.Envelope, states []RecipientState)) error {
+func (s *Spool) each(visit Visit) error {
 	var c record.Commit
 	var env mail.Envelope
 	var at []state.Standing
@@ -166,7 +169,7 @@ func (s *Spool) each(visit func(m *Message, env *mail.Envelope, states []Recipie
 
 // eachOneByOne is Each for a spool that is only looked at: its last log file
 // may not be complete, and what counts is to get at everything.
-func (s *Spool) eachOneByOne(visit func(m *Message, env *mail.Envelope, states []RecipientState)) error {
+func (s *Spool) eachOneByOne(visit Visit) error {
 	for _, m := range s.state.All() {
 		env, err := s.Envelope(m)
 		if err != nil {

@@ -159,52 +159,6 @@ func TestDirectoryIsPrivate(t *testing.T) {
 	closeSpool(t, s)
 }
 
-// copies is a Replicator whose answers the test gives.
-type copies struct {
-	records chan int
-	answer  chan error
-}
-
-func (c *copies) Replicate(recs []wal.Record) func() error {
-	c.records <- len(recs)
-	return func() error { return <-c.answer }
-}
-
-// TestReplicator: Accept ends when every copy has the message; if one fails,
-// the client hears 451 and the message is void, after a restart, too.
-func TestReplicator(t *testing.T) {
-	mem := vfs.NewMem()
-	rep := &copies{records: make(chan int, 100), answer: make(chan error)}
-	o := options(mem)
-	o.Replicator = rep
-	s, _ := open(t, o)
-	for _, want := range []error{nil, errors.New("member is gone")} {
-		done := make(chan error)
-		go func() {
-			_, err := s.Accept(context.Background(), envelope(1), bytes.NewReader(content(1, 5000)))
-			done <- err
-		}()
-		if n := <-rep.records; n != 2 {
-			t.Errorf("%d records, want chunk and commit", n)
-		}
-		if st := s.Stats(); st.Accepted > 1 || want == nil && st.Accepted > 0 {
-			t.Errorf("accepted before the copies are there: %+v", st)
-		}
-		rep.answer <- want
-		err := <-done
-		if r := (*mail.Reply)(nil); want != nil && (!errors.As(err, &r) || r.Code != 451 || !errors.Is(err, want)) || want == nil && err != nil {
-			t.Errorf("got %v, the copy says %v", err, want)
-		}
-	}
-	closeSpool(t, s)
-	o.Replicator = nil
-	s, rec := open(t, o)
-	if rec.Messages != 1 {
-		t.Errorf("%+v", rec)
-	}
-	closeSpool(t, s)
-}
-
 // TestFinalStandsForEver: no result undoes a final one, and one for a
 // recipient that is not there is an error.
 func TestFinalStandsForEver(t *testing.T) {

@@ -104,9 +104,6 @@ func (s *Spool) result(m *Message, rec *record.Result) (c *wal.Commit, copied fu
 	if c, err = s.append(wr); err != nil {
 		return nil, nil, fmt.Errorf("spool: settling message %s: %w", m.ID(), err)
 	}
-	if r := s.opts.Replicator; r != nil {
-		copied = r.Replicate([]wal.Record{wr})
-	}
 	s.state.Settled(m, rec, c.Pos(0), wal.RecordSize(len(data)))
 	if rec.Finished {
 		s.counts.Finished++

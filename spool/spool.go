@@ -42,15 +42,6 @@ type (
 	DamageError = state.DamageError
 )
 
-// Replicator brings records to the other members of their segment.
-type Replicator interface {
-	// Replicate takes the records of one append, all of one segment, in the
-	// order of the log. It is called under a lock and must not block. The
-	// records' data stay as they are until wait has returned; wait returns
-	// nil when every other member has them on its disk.
-	Replicate(recs []wal.Record) (wait func() error)
-}
-
 // Options say where the spool is and how it behaves. Dir, Node and Fatal have
 // to be given.
 type Options struct {
@@ -77,8 +68,9 @@ type Options struct {
 	// Accepted is told of every message before Accept returns, outside of all
 	// locks.
 	Accepted func(*Message, *mail.Envelope)
-	// Replicator brings copies to other nodes; nil: there is one copy.
-	Replicator Replicator
+	// Placement says where messages go in a cluster; nil: there is one machine,
+	// and the spool opens segments of its own.
+	Placement Placement
 }
 
 func (o Options) withDefaults() Options {
@@ -134,9 +126,11 @@ type Spool struct {
 }
 
 // Counts are the ledger of messages since this process started:
-// Recovered + Accepted = Finished + those in the spool.
+// Recovered + Accepted + TakenOver = Finished + HandedOver + those in the
+// spool that are this node's.
 type Counts struct {
 	Recovered, Accepted, Finished uint64
+	TakenOver, HandedOver         uint64 // by Claim and Disclaim
 }
 
 // Open locks the directory, reads the log and gives the spool with whatever
