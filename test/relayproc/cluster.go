@@ -92,14 +92,17 @@ func (c *Cluster) Add(gossip string) (*Relay, error) {
 		return nil, err
 	}
 	addr := FreeAddr()
-	zone := ""
+	more := ""
+	if len(c.Nodes) < c.o.Nodes { // a founder; others join what is there
+		more = fmt.Sprintf(", bootstrap_expect: %d", c.o.Nodes)
+	}
 	if c.o.Zone != nil {
-		zone = ", zone: " + c.o.Zone(name)
+		more += ", zone: " + c.o.Zone(name)
 	}
 	o := Options{
 		Binary: c.o.Binary, Dir: dir, Name: name, Cluster: c.o.Cluster,
-		Node: fmt.Sprintf("cluster: {listen: %q, gossip: %q, join: [%q], bootstrap_expect: %d%s}\ntls_dir: %s\n%s",
-			addr, gossip, strings.Join(c.seeds, `", "`), c.o.Nodes, zone, tls, c.o.Node),
+		Node: fmt.Sprintf("cluster: {listen: %q, gossip: %q, join: [\"%s\"]%s}\ntls_dir: %s\n%s",
+			addr, gossip, strings.Join(c.seeds, `", "`), more, tls, c.o.Node),
 	}
 	if c.o.Data != nil {
 		o.Data = c.o.Data(name)
