@@ -4,10 +4,10 @@ import (
 	"errors"
 	"strconv"
 	"strings"
-	"unicode"
-	"unicode/utf8"
+	"time"
 
 	"github.com/clrelay/clrelay/internal/mail"
+	"github.com/clrelay/clrelay/smtpd/wire"
 )
 
 // HELO greets in the old way (RFC 5321 4.1.1.1): no extension is in force.
@@ -46,35 +46,12 @@ func (s *session) greet(name string, ehlo bool) (mail.Reply, bool) {
 	if name == "" {
 		return s.bad(501, 4, "A name is missing"), false
 	}
-	if !isHelo(name) {
+	if !wire.IsHelo(name) {
 		return s.bad(501, 4, "That is neither a domain name nor an address literal"), false
 	}
 	s.reset()
 	s.greeted, s.ehlo, s.client.Helo = true, ehlo, name
 	return mail.Reply{}, true
-}
-
-// isHelo tells whether name can stand in a Received line and a log. It is
-// wider than RFC 5321 4.1.2: underscores and names without a dot are common,
-// and RFC 6531 3.7.1 has letters beyond ASCII.
-func isHelo(name string) bool {
-	if len(name) > mail.MaxDomain || !utf8.ValidString(name) {
-		return false
-	}
-	literal := name[0] == '[' && name[len(name)-1] == ']'
-	if literal {
-		name = name[1 : len(name)-1]
-	}
-	for _, c := range name {
-		switch {
-		case c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '.' || c == '_':
-		case c == ':' && literal:
-		case c > unicode.MaxASCII && !literal && (unicode.IsLetter(c) || unicode.IsMark(c) || unicode.IsDigit(c)):
-		default:
-			return false
-		}
-	}
-	return name != ""
 }
 
 // MAIL begins a transaction (RFC 5321 4.1.1.2).
@@ -90,6 +67,8 @@ func (s *session) MAIL(arg string) mail.Reply {
 	case s.wire.Interrupted():
 		s.finish(endHang, "draining")
 		return goingDown()
+	case s.aged(time.Now()):
+		return s.moveOn()
 	}
 	if s.srv.ready != nil {
 		if r := s.srv.ready(); r != nil {
@@ -112,6 +91,7 @@ func (s *session) MAIL(arg string) mail.Reply {
 		return s.refuse(arg, "", refusal(v))
 	}
 	s.env = env
+	s.begins++
 	return say(250, 1, 0, "Ok")
 }
 

@@ -3,7 +3,6 @@ package smtpd
 import (
 	"errors"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/clrelay/clrelay/internal/mail"
@@ -48,7 +47,7 @@ func (s *session) DATA(arg string) mail.Reply {
 
 // BDAT takes a chunk of a message (RFC 3030 2).
 func (s *session) BDAT(arg string) mail.Reply {
-	size, last, ok := parseChunk(arg)
+	size, last, ok := wire.ParseChunk(arg)
 	if !ok {
 		s.finish(endHang, "bad chunk size") // where the chunk ends is not known
 		return s.bad(501, 4, "It is BDAT size or BDAT size LAST")
@@ -74,28 +73,6 @@ func (b *body) openChunk(size int64, last bool) {
 		b.s.idles--
 	}
 	b.s.wire.Expect(size)
-}
-
-// parseChunk reads the argument of BDAT. A number with a sign, with leading
-// zeros or out of range is none: two sides that read it in two ways would
-// disagree about where commands begin.
-func parseChunk(arg string) (size int64, last, ok bool) {
-	num, rest, _ := strings.Cut(arg, " ")
-	if rest = strings.TrimLeft(rest, " "); rest != "" {
-		if last = strings.EqualFold(rest, "LAST"); !last {
-			return 0, false, false
-		}
-	}
-	if num == "" || len(num) > 1 && num[0] == '0' {
-		return 0, false, false
-	}
-	for _, c := range []byte(num) {
-		if c < '0' || c > '9' {
-			return 0, false, false
-		}
-	}
-	size, err := strconv.ParseInt(num, 10, 64)
-	return size, last, err == nil
 }
 
 // skipChunk reads over a chunk that is refused, if it is not too long.
@@ -134,10 +111,10 @@ func (s *session) nextChunk(b *body) error {
 		if err != nil {
 			return err
 		}
-		verb, arg := splitVerb(line)
+		verb, arg := wire.SplitVerb(line)
 		switch verb {
 		case "BDAT":
-			size, last, ok := parseChunk(arg)
+			size, last, ok := wire.ParseChunk(arg)
 			if ok { // what is beyond the limit for messages is noticed while it is read
 				b.openChunk(size, last)
 				return nil

@@ -16,6 +16,12 @@ type Limits struct {
 	HeaderSize   int64 // octets of a message's header; 1 MiB
 	Envelopes    int64 // octets of memory for the recipients of all open transactions beyond 100 each; 256 MiB
 
+	// Messages is after how many transactions, and Age at what age a connection
+	// is ended between two of them, so that clients are spread over nodes anew;
+	// zero: never. Up to a fifth of Age is taken off at random.
+	Messages int
+	Age      time.Duration
+
 	// MinRate is how many octets a second a content must bring on the
 	// average, after RateGrace; 256 and one minute. Only the time counts in
 	// which we wait for the client.
@@ -36,40 +42,31 @@ type Limits struct {
 
 // withDefaults puts the defaults where nothing is set.
 func (l Limits) withDefaults() Limits {
-	orInt := func(v *int, def int) {
-		if *v <= 0 {
-			*v = def
-		}
-	}
-	orInt64 := func(v *int64, def int64) {
-		if *v <= 0 {
-			*v = def
-		}
-	}
-	orTime := func(v *time.Duration, def time.Duration) {
-		if *v <= 0 {
-			*v = def
-		}
-	}
-	orInt64(&l.Size, 50<<20)
-	orInt(&l.Recipients, 1000)
-	orInt(&l.Connections, 5000)
-	orInt(&l.PerClient, 200)
-	orInt(&l.Errors, 20)
-	orInt(&l.Commands, 1000)
-	orInt(&l.Hops, 50)
-	orInt(&l.HeaderFields, 5000)
-	orInt64(&l.HeaderSize, 1<<20)
-	orInt64(&l.Envelopes, 256<<20)
-	orInt64(&l.MinRate, 256)
-	orTime(&l.RateGrace, time.Minute)
-	orTime(&l.Command, 5*time.Minute)
-	orTime(&l.Data, 3*time.Minute)
-	orTime(&l.Write, time.Minute)
-	orTime(&l.Handshake, 30*time.Second)
-	orTime(&l.Proxy, 5*time.Second)
-	orTime(&l.Discard, 5*time.Second)
+	orDefault(&l.Size, 50<<20)
+	orDefault(&l.Recipients, 1000)
+	orDefault(&l.Connections, 5000)
+	orDefault(&l.PerClient, 200)
+	orDefault(&l.Errors, 20)
+	orDefault(&l.Commands, 1000)
+	orDefault(&l.Hops, 50)
+	orDefault(&l.HeaderFields, 5000)
+	orDefault(&l.HeaderSize, 1<<20)
+	orDefault(&l.Envelopes, 256<<20)
+	orDefault(&l.MinRate, 256)
+	orDefault(&l.RateGrace, time.Minute)
+	orDefault(&l.Command, 5*time.Minute)
+	orDefault(&l.Data, 3*time.Minute)
+	orDefault(&l.Write, time.Minute)
+	orDefault(&l.Handshake, 30*time.Second)
+	orDefault(&l.Proxy, 5*time.Second)
+	orDefault(&l.Discard, 5*time.Second)
 	return l
+}
+
+func orDefault[T int | int64 | time.Duration](v *T, def T) {
+	if *v <= 0 {
+		*v = def
+	}
 }
 
 // patience is how long the next octets of a content are waited for that has

@@ -34,6 +34,8 @@ type session struct {
 	client  mail.Client
 	network netip.Prefix // what it is counted under, when it is
 	begun   time.Time
+	expires time.Time // when it has lived long enough; zero: never
+	begins  int       // transactions that were begun
 
 	greeted  bool           // HELO or EHLO was said
 	ehlo     bool           // it was EHLO
@@ -52,10 +54,11 @@ type session struct {
 }
 
 func newSession(srv *Server, conn net.Conn, lis *Listener, limits *Limits) *session {
+	now := time.Now()
 	return &session{
 		srv: srv, lis: lis, limits: limits, log: srv.log,
 		wire:   wire.New(conn, &srv.pool, limits.Write),
-		remote: conn.RemoteAddr().String(), begun: time.Now(),
+		remote: conn.RemoteAddr().String(), begun: now, expires: limits.expiry(now),
 	}
 }
 
@@ -117,7 +120,7 @@ func (s *session) nextLine() (string, error) {
 		s.pushed = ""
 		return line, nil
 	}
-	return s.lineUntil(time.Now().Add(s.limits.Command))
+	return s.lineUntil(s.patience(time.Now()))
 }
 
 func (s *session) lineUntil(deadline time.Time) (string, error) {
@@ -140,6 +143,9 @@ func (s *session) broken(err error) {
 		r := goingDown()
 		s.write(&r)
 		s.finish(endHang, "draining")
+	case wire.IsTimeout(err) && s.env == nil && s.aged(time.Now()):
+		r := s.moveOn()
+		s.write(&r)
 	case wire.IsTimeout(err):
 		s.timeout()
 	default:
@@ -168,8 +174,8 @@ func (s *session) lost(err error) {
 
 // command runs one command line.
 func (s *session) command(line string) mail.Reply {
-	verb, arg := splitVerb(line)
-	if limit := lineLimit(verb); len(line)+2 > limit {
+	verb, arg := wire.SplitVerb(line)
+	if limit := wire.LineLimit(verb); len(line)+2 > limit {
 		return s.bad(500, 2, "Line too long")
 	}
 	wary := s.wary
@@ -276,30 +282,4 @@ func (s *session) rejected(to string, r *mail.Reply) {
 func (s *session) reset() {
 	s.srv.held.Add(-s.held)
 	s.env, s.body, s.declared, s.held = nil, nil, 0, 0
-}
-
-// splitVerb parts a command line. The verb comes in upper case, the argument
-// without space around it.
-func splitVerb(line string) (verb, arg string) {
-	verb, arg, _ = strings.Cut(line, " ")
-	return strings.ToUpper(verb), strings.Trim(arg, " \t")
-}
-
-// Limits of command lines, with CRLF.
-const (
-	baseLine = 512  // RFC 5321 4.5.3.1.4
-	mailLine = 1212 // SIZE 26, BODY 17, SMTPUTF8 10, RET and ENVID 115, REQUIRETLS 11, and 500 for AUTH to come
-	rcptLine = 1056 // NOTIFY and ORCPT (RFC 3461 4)
-)
-
-// lineLimit is the longest line of a command with its CRLF: what RFC 5321
-// 4.5.3.1.4 gives each, and what the extensions on offer add.
-func lineLimit(verb string) int {
-	switch verb {
-	case "MAIL":
-		return mailLine
-	case "RCPT":
-		return rcptLine
-	}
-	return baseLine
 }

@@ -2,10 +2,11 @@
 // command lines and content, and takes replies.
 //
 // It knows how octets come and go, who the client is, TLS, the rules of line
-// ends, and what is counted in a header; it knows no command and no limit of
-// its own making. smtpd alone uses it. A Conn belongs to one goroutine but for Interrupt and Close. Every
-// wait has a deadline that the caller gives. After an error a Conn is good
-// for HangUp and Close; a failed write makes all later ones fail.
+// ends, the parts of a command line, and what is counted in a header; it runs
+// no command and knows no limit of its own making. smtpd alone uses it. A Conn
+// belongs to one goroutine but for Interrupt and Close. Every wait has a
+// deadline that the caller gives. After an error a Conn is good for HangUp and
+// Close; a failed write makes all later ones fail.
 package wire
 
 import (

@@ -65,6 +65,8 @@ func (s *settings) limits() smtpd.Limits {
 		Hops:         r.MaxHops,
 		HeaderFields: r.MaxHeaders,
 		MinRate:      int64(r.MinRate),
+		Messages:     r.MaxMessagesPerConnection,
+		Age:          time.Duration(r.MaxConnectionAge),
 		Command:      time.Duration(r.Timeouts.Command),
 		Data:         time.Duration(r.Timeouts.Data),
 		Write:        time.Duration(r.Timeouts.Write),
