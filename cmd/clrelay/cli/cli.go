@@ -64,7 +64,7 @@ safe), 5 denied, 6 conflict or guard refused, 7 partly done, 8 findings,
 	root.SetIn(a.Stdin)
 	root.SetOut(a.Stdout)
 	root.SetErr(a.Stderr)
-	root.AddCommand(a.versionCommand(), a.queueCommand(), a.messageCommand(), a.configCommand(), a.healthcheckCommand())
+	root.AddCommand(a.versionCommand(), a.queueCommand(), a.messageCommand(), a.configCommand(), a.certCommand(), a.healthcheckCommand())
 	return root
 }
 
