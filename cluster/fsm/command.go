@@ -1,7 +1,5 @@
 package fsm
 
-import "time"
-
 // Command is one of Register, Renew, SegmentOps, NodeChange, ConfigApply,
 // SettingsApply, FeatureRaise and GenerationBump.
 type Command interface {
@@ -68,7 +66,8 @@ const (
 	// OpAddMember makes Member a stale member of a SEALED segment.
 	OpAddMember
 	// OpRemoveMember takes Member from a SEALED segment; refused while fewer
-	// than State.Copies fresh members would remain.
+	// than State.Copies fresh members would remain on nodes that are neither
+	// removed nor lost.
 	OpRemoveMember
 	// OpTransfer makes the fresh member Member the owner of a SEALED segment.
 	OpTransfer
@@ -153,8 +152,7 @@ type FeatureRaise struct {
 // quorum: sessions end, ids jump, OPEN segments become RECOVERING, and nothing
 // goes GONE until every node has sent its inventory.
 type GenerationBump struct {
-	Generation uint32 // above the present one
-	At         time.Time
+	Generation uint32 // above the present one, at most MaxGeneration
 }
 
 // LeaderOnly implements Command.
@@ -234,8 +232,9 @@ type Result struct {
 	Fatal   bool
 	Session Session    // Register: the session given
 	Ops     []OpResult // SegmentOps: in order
-	// What was touched, each at most once, in the order of the changes. All
-	// says that it may have been anything (a new generation).
+	// What was touched, each at most once; Segments sorted. A segment that is
+	// among them and has no record any more is gone. All says that it may have
+	// been anything (a new generation).
 	Segments []SegmentID
 	Nodes    []string
 	Cluster  bool // settings, configuration, level or generation

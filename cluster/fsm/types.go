@@ -12,11 +12,19 @@ const (
 	MaxOps        = 1000    // segment operations, or renewals, a command
 	MaxMembers    = 8       // members a segment
 	MaxOpen       = 1000    // OPEN segments an owner: bounds what a Register touches
+	MaxSegments   = 1 << 20 // segments in all
 	MaxNodes      = 1024    // nodes the cluster remembers
+	MaxCommand    = 1 << 20 // octets of an encoded command
 	MaxText       = 256     // octets of a name, an address, a version, a zone
 	MaxConfigText = 1 << 18 // octets of a cluster configuration
 	MaxReason     = 1 << 10 // octets of a configuration's author or reason
 	KeepConfigs   = 20      // configuration versions kept
+)
+
+// Bounds of the grace period.
+const (
+	MinG = time.Second
+	MaxG = time.Minute
 )
 
 // StoreID is the random identity of a data_dir, written when it is formatted.
@@ -74,6 +82,9 @@ func (e Epoch) String() string { return fmt.Sprintf("%d.%d", e>>32, uint32(e)) }
 // Session is generation<<24 | number, at most 39 bits: given by Register to
 // one process of a node, unique over the life of the cluster. 0 is none.
 type Session uint64
+
+// MaxGeneration is the highest generation that fits a session.
+const MaxGeneration = 1<<15 - 1
 
 // Generation returns the generation the session was given in.
 func (s Session) Generation() uint32 { return uint32(s >> 24) }
@@ -173,13 +184,15 @@ type NodeInfo struct {
 }
 
 // Lease is what the log says about a session's lease. The node itself holds it
-// until it sent beacon number Beacon plus 0.8 G; everybody else counts G from
-// the moment that entry Renewed was applied.
+// until 0.8 G after it sent beacon number Beacon; everybody else counts G from
+// the moment that entry Renewed was applied. G never falls while a session
+// lasts: a node that has not heard of a lower one yet would hold its lease for
+// longer than the others wait.
 type Lease struct {
 	Session Session       // 0: none registered in this generation
 	Renewed uint64        // index of the last Renew, or of the Register (or the new generation) before there was one
 	Beacon  uint64        // of the last Renew; 0: never renewed
-	G       time.Duration // in force at that entry
+	G       time.Duration // in force at that entry, or earlier in the session if it was higher
 }
 
 // Node is the record of one node.

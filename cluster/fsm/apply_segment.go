@@ -1,0 +1,347 @@
+package fsm
+
+import "slices"
+
+func (s *State) segmentOps(c SegmentOps) Result {
+	if len(c.Ops) > MaxOps {
+		return refuse(LimitReached)
+	}
+	r := Result{Ops: make([]OpResult, len(c.Ops)), Segments: make([]SegmentID, 0, len(c.Ops))}
+	for i := range c.Ops {
+		o := &c.Ops[i]
+		code := s.segmentOp(o)
+		r.Ops[i].Code = code
+		if g := s.segments[o.ID]; g != nil {
+			r.Ops[i].Epoch = g.Epoch
+		}
+		if code == OK {
+			r.Segments = append(r.Segments, o.ID)
+		}
+	}
+	slices.Sort(r.Segments)
+	r.Segments = slices.Compact(r.Segments)
+	return r
+}
+
+// segmentOp does one operation, or refuses it and changes nothing.
+func (s *State) segmentOp(o *SegmentOp) Code {
+	switch o.Kind {
+	case OpOpen:
+		return s.open(o)
+	case OpAdopt:
+		return s.adopt(o)
+	}
+	g := s.segments[o.ID]
+	switch {
+	case o.Kind == 0 || o.Kind > OpAdopt:
+		return Malformed
+	case g == nil:
+		return UnknownSegment
+	case g.Epoch != o.Epoch:
+		return WrongEpoch
+	case o.Kind == OpReassign:
+		return s.reassign(g, o)
+	case !s.speaksFor(g, o.By):
+		return OldSession
+	}
+	switch o.Kind {
+	case OpSeal:
+		return s.seal(g, o)
+	case OpRecovered:
+		return s.recovered(g, o)
+	case OpGone:
+		return s.gone(g)
+	case OpStale, OpFresh:
+		return s.mark(g, o)
+	case OpAddMember:
+		return s.addMember(g, o)
+	case OpRemoveMember:
+		return s.removeMember(g, o)
+	case OpTransfer:
+		return s.transfer(g, o)
+	}
+	return Malformed
+}
+
+// speaksFor says whether by is the newest session of g's owner.
+func (s *State) speaksFor(g *Segment, by Session) bool {
+	n := s.sessions[by]
+	return n != nil && n.Store == g.Owner.Store && n.Name == g.Owner.Node
+}
+
+func (s *State) open(o *SegmentOp) Code {
+	n := s.sessions[o.By]
+	switch {
+	case n == nil:
+		return OldSession
+	case !o.ID.Replicated() || o.ID.Session() != o.By || o.ID.N() == 0 || o.Epoch != 0:
+		return Malformed
+	case o.ID.N() <= n.Opened:
+		return StaleID
+	case n.State != Alive && n.State != Draining:
+		return NodeNotAlive
+	case len(o.Members) > MaxMembers || len(s.segments) >= MaxSegments || n.owned[n.Store].open >= MaxOpen:
+		return LimitReached
+	case !contains(o.Members, n.Ref()) || repeats(o.Members):
+		return Malformed
+	}
+	for i, m := range o.Members {
+		x, ok := s.current(m)
+		switch {
+		case !ok:
+			return UnknownNode
+		case x != n && x.State != Alive:
+			return NodeNotAlive
+		}
+		o.Members[i].Node = x.Name // one string for all records
+	}
+	n.Opened = o.ID.N()
+	g := &Segment{ID: o.ID, Owner: n.Ref(), Members: o.Members, State: Open}
+	s.raise(g)
+	s.insert(g)
+	return OK
+}
+
+// adopt brings a record back that a backup or a lost quorum did not know.
+func (s *State) adopt(o *SegmentOp) Code {
+	n := s.sessions[o.By]
+	switch {
+	case n == nil:
+		return OldSession
+	case n.Inventoried:
+		return WrongState
+	case !o.ID.Replicated() || o.ID.N() == 0 || o.ID.Session().Generation() >= s.generation || repeats(o.Members) || o.Epoch != 0:
+		return Malformed
+	case len(o.Members) > MaxMembers || len(s.segments) >= MaxSegments:
+		return LimitReached
+	}
+	me := n.Ref()
+	if g := s.segments[o.ID]; g != nil {
+		switch {
+		case g.IsMember(me):
+			return AlreadyMember
+		case len(g.Members) >= MaxMembers:
+			return LimitReached
+		}
+		g.Members, g.Stale = with(g.Members, me), with(g.Stale, me)
+		s.hold(me, g.ID)
+		s.raise(g)
+		return OK
+	}
+	members := slices.DeleteFunc(o.Members, func(r Ref) bool { return s.nodes[r.Node] == nil || r == me })
+	if len(members) == MaxMembers {
+		return LimitReached
+	}
+	for i := range members {
+		members[i].Node = s.nodes[members[i].Node].Name
+	}
+	members = append(members, me)
+	g := &Segment{ID: o.ID, Owner: me, Members: members, State: Recovering, EndSet: o.EndSet}
+	if o.EndSet {
+		g.End = o.End
+	}
+	s.raise(g)
+	s.insert(g)
+	return OK
+}
+
+func (s *State) seal(g *Segment, o *SegmentOp) Code {
+	if g.State != Open {
+		return WrongState
+	}
+	s.setState(g, Sealed)
+	g.End, g.EndSet = o.End, true
+	s.raise(g)
+	return OK
+}
+
+func (s *State) recovered(g *Segment, o *SegmentOp) Code {
+	switch {
+	case g.State != Recovering:
+		return WrongState
+	case g.EndSet && g.End != o.End:
+		return EndDiffers
+	case len(o.Stale) > len(g.Members) || contains(o.Stale, g.Owner) || repeats(o.Stale):
+		return Malformed
+	}
+	for i, m := range o.Stale {
+		at := slices.Index(g.Members, m)
+		if at < 0 {
+			return NotMember
+		}
+		o.Stale[i].Node = g.Members[at].Node
+	}
+	s.setState(g, Sealed)
+	g.End, g.EndSet, g.Stale = o.End, true, o.Stale
+	if len(o.Stale) == 0 {
+		g.Stale = nil
+	}
+	s.raise(g)
+	return OK
+}
+
+func (s *State) reassign(g *Segment, o *SegmentOp) Code {
+	lease, ok := s.LeaseOf(g.Owner)
+	_, current := s.current(o.Member)
+	switch {
+	case o.By != 0:
+		return Malformed
+	case g.State != Recovering && (!ok || lease.Session != o.Silent):
+		return OldSession
+	case g.State != Recovering && lease.Renewed > o.Renewed:
+		return RenewedSince
+	case o.Member == g.Owner:
+		return WrongState
+	case !g.IsMember(o.Member), g.IsStale(o.Member) && !o.Unclean:
+		return NotMember
+	case !current:
+		return UnknownNode
+	}
+	s.setOwner(g, o.Member, Recovering)
+	return OK
+}
+
+func (s *State) gone(g *Segment) Code {
+	switch {
+	case g.State != Sealed:
+		return WrongState
+	case s.missing > 0:
+		return InventoryMissing
+	}
+	owner := g.Owner
+	s.remove(g)
+	s.left(owner)
+	return OK
+}
+
+// mark makes a member stale or fresh.
+func (s *State) mark(g *Segment, o *SegmentOp) Code {
+	switch {
+	case g.State == Recovering:
+		return WrongState
+	case !g.IsMember(o.Member):
+		return NotMember
+	case o.Member == g.Owner || g.IsStale(o.Member) == (o.Kind == OpStale):
+		return WrongState
+	}
+	if o.Kind == OpStale {
+		g.Stale = with(g.Stale, g.Members[slices.Index(g.Members, o.Member)])
+	} else {
+		g.Stale = without(g.Stale, o.Member)
+	}
+	s.raise(g)
+	return OK
+}
+
+func (s *State) addMember(g *Segment, o *SegmentOp) Code {
+	n, ok := s.current(o.Member)
+	switch {
+	case g.State != Sealed:
+		return WrongState
+	case g.IsMember(o.Member):
+		return AlreadyMember
+	case !ok:
+		return UnknownNode
+	case n.State != Alive:
+		return NodeNotAlive
+	case len(g.Members) >= MaxMembers:
+		return LimitReached
+	}
+	g.Members, g.Stale = with(g.Members, n.Ref()), with(g.Stale, n.Ref())
+	s.hold(o.Member, g.ID)
+	s.raise(g)
+	return OK
+}
+
+func (s *State) removeMember(g *Segment, o *SegmentOp) Code {
+	switch {
+	case g.State != Sealed || o.Member == g.Owner:
+		return WrongState
+	case !g.IsMember(o.Member):
+		return NotMember
+	}
+	fresh := 0
+	for _, m := range g.Members {
+		if _, ok := s.current(m); ok && m != o.Member && !g.IsStale(m) {
+			fresh++
+		}
+	}
+	if fresh < s.copies {
+		return TooFewCopies
+	}
+	g.Members, g.Stale = without(g.Members, o.Member), without(g.Stale, o.Member)
+	s.release(o.Member, g)
+	s.raise(g)
+	return OK
+}
+
+func (s *State) transfer(g *Segment, o *SegmentOp) Code {
+	n, ok := s.current(o.Member)
+	switch {
+	case g.State != Sealed || o.Member == g.Owner:
+		return WrongState
+	case !g.IsFresh(o.Member):
+		return NotMember
+	case !ok:
+		return UnknownNode
+	case n.State != Alive:
+		return NodeNotAlive
+	}
+	s.setOwner(g, n.Ref(), Sealed)
+	return OK
+}
+
+// setState changes the state alone.
+func (s *State) setState(g *Segment, to SegmentState) {
+	s.count(g, -1)
+	g.State = to
+	s.count(g, 1)
+}
+
+// setOwner gives g to another member.
+func (s *State) setOwner(g *Segment, to Ref, state SegmentState) {
+	from := g.Owner
+	s.count(g, -1)
+	g.Owner, g.State = g.Members[slices.Index(g.Members, to)], state
+	s.count(g, 1)
+	s.raise(g)
+	s.left(from)
+}
+
+// left forgets a former store that owns nothing any more.
+func (s *State) left(r Ref) {
+	if n := s.nodes[r.Node]; n != nil && n.Store != r.Store && n.owned[r.Store].all == 0 {
+		n.prune()
+	}
+}
+
+// with and without return new slices: readers keep the old ones.
+
+func with(list []Ref, r Ref) []Ref {
+	out := make([]Ref, len(list), len(list)+1)
+	copy(out, list)
+	return append(out, r)
+}
+
+func without(list []Ref, r Ref) []Ref {
+	out := make([]Ref, 0, len(list))
+	for _, m := range list {
+		if m != r {
+			out = append(out, m)
+		}
+	}
+	if len(out) == 0 {
+		return nil
+	}
+	return out
+}
+
+// repeats says whether a Ref is in the list twice.
+func repeats(list []Ref) bool {
+	for i := range list {
+		if contains(list[:i], list[i]) {
+			return true
+		}
+	}
+	return false
+}

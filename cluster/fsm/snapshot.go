@@ -1,0 +1,247 @@
+package fsm
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"maps"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	controlv1 "github.com/clrelay/clrelay/proto/control/v1"
+)
+
+// A snapshot is the magic, the format's version, the CRC-32C and the length of
+// the rest, both big-endian, and a control.v1.Snapshot.
+const (
+	snapshotMagic   = "clrfsm"
+	snapshotVersion = 1
+	snapshotHeader  = len(snapshotMagic) + 2 + 4 + 8
+)
+
+// Snapshot returns the whole state. Equal states give equal octets.
+func (s *State) Snapshot() []byte {
+	m := &controlv1.Snapshot{
+		Applied: s.applied, Level: s.level, Generation: s.generation, Sessions: s.lastN,
+		Settings: putSettings(s.settings),
+	}
+	for _, c := range s.configs {
+		m.Configs = append(m.Configs, putConfig(c))
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.nodes)) {
+		m.Nodes = append(m.Nodes, putNode(s.nodes[name]))
+	}
+	s.putSegments(m)
+	opt := proto.MarshalOptions{Deterministic: true}
+	out := make([]byte, snapshotHeader, snapshotHeader+opt.Size(m))
+	out, err := opt.MarshalAppend(out, m)
+	if err != nil {
+		// Every text in a State came out of protobuf's own decoder or was
+		// checked by validText.
+		panic(fmt.Sprintf("fsm: a state that cannot be encoded: %v", err))
+	}
+	copy(out, snapshotMagic)
+	out[len(snapshotMagic)+1] = snapshotVersion
+	body := out[snapshotHeader:]
+	binary.BigEndian.PutUint32(out[snapshotHeader-12:], crc32.Checksum(body, crc32.MakeTable(crc32.Castagnoli)))
+	binary.BigEndian.PutUint64(out[snapshotHeader-8:], uint64(len(body)))
+	return out
+}
+
+// putSegments lays the records side by side: one allocation for all records,
+// one for all their lists.
+func (s *State) putSegments(m *controlv1.Snapshot) {
+	ids := slices.Sorted(maps.Keys(s.segments))
+	lists := 0
+	for _, g := range s.segments {
+		lists += len(g.Members) + len(g.Stale)
+	}
+	places := map[Ref]uint32{}
+	place := func(r Ref) uint32 {
+		at, ok := places[r]
+		if !ok {
+			at = uint32(len(m.Refs))
+			places[r] = at
+			m.Refs = append(m.Refs, putRef(r))
+		}
+		return at
+	}
+	flat := make([]uint32, 0, lists)
+	put := func(refs []Ref) []uint32 {
+		from := len(flat)
+		for _, r := range refs {
+			flat = append(flat, place(r))
+		}
+		return flat[from:len(flat):len(flat)]
+	}
+	records := make([]controlv1.Segment, len(ids))
+	m.Segments = make([]*controlv1.Segment, len(ids))
+	for i, id := range ids {
+		g, x := s.segments[id], &records[i]
+		x.Id, x.Epoch, x.State, x.End, x.EndSet = uint64(g.ID), uint64(g.Epoch), uint32(g.State), g.End, g.EndSet
+		x.Owner, x.Members, x.Stale = place(g.Owner), put(g.Members), put(g.Stale)
+		m.Segments[i] = x
+	}
+}
+
+func putNode(n *node) *controlv1.Node {
+	x := &controlv1.Node{
+		Ref: putRef(n.Ref()), State: uint32(n.State), Lost: n.Lost, Lease: putLease(n.Lease), Info: putInfo(n.Info),
+		Waits: n.Waits, WaitsGNs: int64(n.WaitsG), Opened: n.Opened, Inventoried: n.Inventoried, RemovedAt: n.removedAt,
+	}
+	for _, f := range n.Former {
+		x.Former = append(x.Former, &controlv1.Former{Store: f.Store[:], Lease: putLease(f.Lease)})
+	}
+	for _, b := range n.nonces {
+		x.Nonces = append(x.Nonces, b[:])
+	}
+	return x
+}
+
+func putLease(l Lease) *controlv1.Lease {
+	return &controlv1.Lease{Session: uint64(l.Session), Renewed: l.Renewed, Beacon: l.Beacon, GNs: int64(l.G)}
+}
+
+func getLease(m *controlv1.Lease) Lease {
+	return Lease{Session: Session(m.GetSession()), Renewed: m.GetRenewed(), Beacon: m.GetBeacon(), G: time.Duration(m.GetGNs())}
+}
+
+// Restore replaces the state by that of a snapshot. A snapshot that is
+// damaged, contradicts itself or comes from a newer program is refused, and the
+// state stays as it was.
+func (s *State) Restore(data []byte) error {
+	if len(data) < snapshotHeader || !bytes.HasPrefix(data, []byte(snapshotMagic)) {
+		return fmt.Errorf("fsm: restoring a snapshot: %w: no snapshot", ErrMalformed)
+	}
+	if v := binary.BigEndian.Uint16(data[len(snapshotMagic):]); v != snapshotVersion {
+		return fmt.Errorf("fsm: restoring a snapshot: %w: version %d", ErrMalformed, v)
+	}
+	body := data[snapshotHeader:]
+	if binary.BigEndian.Uint64(data[snapshotHeader-8:]) != uint64(len(body)) ||
+		binary.BigEndian.Uint32(data[snapshotHeader-12:]) != crc32.Checksum(body, crc32.MakeTable(crc32.Castagnoli)) {
+		return fmt.Errorf("fsm: restoring a snapshot: %w: damaged", ErrMalformed)
+	}
+	var m controlv1.Snapshot
+	if err := proto.Unmarshal(body, &m); err != nil {
+		return fmt.Errorf("fsm: restoring a snapshot: %w: %w", ErrMalformed, err)
+	}
+	n := New()
+	n.known = s.known
+	if err := n.fill(&m); err != nil {
+		return fmt.Errorf("fsm: restoring a snapshot: %w", err)
+	}
+	*s = *n
+	return nil
+}
+
+func (s *State) fill(m *controlv1.Snapshot) error {
+	if m.GetLevel() > s.known {
+		return fmt.Errorf("%w: feature level %d, this program knows %d", ErrMalformed, m.GetLevel(), s.known)
+	}
+	s.applied, s.level, s.generation, s.lastN = m.GetApplied(), m.GetLevel(), m.GetGeneration(), m.GetSessions()
+	s.settings = getSettings(m.GetSettings())
+	for _, c := range m.GetConfigs() {
+		s.configs = append(s.configs, getConfig(c))
+	}
+	if !s.settings.valid() || s.generation == 0 || s.generation > MaxGeneration || s.lastN > maxSessionN || len(s.configs) > KeepConfigs {
+		return fmt.Errorf("%w: numbers out of range", ErrMalformed)
+	}
+	for _, x := range m.GetNodes() {
+		if err := s.fillNode(x); err != nil {
+			return err
+		}
+	}
+	refs, ok := make([]Ref, len(m.GetRefs())), true
+	for i, x := range m.GetRefs() {
+		if refs[i], ok = getRef(x); !ok || s.nodes[refs[i].Node] == nil {
+			return fmt.Errorf("%w: member %q", ErrMalformed, x.GetNode())
+		}
+		refs[i].Node = s.nodes[refs[i].Node].Name
+	}
+	if len(m.GetSegments()) > MaxSegments {
+		return fmt.Errorf("%w: %d segments", ErrMalformed, len(m.GetSegments()))
+	}
+	for _, x := range m.GetSegments() {
+		g, ok := getSegment(x, refs)
+		if !ok || s.segments[g.ID] != nil || g.Epoch.Generation() > s.generation {
+			return fmt.Errorf("%w: segment %v", ErrMalformed, SegmentID(x.GetId()))
+		}
+		s.insert(g)
+	}
+	s.recount()
+	return nil
+}
+
+func (s *State) fillNode(x *controlv1.Node) error {
+	ref, ok := getRef(x.GetRef())
+	n := &node{held: map[SegmentID]struct{}{}, owned: map[StoreID]counts{}, removedAt: x.GetRemovedAt()}
+	n.Node = Node{
+		Name: ref.Node, Store: ref.Store, State: NodeState(x.GetState()), Lost: x.GetLost(),
+		Lease: getLease(x.GetLease()), Info: getInfo(x.GetInfo()), Waits: x.GetWaits(),
+		WaitsG: time.Duration(x.GetWaitsGNs()), Opened: x.GetOpened(), Inventoried: x.GetInventoried(),
+	}
+	for _, f := range x.GetFormer() {
+		id, full := getID(f.GetStore())
+		ok = ok && full
+		n.Former = append(n.Former, Former{Store: id, Lease: getLease(f.GetLease())})
+	}
+	for _, b := range x.GetNonces() {
+		id, full := getID(b)
+		ok = ok && full
+		n.nonces = append(n.nonces, id)
+	}
+	if !ok || n.Name == "" || s.nodes[n.Name] != nil || x.GetState() < uint32(Alive) || x.GetState() > uint32(Removed) ||
+		len(n.nonces) > keepNonces || len(s.nodes) >= MaxNodes {
+		return fmt.Errorf("%w: node %q", ErrMalformed, n.Name)
+	}
+	if n.Lease.Session != 0 && n.State != Removed && !n.Lost {
+		if s.sessions[n.Lease.Session] != nil {
+			return fmt.Errorf("%w: two nodes with session %v", ErrMalformed, n.Lease.Session)
+		}
+		s.sessions[n.Lease.Session] = n
+	}
+	s.nodes[n.Name] = n
+	return nil
+}
+
+func getSegment(x *controlv1.Segment, refs []Ref) (*Segment, bool) {
+	if int64(x.GetOwner()) >= int64(len(refs)) || len(x.GetMembers()) > MaxMembers || len(x.GetStale()) > MaxMembers {
+		return nil, false
+	}
+	ok := true
+	get := func(places []uint32) []Ref {
+		if len(places) == 0 {
+			return nil
+		}
+		out := make([]Ref, 0, len(places))
+		for _, p := range places {
+			if int64(p) >= int64(len(refs)) {
+				ok = false
+				return nil
+			}
+			out = append(out, refs[p])
+		}
+		return out
+	}
+	g := &Segment{
+		ID: SegmentID(x.GetId()), Epoch: Epoch(x.GetEpoch()), Owner: refs[x.GetOwner()],
+		Members: get(x.GetMembers()), Stale: get(x.GetStale()),
+		State: SegmentState(x.GetState()), End: x.GetEnd(), EndSet: x.GetEndSet(),
+	}
+	ok = ok && x.GetState() >= uint32(Open) && x.GetState() <= uint32(Sealed)
+	return g, ok && g.sound()
+}
+
+// sound says whether the record keeps the rules that every record keeps.
+func (g *Segment) sound() bool {
+	for _, r := range g.Stale {
+		if !g.IsMember(r) || r == g.Owner && g.State != Recovering {
+			return false
+		}
+	}
+	return g.ID.Replicated() && g.IsMember(g.Owner) && !repeats(g.Members) && !repeats(g.Stale) &&
+		g.EndSet == (g.State == Sealed || g.State == Recovering && g.EndSet) && (g.EndSet || g.End == 0)
+}

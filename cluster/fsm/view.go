@@ -1,0 +1,150 @@
+package fsm
+
+import (
+	"cmp"
+	"slices"
+)
+
+// Applied returns the index of the last entry applied.
+func (s *State) Applied() uint64 { return s.applied }
+
+// Level returns the feature level.
+func (s *State) Level() uint32 { return s.level }
+
+// Generation returns the generation, from 1.
+func (s *State) Generation() uint32 { return s.generation }
+
+// Settings returns the settings in force.
+func (s *State) Settings() Settings { return s.settings }
+
+// Copies returns how many members a new segment is to have: what the settings
+// say, but never more than there are nodes, and 1 while there are fewer than
+// three. Two nodes cannot outvote each other: a second copy would only make
+// each machine's loss the loss of both.
+func (s *State) Copies() int { return s.copies }
+
+// InventoryMissing says that a new generation has begun and not every node has
+// told all it holds: nothing may be deleted yet.
+func (s *State) InventoryMissing() bool { return s.missing > 0 }
+
+// Config returns the newest version of the configuration; ok is false before
+// the first.
+func (s *State) Config() (c Config, ok bool) {
+	if len(s.configs) == 0 {
+		return Config{}, false
+	}
+	return s.configs[len(s.configs)-1], true
+}
+
+// Configs returns the versions kept, oldest first.
+func (s *State) Configs() []Config { return slices.Clone(s.configs) }
+
+// Node returns the record of a node.
+func (s *State) Node(name string) (Node, bool) {
+	n := s.nodes[name]
+	if n == nil {
+		return Node{}, false
+	}
+	return n.Node, true
+}
+
+// Nodes returns all nodes, removed ones too, sorted by name.
+func (s *State) Nodes() []Node {
+	out := make([]Node, 0, len(s.nodes))
+	for _, n := range s.nodes {
+		out = append(out, n.Node)
+	}
+	slices.SortFunc(out, func(a, b Node) int { return cmp.Compare(a.Name, b.Name) })
+	return out
+}
+
+// NodeOf returns the node whose newest session this is.
+func (s *State) NodeOf(session Session) (Node, bool) {
+	n := s.sessions[session]
+	if n == nil {
+		return Node{}, false
+	}
+	return n.Node, true
+}
+
+// LeaseOf returns what the log says about the lease under which r delivers:
+// that of the present session, or, of a store that the node had before, that
+// of the store's last. This is what a Reassign has to name.
+func (s *State) LeaseOf(r Ref) (Lease, bool) {
+	n := s.nodes[r.Node]
+	if n == nil {
+		return Lease{}, false
+	}
+	if n.Store == r.Store {
+		return n.Lease, true
+	}
+	for _, f := range n.Former {
+		if f.Store == r.Store {
+			return f.Lease, true
+		}
+	}
+	return Lease{}, false
+}
+
+// Current says whether r is the present identity of a node that is neither
+// removed nor lost.
+func (s *State) Current(r Ref) bool {
+	_, ok := s.current(r)
+	return ok
+}
+
+// Segment returns the record of a segment; ok is false if there is none.
+func (s *State) Segment(id SegmentID) (g Segment, ok bool) {
+	p := s.segments[id]
+	if p == nil {
+		return Segment{}, false
+	}
+	return *p, true
+}
+
+// Len returns the number of segments.
+func (s *State) Len() int { return len(s.segments) }
+
+// Holds returns the number of segments that the node is a member of.
+func (s *State) Holds(node string) int {
+	if n := s.nodes[node]; n != nil {
+		return len(n.held)
+	}
+	return 0
+}
+
+// Owns returns how many segments r owns, and how many of them are OPEN.
+func (s *State) Owns(r Ref) (all, open int) {
+	if n := s.nodes[r.Node]; n != nil {
+		c := n.owned[r.Store]
+		return c.all, c.open
+	}
+	return 0, 0
+}
+
+// SegmentsOf returns the segments that the node is a member of with any of its
+// stores, as owner or not, sorted by id. The cost grows with their number.
+func (s *State) SegmentsOf(node string) []Segment {
+	n := s.nodes[node]
+	if n == nil {
+		return nil
+	}
+	out := make([]Segment, 0, len(n.held))
+	for id := range n.held {
+		out = append(out, *s.segments[id])
+	}
+	slices.SortFunc(out, byID)
+	return out
+}
+
+// Segments returns all segments sorted by id.
+func (s *State) Segments() []Segment {
+	out := make([]Segment, 0, len(s.segments))
+	for _, g := range s.segments {
+		out = append(out, *g)
+	}
+	slices.SortFunc(out, byID)
+	return out
+}
+
+func byID(a, b Segment) int { return cmp.Compare(a.ID, b.ID) }
