@@ -1,13 +1,17 @@
 package replica
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
-
-	"google.golang.org/grpc"
 )
 
 // Bounds of what travels. They are part of what the peers expect of each
@@ -48,7 +52,7 @@ var (
 	// ErrReplaced: a newer stream of the same peer took this one's place.
 	ErrReplaced = errors.New("replica: replaced by a newer stream")
 	// ErrRemoved: SetPeers no longer names the peer, or only with a newer
-	// session or another address.
+	// session.
 	ErrRemoved = errors.New("replica: no longer a peer")
 	// ErrBadFrame: a frame that is malformed, too large, out of order, damaged
 	// or of another session.
@@ -94,9 +98,10 @@ type PeerAddr struct {
 type Batch struct {
 	Items []Item
 
-	link *link
-	buf  *[]byte
-	size int64
+	arena [][]byte
+	link  *link
+	buf   *[]byte
+	size  int64
 }
 
 // Handler takes what happens on the streams.
@@ -147,44 +152,178 @@ type Options struct {
 
 // Replicator holds the streams of one node.
 type Replicator struct {
-	opts Options
+	opts      Options
+	pool      bufferPool
+	batches   sync.Pool // of *Batch
+	attempts  atomic.Uint64
+	said      atomic.Pointer[string] // the last refusal logged
+	pending   atomic.Int64           // incoming streams in their handshake
+	strangers atomic.Uint64          // incoming streams refused
+	wg        sync.WaitGroup
+	ending    chan struct{} // closed by Close
+
+	mu     sync.RWMutex
+	self   Peer // Session 0 until Start
+	closed bool
+	seeds  *rand.Rand
+	peers  map[string]*peer
 }
 
 // New returns a Replicator that refuses incoming streams and dials nobody until
 // Start gives it its identity: the service can be registered before the node
 // has its Session.
 func New(o Options) (*Replicator, error) {
-	return &Replicator{opts: o}, nil
+	if o.Dial == nil || o.Identify == nil || o.Handler == nil {
+		return nil, errors.New("replica: Dial, Identify and Handler are needed")
+	}
+	o.Window = max(cmp.Or(o.Window, 16<<20), 4<<20)
+	o.Hold = cmp.Or(o.Hold, 2*o.Window)
+	o.Stall = cmp.Or(o.Stall, time.Second)
+	o.DialTimeout = cmp.Or(o.DialTimeout, 2*time.Second)
+	o.RetryMax = cmp.Or(o.RetryMax, time.Second)
+	if o.Stall < ticks || o.DialTimeout <= 0 || o.RetryMax < 16 || o.Hold <= 0 {
+		return nil, errors.New("replica: a duration or bound is negative or far too small")
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	r := &Replicator{
+		opts: o, ending: make(chan struct{}), peers: map[string]*peer{},
+		seeds: rand.New(rand.NewPCG(o.Seed, 0)),
+	}
+	r.batches.New = func() any { return new(Batch) }
+	return r, nil
 }
-
-// Register adds the streams' service to a gRPC server, which must have been
-// made with ServerOptions.
-func (r *Replicator) Register(s grpc.ServiceRegistrar) {}
 
 // Start gives the Replicator its identity and lets it talk. A second call is
 // an error: another session is another Replicator.
-func (r *Replicator) Start(self Peer) error { return nil }
+func (r *Replicator) Start(self Peer) error {
+	if self.Node == "" || len(self.Node) > MaxNodeName || self.Session == 0 {
+		return fmt.Errorf("replica: %+v is no identity", self)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return ErrClosed
+	}
+	if r.self.Session != 0 {
+		return fmt.Errorf("replica: started before, as session %d", r.self.Session)
+	}
+	r.self = self
+	for _, p := range r.peers {
+		r.begin(p)
+	}
+	return nil
+}
 
 // SetPeers says which nodes should be connected: the whole set, as a level. It
-// never blocks. Streams to nodes no longer named, named with another address,
-// or with a session newer than the stream's are closed; new ones are dialled in
-// the background for as long as they are named. This node's own name is
-// skipped.
-func (r *Replicator) SetPeers(peers []PeerAddr) {}
+// never blocks. Streams to nodes no longer named, or named with a session newer
+// than the stream's, are closed; new ones are dialled in the background for as
+// long as they are named. This node's own name is skipped, and names beyond
+// MaxPeers are.
+func (r *Replicator) SetPeers(peers []PeerAddr) {
+	peers = slices.SortedFunc(slices.Values(peers), byName)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return
+	}
+	if len(peers) > MaxPeers {
+		r.opts.Log.Error("more nodes than streams are kept for", "nodes", len(peers), "max", MaxPeers)
+		peers = peers[:MaxPeers]
+	}
+	named := map[string]bool{}
+	for _, a := range peers {
+		if a.Node == "" || len(a.Node) > MaxNodeName || named[a.Node] {
+			continue
+		}
+		named[a.Node] = true
+		p := r.peers[a.Node]
+		if p == nil {
+			p = &peer{r: r, name: a.Node, kick: make(chan struct{}, 1)}
+			r.peers[a.Node] = p
+		}
+		p.level(a)
+		r.begin(p)
+	}
+	for name, p := range r.peers {
+		if named[name] {
+			continue
+		}
+		if p.forget(ErrRemoved); p.idle() {
+			delete(r.peers, name)
+		}
+	}
+}
+
+// begin lets a named peer have streams, and dials it if that is this node's
+// part. r.mu is held.
+func (r *Replicator) begin(p *peer) {
+	if r.self.Session == 0 || p.name == r.self.Node {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stop != nil {
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	p.stop = cancel
+	if self := r.self; self.Node < p.name {
+		jitter := rand.New(rand.NewPCG(r.seeds.Uint64(), r.seeds.Uint64()))
+		r.wg.Go(func() { p.dial(ctx, self, jitter) })
+	}
+}
+
+func (r *Replicator) peer(node string) *peer {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.peers[node]
+}
 
 // Send queues items for a node, all of them or none, and never blocks. Their
 // bytes have been copied when it returns. Errors: ErrDown, ErrFull,
-// ErrTooLarge, ErrClosed.
-func (r *Replicator) Send(to string, items ...Item) error { return ErrDown }
+// ErrTooLarge.
+func (r *Replicator) Send(to string, items ...Item) error {
+	p := r.peer(to)
+	if p == nil {
+		return ErrDown
+	}
+	l := p.live.Load()
+	if l == nil {
+		return ErrDown
+	}
+	return l.send(items)
+}
 
 // Break ends the stream with a node, if there is one; it is dialled anew. It is
 // for a caller that cannot go on, for one after an ErrFull it has no means to
 // make up for. The handler's Down carries err.
-func (r *Replicator) Break(node string, err error) {}
+func (r *Replicator) Break(node string, err error) {
+	if p := r.peer(node); p != nil {
+		if l := p.live.Load(); l != nil {
+			l.end(err)
+		}
+	}
+}
 
 // Close ends all streams and returns when their goroutines have ended. It must
 // not be called from within a Handler.
-func (r *Replicator) Close() error { return nil }
+func (r *Replicator) Close() error {
+	r.mu.Lock()
+	if r.closed {
+		r.mu.Unlock()
+		return ErrClosed
+	}
+	r.closed = true
+	close(r.ending)
+	for _, p := range r.peers {
+		p.forget(ErrClosed)
+	}
+	r.mu.Unlock()
+	r.wg.Wait()
+	return nil
+}
 
 // LinkStats counts what happened with one peer since it was first named; gauges
 // are of now.
@@ -201,16 +340,20 @@ type LinkStats struct {
 	ItemsRecv, FramesRecv, BytesRecv uint64
 }
 
-// Stats returns the counts of every peer named by SetPeers, ordered by name.
-func (r *Replicator) Stats() []LinkStats { return nil }
+// Stats returns the counts of every peer, ordered by name.
+func (r *Replicator) Stats() []LinkStats {
+	r.mu.RLock()
+	out := make([]LinkStats, 0, len(r.peers))
+	for _, p := range r.peers {
+		if p.name != r.self.Node {
+			out = append(out, p.stats())
+		}
+	}
+	r.mu.RUnlock()
+	slices.SortFunc(out, func(a, b LinkStats) int { return cmp.Compare(a.Node, b.Node) })
+	return out
+}
 
-// Release gives the batch's memory back; call it once.
-func (b *Batch) Release() {}
-
-// ServerOptions returns what the gRPC server needs that carries the streams:
-// the codec that passes frames through untouched (and hands everything else to
-// the ordinary protobuf codec, so that other services can live beside it),
-// window and buffer sizes, and keepalive.
-func ServerOptions() []grpc.ServerOption { return nil }
-
-type link struct{}
+// Strangers returns how many incoming streams were refused in their handshake,
+// of whatever node.
+func (r *Replicator) Strangers() uint64 { return r.strangers.Load() }
