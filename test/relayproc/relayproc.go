@@ -29,6 +29,8 @@ type Options struct {
 	Dir string
 	// Data is the data_dir; empty: Dir/data.
 	Data string
+	// Hostname is what the relay calls itself; empty: relay.test.
+	Hostname string
 	// Cluster is the text of cluster.yaml.
 	Cluster string
 	// Node is put behind the generated part of node.yaml.
@@ -78,8 +80,12 @@ func New(o Options) (*Relay, error) {
 	if name == "" {
 		name = "test"
 	}
-	node := fmt.Sprintf("node: %s\nhostname: relay.test\ndata_dir: %s\nsmtp:\n  - {listen: %q, mode: relay%s}\nhttp: %s\ncluster_config: cluster.yaml\n%s",
-		name, r.Data, r.SMTP, listener, r.HTTP, o.Node)
+	hostname := o.Hostname
+	if hostname == "" {
+		hostname = "relay.test"
+	}
+	node := fmt.Sprintf("node: %s\nhostname: %s\ndata_dir: %s\nsmtp:\n  - {listen: %q, mode: relay%s}\nhttp: %s\ncluster_config: cluster.yaml\n%s",
+		name, hostname, r.Data, r.SMTP, listener, r.HTTP, o.Node)
 	if err := os.WriteFile(r.Config(), []byte(node), 0o644); err != nil {
 		return nil, err
 	}
