@@ -1,0 +1,168 @@
+package raftnode
+
+import (
+	"context"
+	"encoding/json"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+const (
+	maxLag     = 256 // entries that a healthy server may be behind
+	askTimeout = time.Second
+)
+
+// Health is what the leader thinks of a server.
+type Health struct {
+	Node    string
+	Healthy bool      // it follows this leader and is up to date
+	Since   time.Time // of its present state, as far as this leader knows
+}
+
+// Health returns the leader's newest view of the servers; nothing on a node
+// that does not lead.
+func (n *Node) Health() []Health {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.health
+}
+
+// stats is what a server says of itself when the leader asks.
+type stats struct {
+	Leader    string `json:"leader"`
+	Term      uint64 `json:"term"`
+	LastIndex uint64 `json:"last_index"`
+}
+
+func (n *Node) stats() []byte {
+	text, err := json.Marshal(stats{Leader: n.Status().Leader, Term: n.raft.CurrentTerm(), LastIndex: n.raft.LastIndex()})
+	if err != nil {
+		return nil // cannot be: there is nothing in it that JSON cannot say
+	}
+	return text
+}
+
+// keeper keeps the votes while this node leads.
+type keeper struct {
+	n    *Node
+	seen map[string]Health
+}
+
+func newKeeper(n *Node) *keeper { return &keeper{n: n, seen: map[string]Health{}} }
+
+func (k *keeper) run(ctx context.Context) {
+	t := time.NewTicker(k.n.o.Timing.Keep)
+	defer t.Stop()
+	defer k.publish(nil)
+	for {
+		k.look(ctx)
+		if ctx.Err() == nil {
+			k.act(ctx)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+	}
+}
+
+func (k *keeper) publish(h []Health) {
+	k.n.mu.Lock()
+	defer k.n.mu.Unlock()
+	k.n.health = h
+}
+
+// look asks every server how it is.
+func (k *keeper) look(ctx context.Context) {
+	members := k.n.Members()
+	healthy := make([]bool, len(members))
+	var all sync.WaitGroup
+	for i, s := range members {
+		all.Go(func() { healthy[i] = s.Node == k.n.o.Node || k.ask(ctx, s) })
+	}
+	all.Wait()
+	now := time.Now()
+	seen := make(map[string]Health, len(members))
+	list := make([]Health, len(members))
+	for i, s := range members {
+		h := k.seen[s.Node]
+		if h.Node == "" || h.Healthy != healthy[i] {
+			h = Health{Node: s.Node, Healthy: healthy[i], Since: now}
+		}
+		seen[s.Node], list[i] = h, h
+	}
+	k.seen = seen
+	if ctx.Err() == nil {
+		k.publish(list)
+	}
+}
+
+func (k *keeper) ask(ctx context.Context, s Server) bool {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	last, term := k.n.raft.LastIndex(), k.n.raft.CurrentTerm()
+	status, answer, err := k.n.pool.ask(ctx, s, askStats, nil)
+	var st stats
+	if err != nil || status != sayOK || json.Unmarshal(answer, &st) != nil {
+		return false
+	}
+	return st.Leader == k.n.o.Node && st.Term == term && st.LastIndex+maxLag >= last
+}
+
+// act carries out the next step of the plan, if one is due.
+func (k *keeper) act(ctx context.Context) {
+	n := k.n
+	done, err := n.oneChange(ctx)
+	if err != nil {
+		return
+	}
+	defer done()
+	f := n.raft.GetConfiguration()
+	if f.Error() != nil {
+		return
+	}
+	views := k.views(f.Configuration().Servers)
+	s := plan(views, n.o.Voters)
+	if s.do == doNothing {
+		return
+	}
+	id, address := raft.ServerID(s.node), raftAddress(s.node, n.member(s.node).Address)
+	ctx, cancel := context.WithTimeout(ctx, changeWithin)
+	defer cancel()
+	err = n.wait(ctx, func() raft.Future {
+		switch s.do {
+		case doPromote:
+			return n.raft.AddVoter(id, address, f.Index(), changeWithin)
+		case doDemote:
+			return n.raft.DemoteVoter(id, f.Index(), changeWithin)
+		default:
+			return n.raft.LeadershipTransferToServer(id, address)
+		}
+	})
+	n.log.Info("the votes were changed", "what", s.do.String(), "of", s.node, "error", err)
+}
+
+func (k *keeper) views(servers []raft.Server) []view {
+	now, t := time.Now(), k.n.o.Timing
+	out := make([]view, 0, len(servers))
+	for _, s := range servers {
+		node := string(s.ID)
+		h := k.seen[node]
+		out = append(out, view{
+			Server: Server{Node: node, Address: hostPort(s.Address), Voter: s.Suffrage == raft.Voter},
+			Hint:   k.n.o.Hint(node),
+			self:   node == k.n.o.Node, healthy: h.Healthy,
+			stable: h.Healthy && now.Sub(h.Since) >= t.Stable,
+			dead:   h.Node != "" && !h.Healthy && now.Sub(h.Since) >= t.Dead,
+		})
+	}
+	return out
+}
+
+// String names a deed in the log.
+func (d deed) String() string {
+	return [...]string{"nothing", "a vote was given", "a vote was taken", "the leadership was handed over"}[d]
+}

@@ -1,0 +1,406 @@
+package raftnode
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// Bounds.
+const (
+	// MaxCommand is the largest command in octets that Propose takes.
+	MaxCommand = 2 << 20
+
+	trailingLogs      = 4096 // entries kept behind a snapshot, so that a node that was away for half an hour needs none
+	snapshotThreshold = 4096 // entries since the last snapshot that make a new one worth it
+	snapshotInterval  = time.Minute
+	snapshotsKept     = 2
+	logCacheSize      = 512
+	maxAppendEntries  = 256
+)
+
+var (
+	// ErrNoLeader says that there was no leader to propose to in time: the
+	// command was certainly not proposed, a repeat is safe.
+	ErrNoLeader = errors.New("raftnode: no leader")
+	// ErrUnknownOutcome says that the command may or may not be in the log, now
+	// or later. The state machine shows it in the end.
+	ErrUnknownOutcome = errors.New("raftnode: outcome unknown")
+	// ErrTooLarge says that a command has more than MaxCommand octets.
+	ErrTooLarge = errors.New("raftnode: command too large")
+	// ErrClosed says that the node is closed.
+	ErrClosed = errors.New("raftnode: closed")
+	// ErrFailed says that this node's store has failed: Options.Fatal was called.
+	ErrFailed = errors.New("raftnode: failed")
+	// ErrRefused says that a change of members would endanger the quorum or
+	// makes no sense; the text says which.
+	ErrRefused = errors.New("raftnode: refused")
+)
+
+// FSM is the state machine that the log is fed to. Calls come one at a time.
+type FSM interface {
+	// Apply applies the command at index and returns its result, the same on
+	// every node. It must not keep data.
+	Apply(index uint64, data []byte) any
+	// Snapshot returns the whole state as octets that nobody changes later.
+	Snapshot() []byte
+	// Restore replaces the whole state.
+	Restore(data []byte) error
+}
+
+// Server is a node as Raft knows it.
+type Server struct {
+	Node    string // name, unique, and what its certificate says
+	Address string // host:port of its cluster port
+	Voter   bool
+}
+
+// Hint is what the keeper of votes should know about a node.
+type Hint struct {
+	Zone   string
+	Barred bool // drained or leaving: gives its vote away as soon as another can take it
+}
+
+// Network is how a node speaks with others. Connections on both listeners and
+// those that Dial returns are authenticated already.
+type Network struct {
+	Raft    net.Listener // connections that negotiated ProtocolRaft
+	Control net.Listener // connections that negotiated ProtocolControl
+	// Dial connects to the named node and fails when another node answers.
+	Dial func(ctx context.Context, node, address, protocol string) (net.Conn, error)
+	// Peer names the node at the other end of a connection from Control.
+	Peer func(net.Conn) (string, error)
+}
+
+// The ALPN protocols of this package.
+const (
+	ProtocolRaft    = "clrelay-raft/1"
+	ProtocolControl = "clrelay-control/1"
+)
+
+// Timing are the time constants; zero values take the defaults.
+type Timing struct {
+	Heartbeat time.Duration // a follower that hears nothing for one to two of these stands for election; default 500 ms
+	Commit    time.Duration // at most about twice this passes until followers learn what is committed; default 25 ms
+	Call      time.Duration // limit of one raft exchange; default 2 s
+	Keep      time.Duration // the keeper looks this often; default 1 s
+	Stable    time.Duration // healthy for this long before a vote is given; default 10 s
+	Dead      time.Duration // unhealthy for this long before a vote is taken; default 10 s
+	Hang      time.Duration // a store operation that takes this long ends the node; default 5 s
+}
+
+// Options of Open. Voters, Hint, Timing may be left out.
+type Options struct {
+	Dir     string // log, votes, snapshots; created
+	Node    string // this node's name
+	Address string // host:port at which others reach this node's cluster port
+	FSM     FSM
+	Net     Network
+	Voters  int                    // votes to give at most: 1, 3 or 5; default 5
+	Hint    func(node string) Hint // must not block
+	// Fatal is called at most once, from any goroutine, when this process must
+	// end: the store failed or hangs, or a snapshot cannot be restored.
+	Fatal  func(error)
+	Log    *slog.Logger
+	Timing Timing
+
+	openStore func(path string) (backend, error) // tests put in disks that fail
+}
+
+// Status is what a node knows about the leadership, as a level.
+type Status struct {
+	Leader  string // name of the leader, "" when none is known
+	Address string // its host:port
+	Leading bool   // this node leads
+	Ready   bool   // this node leads and has applied everything of earlier terms
+	Term    uint64
+}
+
+// Node is one member of the Raft group.
+type Node struct {
+	o      Options
+	log    *slog.Logger
+	raft   *raft.Raft
+	store  *store
+	snaps  raft.SnapshotStore
+	fsm    *shim
+	layer  *layer
+	pool   *pool
+	notify chan bool
+	kick   chan struct{}
+
+	mu      sync.Mutex // guards the fields below
+	status  Status
+	changed chan struct{}
+	health  []Health
+
+	birth  sync.Mutex // held over a pledge, an attempt to join; guards pledge
+	pledge *pledge
+
+	members   chan struct{} // holds one token: one change of members at a time
+	calls     sync.RWMutex
+	closed    chan struct{} // Close was called
+	dead      chan struct{} // raft has ended
+	failed    chan struct{}
+	failOnce  sync.Once
+	closeOnce sync.Once
+	done      sync.WaitGroup
+	control   *controlServer
+}
+
+func (o *Options) check() error {
+	switch {
+	case o.Dir == "" || o.Node == "" || o.Address == "":
+		return errors.New("raftnode: Dir, Node and Address are needed")
+	case strings.ContainsAny(o.Node, "@ \t\r\n"):
+		return fmt.Errorf("raftnode: node name %q holds a character that cannot be part of one", o.Node)
+	case o.FSM == nil || o.Net.Raft == nil || o.Net.Control == nil || o.Net.Dial == nil || o.Net.Peer == nil:
+		return errors.New("raftnode: FSM and Net are needed")
+	case o.Fatal == nil || o.Log == nil:
+		return errors.New("raftnode: Fatal and Log are needed")
+	case o.Voters != 0 && o.Voters != 1 && o.Voters != 3 && o.Voters != 5:
+		return fmt.Errorf("raftnode: %d voters: 1, 3 or 5", o.Voters)
+	}
+	if o.Voters == 0 {
+		o.Voters = 5
+	}
+	if o.Hint == nil {
+		o.Hint = func(string) Hint { return Hint{} }
+	}
+	if o.openStore == nil {
+		o.openStore = openBolt
+	}
+	o.Timing.defaults()
+	return nil
+}
+
+func (t *Timing) defaults() {
+	set := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	set(&t.Heartbeat, 500*time.Millisecond)
+	set(&t.Commit, 25*time.Millisecond)
+	set(&t.Call, 2*time.Second)
+	set(&t.Keep, time.Second)
+	set(&t.Stable, 10*time.Second)
+	set(&t.Dead, 10*time.Second)
+	set(&t.Hang, 5*time.Second)
+}
+
+// Open starts the node on what its directory holds. A node with an empty
+// directory waits for Bootstrap or Join. The listeners of o.Net are closed by
+// Close.
+func Open(o Options) (_ *Node, err error) {
+	if err := o.check(); err != nil {
+		return nil, err
+	}
+	n := &Node{
+		o: o, log: o.Log, closed: make(chan struct{}), dead: make(chan struct{}), failed: make(chan struct{}),
+		changed: make(chan struct{}), notify: make(chan bool, 1), kick: make(chan struct{}, 1), members: make(chan struct{}, 1),
+	}
+	if err := n.openDisk(); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = n.store.Close() // the first error is told
+		}
+	}()
+	if n.pledge, err = readPledge(o.Dir); err != nil {
+		return nil, err
+	}
+	past, err := n.hasState()
+	if err != nil {
+		return nil, err
+	}
+	n.fsm = newShim(o.FSM, n.fatal)
+	n.layer = newLayer(o.Node, o.Address, o.Net)
+	n.layer.open.Store(past || n.pledge != nil)
+	n.pool = newPool(o.Net.Dial)
+	trans := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream: n.layer, MaxPool: 3, Timeout: o.Timing.Call, Logger: bridge(o.Log),
+	})
+	if err := n.startRaft(trans); err != nil {
+		_ = trans.Close() // the first error is told
+		return nil, err
+	}
+	n.fsm.running.Store(true)
+	n.store.running.Store(true)
+	n.control = newControlServer(n)
+	n.done.Go(n.drainNotify)
+	n.done.Go(n.watchLeadership)
+	n.done.Go(n.control.serve)
+	return n, nil
+}
+
+func (n *Node) openDisk() error {
+	if err := makeDir(n.o.Dir); err != nil {
+		return err
+	}
+	b, err := n.o.openStore(filepath.Join(n.o.Dir, storeFile))
+	if err != nil {
+		return fmt.Errorf("raftnode: opening the log in %s: %w", n.o.Dir, err)
+	}
+	n.store = newStore(b, n.o.Timing.Hang, n.fatal)
+	snaps, err := raft.NewFileSnapshotStoreWithLogger(n.o.Dir, snapshotsKept, bridge(n.o.Log))
+	if err == nil {
+		err = syncDir(n.o.Dir)
+	}
+	if err != nil {
+		_ = n.store.Close() // the first error is told
+		return fmt.Errorf("raftnode: opening the snapshots in %s: %w", n.o.Dir, err)
+	}
+	n.snaps = snaps
+	return nil
+}
+
+// startRaft calls NewRaft, which panics on a log with a hole.
+func (n *Node) startRaft(trans raft.Transport) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("raftnode: starting: the log in %s is damaged: %v", n.o.Dir, p)
+		}
+	}()
+	cache, err := raft.NewLogCache(logCacheSize, n.store)
+	if err != nil {
+		return fmt.Errorf("raftnode: %w", err)
+	}
+	n.raft, err = raft.NewRaft(n.config(), n.fsm, cache, n.store, n.snaps, trans)
+	if err != nil {
+		return fmt.Errorf("raftnode: starting: %w", err)
+	}
+	return nil
+}
+
+func (n *Node) config() *raft.Config {
+	c := raftConfig(n.o.Node, n.o.Log)
+	t := n.o.Timing
+	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = t.Heartbeat, t.Heartbeat, t.Heartbeat
+	c.CommitTimeout = t.Commit
+	c.NotifyCh = n.notify
+	return c
+}
+
+func raftConfig(node string, log *slog.Logger) *raft.Config {
+	c := raft.DefaultConfig()
+	c.LocalID = raft.ServerID(node)
+	c.Logger = bridge(log)
+	c.MaxAppendEntries = maxAppendEntries
+	c.BatchApplyCh = true
+	c.ShutdownOnRemove = false
+	c.TrailingLogs = trailingLogs
+	c.SnapshotThreshold = snapshotThreshold
+	c.SnapshotInterval = snapshotInterval
+	c.NoLegacyTelemetry = true
+	return c
+}
+
+// fatal latches the node as failed and tells the owner of the process.
+func (n *Node) fatal(err error) {
+	n.failOnce.Do(func() {
+		close(n.failed)
+		n.log.Error("the control plane of this node has failed", "error", err)
+		n.o.Fatal(err)
+	})
+}
+
+// Close stops the node. Proposals still under way end with ErrUnknownOutcome.
+func (n *Node) Close() error {
+	var err error
+	n.closeOnce.Do(func() {
+		n.calls.Lock() // from here on nobody hands anything to raft
+		close(n.closed)
+		n.calls.Unlock()
+		n.layer.stop() // ends dials that raft would wait for
+		n.control.stop()
+		n.pool.close()
+		_ = n.raft.Shutdown().Error() // always nil
+		close(n.dead)
+		n.done.Wait()
+		if e := n.store.Close(); e != nil {
+			err = fmt.Errorf("raftnode: closing the log: %w", e)
+		}
+	})
+	return err
+}
+
+// Fresh tells whether the node has no past and has not been taken into a
+// cluster: it needs Bootstrap or Join.
+func (n *Node) Fresh() bool { return !n.layer.open.Load() }
+
+func (n *Node) hasState() (bool, error) {
+	has, err := raft.HasExistingState(n.store, n.store, n.snaps)
+	if err != nil {
+		return false, fmt.Errorf("raftnode: looking for state: %w", err)
+	}
+	return has, nil
+}
+
+// Changes returns the present status, and a channel that is closed once it is
+// outdated.
+func (n *Node) Changes() (Status, <-chan struct{}) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.status, n.changed
+}
+
+// Status returns the present status.
+func (n *Node) Status() Status {
+	s, _ := n.Changes()
+	return s
+}
+
+// CommitIndex returns the index that this node knows to be committed.
+func (n *Node) CommitIndex() uint64 { return n.raft.CommitIndex() }
+
+// AppliedIndex returns the index of the last entry that the FSM has applied or
+// had in the snapshot it was restored from. Entries of Raft's own are left
+// out, so it may stay behind CommitIndex for ever on an idle cluster.
+func (n *Node) AppliedIndex() uint64 { return n.fsm.applied() }
+
+// Members returns the servers of the newest configuration that this node
+// knows, committed or not, in the order in which they joined.
+func (n *Node) Members() []Server {
+	f := n.raft.GetConfiguration()
+	if f.Error() != nil {
+		return nil
+	}
+	var out []Server
+	for _, s := range f.Configuration().Servers {
+		out = append(out, Server{Node: string(s.ID), Address: hostPort(s.Address), Voter: s.Suffrage == raft.Voter})
+	}
+	return out
+}
+
+// Snapshot makes Raft write a snapshot now and forget what it covers.
+func (n *Node) Snapshot(ctx context.Context) error {
+	err := n.wait(ctx, func() raft.Future { return n.raft.Snapshot() })
+	if err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
+		return fmt.Errorf("raftnode: snapshot: %w", err)
+	}
+	return nil
+}
+
+// raftAddress is a server's address as Raft stores it: NAME@HOST:PORT.
+func raftAddress(node, address string) raft.ServerAddress {
+	return raft.ServerAddress(node + "@" + address)
+}
+
+func splitAddress(a raft.ServerAddress) (node, address string, ok bool) {
+	return strings.Cut(string(a), "@")
+}
+
+func hostPort(a raft.ServerAddress) string {
+	_, address, _ := splitAddress(a)
+	return address
+}

@@ -1,0 +1,248 @@
+package raftnode
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+const (
+	enqueueTimeout = 2 * time.Second        // for raft's main loop to take a command
+	leaderRetry    = 50 * time.Millisecond  // before a leader that was none is asked again
+	leaderTimeout  = 30 * time.Second       // longest that a leader works for another node
+	answerMargin   = 100 * time.Millisecond // a leader answers this long before the asker gives up
+)
+
+// Propose puts a command into the log, through the leader if that is another
+// node, and waits until this node's FSM has applied it. It returns the FSM's
+// result and the entry's index. Without a leader it waits for one as long as
+// ctx allows. Data must not be changed afterwards. For its errors see the
+// package.
+func (n *Node) Propose(ctx context.Context, data []byte) (result any, index uint64, err error) {
+	if len(data) > MaxCommand {
+		return nil, 0, ErrTooLarge
+	}
+	err = n.withLeader(ctx, func(s Status) error {
+		if s.Leading {
+			result, index, err = n.apply(ctx, data)
+			return err
+		}
+		index, err = n.forward(ctx, s, data)
+		if err != nil {
+			return err
+		}
+		result, err = n.outcome(ctx, index)
+		return err
+	})
+	return result, index, err
+}
+
+// withLeader calls f with a status that names a leader, again as long as f
+// says ErrNoLeader and ctx allows.
+func (n *Node) withLeader(ctx context.Context, f func(Status) error) error {
+	for {
+		if err := n.over(); err != nil {
+			return err
+		}
+		status, changed := n.Changes()
+		err := ErrNoLeader
+		if status.Leader != "" {
+			err = f(status)
+		}
+		if !errors.Is(err, ErrNoLeader) {
+			return err
+		}
+		t := time.NewTimer(leaderRetry)
+		select {
+		case <-changed:
+		case <-t.C:
+		case <-n.closed:
+		case <-n.failed:
+		case <-ctx.Done():
+			t.Stop()
+			return fmt.Errorf("%w: %w", ErrNoLeader, ctx.Err())
+		}
+		t.Stop()
+	}
+}
+
+func (n *Node) over() error {
+	select {
+	case <-n.failed:
+		return ErrFailed
+	case <-n.closed:
+		return ErrClosed
+	default:
+		return nil
+	}
+}
+
+// apply proposes on the leader itself.
+func (n *Node) apply(ctx context.Context, data []byte) (any, uint64, error) {
+	var f raft.ApplyFuture
+	err := n.wait(ctx, func() raft.Future {
+		f = n.raft.Apply(data, enqueueTimeout)
+		return f
+	})
+	if err != nil {
+		return nil, 0, classify(err)
+	}
+	return f.Response(), f.Index(), nil
+}
+
+// wait starts something in raft and waits for its end. The library cannot be
+// told to give up, so what is not awaited any more ends in its own goroutine;
+// it may leave a command unanswered when it shuts down.
+func (n *Node) wait(ctx context.Context, start func() raft.Future) error {
+	n.calls.RLock()
+	if err := n.over(); err != nil {
+		n.calls.RUnlock()
+		return err
+	}
+	f := start()
+	n.calls.RUnlock()
+	done := make(chan error, 1)
+	go func() { done <- f.Error() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", ErrUnknownOutcome, ctx.Err())
+	case <-n.failed:
+		return fmt.Errorf("%w: %w", ErrUnknownOutcome, ErrFailed)
+	case <-n.dead:
+		return fmt.Errorf("%w: %w", ErrUnknownOutcome, ErrClosed)
+	}
+}
+
+// classify says what an error of the library means for the one who proposed:
+// all but those that come before an entry was made leave the outcome open.
+func classify(err error) error {
+	switch {
+	case errors.Is(err, ErrUnknownOutcome), errors.Is(err, ErrClosed), errors.Is(err, ErrFailed):
+		return err
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, raft.ErrEnqueueTimeout):
+		return fmt.Errorf("%w: %w", ErrNoLeader, err)
+	default:
+		return fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
+	}
+}
+
+// outcome waits until the own FSM has come to index, where the leader says the
+// command is.
+func (n *Node) outcome(ctx context.Context, index uint64) (any, error) {
+	if err := n.fsm.wait(ctx, index, n.closed); err != nil {
+		return nil, fmt.Errorf("%w: it is committed at %d: %w", ErrUnknownOutcome, index, err)
+	}
+	result, ok := n.fsm.result(index)
+	if !ok {
+		return nil, fmt.Errorf("%w: it is committed at %d, and this node got a snapshot that holds it", ErrUnknownOutcome, index)
+	}
+	return result, nil
+}
+
+func (n *Node) forward(ctx context.Context, s Status, data []byte) (uint64, error) {
+	body, err := n.ask(ctx, s, askPropose, data)
+	if err != nil {
+		return 0, err
+	}
+	return readIndex(body)
+}
+
+// Barrier returns once this node's FSM has applied everything that was
+// committed when it was called.
+func (n *Node) Barrier(ctx context.Context) error {
+	return n.withLeader(ctx, func(s Status) error {
+		if s.Leading {
+			_, err := n.barrier(ctx)
+			return err
+		}
+		body, err := n.ask(ctx, s, askBarrier, nil)
+		if err != nil {
+			return err
+		}
+		index, err := readIndex(body)
+		if err != nil {
+			return err
+		}
+		if err := n.fsm.wait(ctx, index, n.closed); err != nil {
+			return fmt.Errorf("raftnode: barrier: %w", err)
+		}
+		return nil
+	})
+}
+
+// barrier returns the index to which the leader's FSM has come after an entry
+// of its own was committed and everything before it applied.
+func (n *Node) barrier(ctx context.Context) (uint64, error) {
+	err := n.wait(ctx, func() raft.Future { return n.raft.Barrier(enqueueTimeout) })
+	if err != nil {
+		// Nothing hangs on a barrier that was lost: it may be repeated.
+		return 0, noLeader(err)
+	}
+	return n.fsm.applied(), nil
+}
+
+// noLeader is classify for what changes nothing.
+func noLeader(err error) error {
+	if errors.Is(err, ErrClosed) || errors.Is(err, ErrFailed) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrNoLeader, err)
+}
+
+// TransferLeadership hands the leadership to another voter, or, with an empty
+// name, to the one whose log is the most advanced.
+func (n *Node) TransferLeadership(ctx context.Context, to string) error {
+	return n.withLeader(ctx, func(s Status) error {
+		if !s.Leading {
+			_, err := n.ask(ctx, s, askTransfer, []byte(to))
+			return err
+		}
+		return n.transfer(ctx, to)
+	})
+}
+
+func (n *Node) transfer(ctx context.Context, to string) error {
+	if to == n.o.Node {
+		return nil
+	}
+	target := Server{Voter: true}
+	if to != "" {
+		target = n.member(to)
+	}
+	if !target.Voter {
+		return fmt.Errorf("%w: %s is no voter", ErrRefused, to)
+	}
+	err := n.wait(ctx, func() raft.Future {
+		if to == "" {
+			return n.raft.LeadershipTransfer()
+		}
+		return n.raft.LeadershipTransferToServer(raft.ServerID(to), raftAddress(to, target.Address))
+	})
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("raftnode: transferring the leadership: %w", err)
+}
+
+// member returns what the configuration says of a node, or a zero Server.
+func (n *Node) member(node string) Server {
+	for _, s := range n.Members() {
+		if s.Node == node {
+			return s
+		}
+	}
+	return Server{}
+}
+
+func readIndex(body []byte) (uint64, error) {
+	if len(body) != 8 {
+		return 0, fmt.Errorf("%w: the leader's answer has %d octets", ErrUnknownOutcome, len(body))
+	}
+	return binary.BigEndian.Uint64(body), nil
+}

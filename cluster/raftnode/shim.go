@@ -1,0 +1,168 @@
+package raftnode
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"github.com/hashicorp/raft"
+)
+
+const (
+	resultsKept  = 4096 // results of the newest commands, for proposers that ask a moment later
+	snapshotHead = 9    // version octet, index of the last command
+	// maxSnapshot bounds what Restore reads: ten million segments.
+	maxSnapshot = 2 << 30
+)
+
+// shim is the FSM as the library sees it. It knows up to which command the FSM
+// came, which the library does not tell, and keeps the newest results.
+type shim struct {
+	fsm     FSM
+	fatal   func(error)
+	running atomic.Bool // restores come from the library's own goroutine now
+
+	mu      sync.Mutex
+	index   uint64
+	ring    [resultsKept]outcome
+	advance chan struct{} // closed when index rises
+}
+
+type outcome struct {
+	index  uint64
+	result any
+}
+
+func newShim(fsm FSM, fatal func(error)) *shim {
+	return &shim{fsm: fsm, fatal: fatal, advance: make(chan struct{})}
+}
+
+// Apply applies a single entry.
+func (s *shim) Apply(l *raft.Log) any { return s.ApplyBatch([]*raft.Log{l})[0] }
+
+// ApplyBatch applies entries in order. Changes of configuration are among
+// them: they have an index and no command.
+func (s *shim) ApplyBatch(ls []*raft.Log) []any {
+	out := make([]any, len(ls))
+	for i, l := range ls {
+		if l.Type == raft.LogCommand {
+			out[i] = s.fsm.Apply(l.Index, l.Data)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, l := range ls {
+		s.ring[l.Index%resultsKept] = outcome{index: l.Index, result: out[i]}
+	}
+	if len(ls) > 0 {
+		s.reached(ls[len(ls)-1].Index)
+	}
+	return out
+}
+
+// reached is called with mu held.
+func (s *shim) reached(index uint64) {
+	s.index = index
+	close(s.advance)
+	s.advance = make(chan struct{})
+}
+
+func (s *shim) applied() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.index
+}
+
+// wait returns once the FSM has come to index. It does not see barriers and
+// empty entries, so index must be that of a command.
+func (s *shim) wait(ctx context.Context, index uint64, over <-chan struct{}) error {
+	for {
+		s.mu.Lock()
+		reached, advance := s.index >= index, s.advance
+		s.mu.Unlock()
+		if reached {
+			return nil
+		}
+		select {
+		case <-advance:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-over:
+			return ErrClosed
+		}
+	}
+}
+
+// result returns the result of the command at index, if it is still known: a
+// snapshot may have jumped over it.
+func (s *shim) result(index uint64) (any, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := s.ring[index%resultsKept]
+	return o.result, o.index == index
+}
+
+// Snapshot captures the state. The library calls it between two Applies.
+func (s *shim) Snapshot() (raft.FSMSnapshot, error) {
+	head := binary.BigEndian.AppendUint64([]byte{1}, s.applied())
+	return &captured{head: head, state: s.fsm.Snapshot()}, nil
+}
+
+// Restore replaces the state. The library panics when this fails while it
+// runs; its goroutine is ended instead, after Fatal.
+func (s *shim) Restore(r io.ReadCloser) error {
+	defer r.Close()
+	err := s.restore(r)
+	if err == nil || !s.running.Load() {
+		return err
+	}
+	s.fatal(err)
+	runtime.Goexit()
+	return err
+}
+
+func (s *shim) restore(r io.Reader) error {
+	index, state, err := readSnapshot(r)
+	if err != nil {
+		return err
+	}
+	if err := s.fsm.Restore(state); err != nil {
+		return fmt.Errorf("raftnode: restoring a snapshot: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ring = [resultsKept]outcome{}
+	s.reached(index)
+	return nil
+}
+
+func readSnapshot(r io.Reader) (index uint64, state []byte, err error) {
+	all, err := io.ReadAll(io.LimitReader(r, maxSnapshot+1))
+	switch {
+	case err != nil:
+		return 0, nil, fmt.Errorf("raftnode: reading a snapshot: %w", err)
+	case len(all) < snapshotHead || all[0] != 1 || len(all) > maxSnapshot:
+		return 0, nil, fmt.Errorf("raftnode: a snapshot of %d octets is not one of this version", len(all))
+	}
+	return binary.BigEndian.Uint64(all[1:]), all[snapshotHead:], nil
+}
+
+type captured struct{ head, state []byte }
+
+// Persist writes what was captured.
+func (c *captured) Persist(to raft.SnapshotSink) error {
+	for _, part := range [][]byte{c.head, c.state} {
+		if _, err := to.Write(part); err != nil {
+			_ = to.Cancel() // the write's error is told
+			return fmt.Errorf("raftnode: writing a snapshot: %w", err)
+		}
+	}
+	return to.Close()
+}
+
+// Release has nothing to free.
+func (c *captured) Release() {}

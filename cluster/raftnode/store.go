@@ -1,0 +1,267 @@
+package raftnode
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"go.etcd.io/bbolt"
+)
+
+const (
+	storeFile   = "raft.db"
+	lockTimeout = 5 * time.Second // a process that just ended may still hold the file
+	checksumLen = 5               // version octet and CRC-32C
+)
+
+// The keys under which the library stores its vote. Their names, and the text
+// "not found" for a key that is missing, are part of its contract with stores.
+const (
+	keyTerm     = "CurrentTerm"
+	keyVoteTerm = "LastVoteTerm"
+)
+
+var errKeyNotFound = errors.New("not found")
+
+// backend is the store under the decorator.
+type backend interface {
+	raft.LogStore
+	raft.StableStore
+	Close() error
+}
+
+func openBolt(path string) (backend, error) {
+	return openBoltMode(path, false)
+}
+
+func openBoltMode(path string, readOnly bool) (backend, error) {
+	o := bbolt.Options{Timeout: lockTimeout, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType, ReadOnly: readOnly}
+	return raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: &o, MsgpackUseNewTimeFormat: true})
+}
+
+// store is the decorator: it latches on the first error, watches for
+// operations that hang, checksums entries, and writes votes in the order in
+// which a crash between the two writes does no harm.
+type store struct {
+	b     backend
+	fatal func(error)
+	watch *watchdog
+
+	running atomic.Bool // the library's goroutines are at work
+
+	mu       sync.Mutex
+	err      error // the latch
+	voteTerm []byte
+}
+
+func newStore(b backend, hang time.Duration, fatal func(error)) *store {
+	s := &store{b: b, fatal: fatal}
+	s.watch = newWatchdog(hang, func(op string) {
+		s.fail(fmt.Errorf("raftnode: the disk has not answered %s for %v", op, hang))
+	})
+	return s
+}
+
+func (s *store) Close() error {
+	s.watch.stop()
+	return s.b.Close()
+}
+
+// fail latches the first error and tells it; it returns the latched one.
+func (s *store) fail(err error) error {
+	s.mu.Lock()
+	first := s.err == nil
+	if first {
+		s.err = fmt.Errorf("%w: %w", ErrFailed, err)
+	}
+	latched := s.err
+	s.mu.Unlock()
+	if first {
+		s.fatal(latched)
+	}
+	return latched
+}
+
+func (s *store) latched() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// write runs one changing operation. After a failed one nothing is written any
+// more: what the disk holds is known only after a restart has read it.
+func (s *store) write(op string, f func() error) error {
+	if err := s.latched(); err != nil {
+		return err
+	}
+	id := s.watch.begin(op)
+	err := f()
+	s.watch.end(id)
+	if err != nil {
+		return s.fail(fmt.Errorf("raftnode: %s: %w", op, err))
+	}
+	return s.latched() // the watchdog may have given it up meanwhile
+}
+
+// IsMonotonic tells the library to clear the log before entries with a gap
+// come, after a snapshot was installed.
+func (s *store) IsMonotonic() bool { return true }
+
+func (s *store) FirstIndex() (uint64, error) { return s.b.FirstIndex() }
+func (s *store) LastIndex() (uint64, error)  { return s.b.LastIndex() }
+
+// GetLog reads an entry and verifies it. The library panics when this fails
+// while it applies entries; its goroutine is ended instead, Fatal having been
+// called.
+func (s *store) GetLog(index uint64, l *raft.Log) error {
+	err := s.b.GetLog(index, l)
+	if err == nil {
+		err = verify(index, l)
+	}
+	if err == nil || errors.Is(err, raft.ErrLogNotFound) {
+		return err
+	}
+	err = s.fail(fmt.Errorf("raftnode: reading entry %d: %w", index, err))
+	if s.running.Load() {
+		runtime.Goexit()
+	}
+	return err
+}
+
+func (s *store) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
+
+// StoreLogs writes entries, each with a checksum in its extensions, and syncs.
+func (s *store) StoreLogs(ls []*raft.Log) error {
+	sealed := make([]raft.Log, len(ls))
+	ptrs := make([]*raft.Log, len(ls))
+	for i, l := range ls {
+		sealed[i] = *l
+		sealed[i].Extensions = seal(l)
+		ptrs[i] = &sealed[i]
+	}
+	return s.write("a write of log entries", func() error { return s.b.StoreLogs(ptrs) })
+}
+
+func (s *store) DeleteRange(first, last uint64) error {
+	return s.write("a deletion of log entries", func() error { return s.b.DeleteRange(first, last) })
+}
+
+// Set writes a key. The vote's candidate comes after its term, and takes the
+// term that was held back with it: candidate first, then term. A crash between
+// leaves a newer candidate with the term of an older vote, and in that term no
+// vote is given any more, for the current term was written before.
+func (s *store) Set(key, val []byte) error {
+	if err := s.write("a write of the vote", func() error { return s.b.Set(key, val) }); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	term := s.voteTerm
+	s.voteTerm = nil
+	s.mu.Unlock()
+	if term == nil {
+		return nil
+	}
+	return s.write("a write of the vote's term", func() error { return s.b.Set([]byte(keyVoteTerm), term) })
+}
+
+func (s *store) Get(key []byte) ([]byte, error) {
+	val, err := s.b.Get(key)
+	if err == nil {
+		return val, nil
+	}
+	if err.Error() == errKeyNotFound.Error() {
+		return nil, errKeyNotFound
+	}
+	return nil, s.fail(fmt.Errorf("raftnode: reading %s: %w", key, err))
+}
+
+// SetUint64 writes a number: the current term at once, the term of a vote
+// together with its candidate. The library panics when the current term cannot
+// be written; its goroutine is ended instead, Fatal having been called.
+func (s *store) SetUint64(key []byte, val uint64) error {
+	octets := binary.BigEndian.AppendUint64(nil, val)
+	if string(key) == keyVoteTerm {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.voteTerm = octets
+		return s.err
+	}
+	err := s.write("a write of the term", func() error { return s.b.Set(key, octets) })
+	if err != nil && string(key) == keyTerm && s.running.Load() {
+		runtime.Goexit()
+	}
+	return err
+}
+
+func (s *store) GetUint64(key []byte) (uint64, error) {
+	val, err := s.Get(key)
+	if err != nil {
+		return 0, err
+	}
+	if len(val) != 8 {
+		return 0, s.fail(fmt.Errorf("raftnode: reading %s: %d octets for a number", key, len(val)))
+	}
+	return binary.BigEndian.Uint64(val), nil
+}
+
+// seal returns what goes into the extensions of a stored entry.
+func seal(l *raft.Log) []byte {
+	out := make([]byte, checksumLen, checksumLen+len(l.Extensions))
+	out[0] = 1
+	binary.BigEndian.PutUint32(out[1:], checksum(l, l.Extensions))
+	return append(out, l.Extensions...)
+}
+
+// verify checks a stored entry and takes the checksum off again.
+func verify(index uint64, l *raft.Log) error {
+	if l.Index != index {
+		return fmt.Errorf("entry %d stands in its place", l.Index)
+	}
+	if len(l.Extensions) < checksumLen || l.Extensions[0] != 1 {
+		return errors.New("it has no checksum")
+	}
+	want, ext := binary.BigEndian.Uint32(l.Extensions[1:]), l.Extensions[checksumLen:]
+	if checksum(l, ext) != want {
+		return errors.New("checksum does not match")
+	}
+	l.Extensions = ext
+	if len(ext) == 0 {
+		l.Extensions = nil
+	}
+	return nil
+}
+
+func checksum(l *raft.Log, ext []byte) uint32 {
+	table := crc32.MakeTable(crc32.Castagnoli)
+	head := binary.BigEndian.AppendUint64(make([]byte, 0, 17), l.Index)
+	head = append(binary.BigEndian.AppendUint64(head, l.Term), byte(l.Type))
+	return crc32.Update(crc32.Update(crc32.Checksum(head, table), table, l.Data), table, ext)
+}
+
+// makeDir creates a directory of this package's and makes its name durable.
+func makeDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("raftnode: %w", err)
+	}
+	return syncDir(dir + "/..")
+}
+
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("raftnode: %w", err)
+	}
+	defer f.Close()
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("raftnode: sync %s: %w", dir, err)
+	}
+	return nil
+}
