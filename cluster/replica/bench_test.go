@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -88,6 +89,94 @@ func benchLink(b *testing.B, size, group int) {
 	if group == 0 {
 		<-hb.there
 	}
+	b.StopTimer()
+	b.ReportMetric(float64((cpu()-before).Microseconds())/float64(b.N), "cpu-us/item")
+	s := x.r.Stats()[0]
+	b.ReportMetric(float64(s.ItemsSent)/float64(max(1, s.FramesSent)), "items/frame")
+}
+
+// echo answers each batch with one cumulative item, as a member of a segment
+// does, and tells those who wait how far the other end is.
+type echo struct {
+	r    *Replicator
+	to   string
+	up   chan struct{}
+	back bool
+	seq  atomic.Uint64
+
+	mu   sync.Mutex
+	cond *sync.Cond
+}
+
+func newEcho(to string, back bool) *echo {
+	e := &echo{to: to, back: back, up: make(chan struct{})}
+	e.cond = sync.NewCond(&e.mu)
+	return e
+}
+
+func (e *echo) Up(Peer)          { close(e.up) }
+func (e *echo) Down(Peer, error) {}
+func (e *echo) Receive(_ Peer, b *Batch) {
+	seq := b.Items[len(b.Items)-1].Seq
+	b.Release()
+	if e.back {
+		_ = e.r.Send(e.to, Item{Kind: 2, Seq: seq}) // cannot fail: the other end waits
+		return
+	}
+	e.seq.Store(seq)
+	e.mu.Lock()
+	e.cond.Broadcast()
+	e.mu.Unlock()
+}
+
+// BenchmarkEcho has many senders that each wait for the answer to their item:
+// what accepting mail looks like, but for the disks.
+func BenchmarkEcho(b *testing.B) {
+	for _, senders := range []int{1, 10, 100} {
+		for _, size := range []int{2 << 10, 10 << 10} {
+			b.Run(fmt.Sprintf("%dB/senders-%d", size, senders), func(b *testing.B) { benchEcho(b, size, senders) })
+		}
+	}
+}
+
+func benchEcho(b *testing.B, size, senders int) {
+	ca := newAuthority(b)
+	ea, eb := newEcho("b", false), newEcho("a", true)
+	x := newHost(b, Peer{Node: "a", Session: 1}, hostOptions{ca: ca, handler: ea})
+	y := newHost(b, Peer{Node: "b", Session: 2}, hostOptions{ca: ca, handler: eb})
+	ea.r, eb.r = x.r, y.r
+	join(x, y)
+	<-ea.up
+	<-eb.up
+	data := make([]byte, size)
+	var mu sync.Mutex
+	var seq uint64
+	var wg sync.WaitGroup
+	b.SetBytes(int64(size))
+	b.ReportAllocs()
+	b.ResetTimer()
+	before := cpu()
+	for i := range senders {
+		wg.Go(func() {
+			for range (b.N + senders - 1 - i) / senders {
+				mu.Lock()
+				seq++
+				mine := seq
+				err := x.r.Send("b", Item{Kind: 1, Seq: mine, Data: [][]byte{data}})
+				mu.Unlock()
+				if err != nil {
+					b.Error(err)
+					return
+				}
+				ea.mu.Lock()
+				for ea.seq.Load() < mine {
+					ea.cond.Wait()
+				}
+				ea.mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
 	b.StopTimer()
 	b.ReportMetric(float64((cpu()-before).Microseconds())/float64(b.N), "cpu-us/item")
 	s := x.r.Stats()[0]

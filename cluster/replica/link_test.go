@@ -1,0 +1,272 @@
+package replica
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// pipe is a stream in memory: one end of it. Frames given to it are seen by the
+// other end, or by the test.
+type pipe struct {
+	out, in chan []byte
+	end     chan struct{}
+	once    *sync.Once
+}
+
+func newPipe() (x, y *pipe) {
+	a, b := make(chan []byte, 100), make(chan []byte, 100)
+	end, once := make(chan struct{}), new(sync.Once)
+	return &pipe{a, b, end, once}, &pipe{b, a, end, once}
+}
+
+func (p *pipe) hangUp() { p.once.Do(func() { close(p.end) }) }
+
+func (p *pipe) SendMsg(m any) error {
+	f := m.(*wireFrame)
+	select {
+	case p.out <- *f.buf:
+		f.buf = nil
+		return nil
+	case <-p.end:
+		return io.EOF
+	}
+}
+
+func (p *pipe) RecvMsg(m any) error {
+	select {
+	case b := <-p.in:
+		m.(*wireFrame).buf = &b
+		return nil
+	case <-p.end:
+		return io.ErrUnexpectedEOF
+	}
+}
+
+// lone returns a Replicator that nobody dials, and a peer of it.
+func lone(t *testing.T, self, other Peer, h Handler) (*Replicator, *peer) {
+	t.Helper()
+	r, err := New(Options{Dial: (&host{}).dial, Identify: noIdentity, Handler: h})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &peer{r: r, name: other.Node, stop: func() {}, kick: make(chan struct{}, 1)}
+	r.self = self
+	r.peers[other.Node] = p
+	return r, p
+}
+
+// start runs a stream of p with other over s.
+func start(t *testing.T, p *peer, self, other Peer, s *pipe) *link {
+	t.Helper()
+	l := p.newLink(self, other, p.attempt+1)
+	if err := p.admit(l); err != nil {
+		t.Fatal(err)
+	}
+	p.r.wg.Go(func() { _ = p.run(l, s, s.hangUp) }) // the handler hears the reason
+	return l
+}
+
+func kindOf(b []byte) uint8 { return b[4] }
+
+func num(b []byte) uint64 { return binary.LittleEndian.Uint64(b[25:]) }
+
+// An idle stream lives on for hours at a few frames a second.
+func TestIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x, y := newPipe()
+		ha, hb := newRecorder(), newRecorder()
+		ra, pa := lone(t, node("a", 1), node("b", 2), ha)
+		rb, pb := lone(t, node("b", 2), node("a", 1), hb)
+		la := start(t, pa, node("a", 1), node("b", 2), x)
+		start(t, pb, node("b", 2), node("a", 1), y)
+		time.Sleep(3 * time.Hour) // a bubble's time: nothing waits for it
+		if n := la.spoken.Load(); n < 3*3600*2 || n > 3*3600*9 {
+			t.Errorf("%d signs of life in three hours", n)
+		}
+		if len(ha.events) != 1 || len(hb.events) != 1 {
+			t.Errorf("events %v, %v", ha.events, hb.events)
+		}
+		_ = ra.Close()
+		_ = rb.Close()
+	})
+}
+
+// The other end falls silent, and is given up after a second, not sooner and
+// not much later. With something in flight it need not be silent for that.
+func TestSilenceAndStall(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		send  bool
+		pings bool
+		want  error
+	}{
+		{"silent and idle", false, false, ErrSilent},
+		{"silent with a frame in flight", true, false, ErrSilent},
+		{"alive but taking nothing", true, true, ErrStalled},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				x, y := newPipe()
+				h := newRecorder()
+				r, p := lone(t, node("a", 1), node("b", 2), h)
+				l := start(t, p, node("a", 1), node("b", 2), x)
+				synctest.Wait()
+				begin := time.Now()
+				if tt.send {
+					if err := r.Send("b", numbered(1, 10)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				for tt.pings {
+					ping := make([]byte, frameHead)
+					seal(ping, header{kind: frameAck, from: 2, to: 1})
+					select {
+					case y.out <- ping:
+						time.Sleep(100 * time.Millisecond)
+						continue
+					case <-l.dead:
+					}
+					break
+				}
+				<-l.done
+				if d := time.Since(begin); d < time.Second || d > 1300*time.Millisecond {
+					t.Errorf("given up after %v", d)
+				}
+				if err := h.waitDown("b", 0); !errors.Is(err, tt.want) && !(tt.send && !tt.pings && errors.Is(err, ErrStalled)) {
+					t.Errorf("down: %v", err)
+				}
+				_ = r.Close()
+			})
+		})
+	}
+}
+
+// No more than FramesInFlight frames are on the way, and what is sent meanwhile
+// goes into few.
+func TestFramesInFlight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x, y := newPipe()
+		r, p := lone(t, node("a", 1), node("b", 2), newRecorder())
+		start(t, p, node("a", 1), node("b", 2), x)
+		synctest.Wait()
+		sent := uint64(0)
+		for range 500 {
+			sent++
+			if err := r.Send("b", numbered(sent, 10000)); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		var got, frames uint64
+		for got < sent {
+			for i := 0; len(y.in) > 0; i++ {
+				b := <-y.in
+				if kindOf(b) != frameItems {
+					continue
+				}
+				frames++
+				if frames != num(b) || i >= FramesInFlight {
+					t.Fatalf("frame %d has number %d and is the %d-th on the way", frames, num(b), i)
+				}
+				if len(b) > frameHead+MaxFrame+10100 {
+					t.Errorf("a frame of %d bytes", len(b))
+				}
+				got += uint64(binary.LittleEndian.Uint32(b[5:]))
+			}
+			ack := make([]byte, frameHead)
+			seal(ack, header{kind: frameAck, from: 2, to: 1, acks: frames})
+			y.out <- ack
+			synctest.Wait()
+		}
+		if frames > 12 {
+			t.Errorf("%d frames", frames)
+		}
+		if s := r.Stats()[0]; s.Queued != 0 {
+			t.Errorf("%d bytes queued in the end", s.Queued)
+		}
+		_ = r.Close()
+	})
+}
+
+// Whatever a peer sends that no honest one does ends the stream, is counted,
+// and reaches no handler.
+func TestHostilePeer(t *testing.T) {
+	ack := func(h header) []byte {
+		b := make([]byte, frameHead)
+		seal(b, h)
+		return b
+	}
+	bad := frameOf(t, header{kind: frameItems, from: 2, to: 1, num: 1}, numbered(1, 100))
+	bad[60] ^= 1
+	few := make([]byte, frameHead+3)
+	seal(few, header{kind: frameItems, count: 1, from: 2, to: 1, num: 1})
+	for name, b := range map[string][]byte{
+		"nothing":               {},
+		"garbage":               []byte("GET / HTTP/1.1\r\n\r\n it was never going to be a frame"),
+		"a flipped bit":         bad,
+		"of another sender":     ack(header{kind: frameAck, from: 3, to: 1}),
+		"for another session":   ack(header{kind: frameAck, from: 2, to: 9}),
+		"a gap":                 frameOf(t, header{kind: frameItems, from: 2, to: 1, num: 2}, numbered(1, 1)),
+		"a repetition":          frameOf(t, header{kind: frameItems, from: 2, to: 1, num: 0}, numbered(1, 1)),
+		"frames lost unseen":    ack(header{kind: frameAck, from: 2, to: 1, num: 1}),
+		"acknowledges too much": ack(header{kind: frameAck, from: 2, to: 1, acks: 1}),
+		"an empty items frame":  ack(header{kind: frameItems, from: 2, to: 1, num: 1}),
+		"items cut off":         few,
+		"an ack with items":     frameOf(t, header{kind: frameAck, from: 2, to: 1}, numbered(1, 1)),
+		"a second greeting":     ack(header{kind: frameHello, from: 2, to: 1}),
+		"an unknown kind":       ack(header{kind: 77, from: 2, to: 1}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				x, y := newPipe()
+				h := newRecorder()
+				r, p := lone(t, node("a", 1), node("b", 2), h)
+				l := start(t, p, node("a", 1), node("b", 2), x)
+				y.out <- b
+				<-l.done
+				if err := h.waitDown("b", 0); !errors.Is(err, ErrBadFrame) {
+					t.Errorf("down: %v", err)
+				}
+				if s := r.Stats()[0]; s.Bad != 1 || s.Up || h.total != 0 {
+					t.Errorf("stats %+v, %d items", s, h.total)
+				}
+				if err := r.Send("b", Item{}); !errors.Is(err, ErrDown) {
+					t.Errorf("send: %v", err)
+				}
+				h.verify(t)
+				_ = r.Close()
+			})
+		})
+	}
+}
+
+// A flood of sends from many goroutines stays within the window and in order.
+func TestFloodStaysInTheWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x, y := newPipe()
+		r, p := lone(t, node("a", 1), node("b", 2), newRecorder())
+		start(t, p, node("a", 1), node("b", 2), x)
+		synctest.Wait()
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				for range 1000 {
+					_ = r.Send("b", Item{Data: [][]byte{make([]byte, 50000)}}) // most are refused: that is the point
+				}
+			})
+		}
+		wg.Wait()
+		s := r.Stats()[0]
+		if s.Queued > 16<<20 || s.Queued < 15<<20 || s.Full != 8000-s.ItemsSent {
+			t.Errorf("stats %+v", s)
+		}
+		r.Break("b", errors.New("enough"))
+		_ = y
+		_ = r.Close()
+	})
+}
