@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/clrelay/clrelay/cluster/raftnode/store"
 )
 
 const (
@@ -87,7 +89,7 @@ func (n *Node) Bootstrap(ctx context.Context, servers []Server) error {
 	}
 	var c raft.Configuration
 	for _, s := range p.Servers {
-		c.Servers = append(c.Servers, raft.Server{Suffrage: raft.Voter, ID: raft.ServerID(s.Node), Address: raftAddress(s.Node, s.Address)})
+		c.Servers = append(c.Servers, raft.Server{Suffrage: raft.Voter, ID: raft.ServerID(s.Node), Address: store.Address(s.Node, s.Address)})
 	}
 	err = n.wait(ctx, func() raft.Future { return n.raft.BootstrapCluster(c) })
 	if err != nil && !errors.Is(err, raft.ErrCantBootstrap) {
@@ -104,7 +106,7 @@ func (n *Node) seekPledge(ctx context.Context, s Server, p *pledge) error {
 	}
 	for {
 		try, cancel := context.WithTimeout(ctx, pledgeTimeout)
-		status, answer, err := n.pool.ask(try, s, askPledge, body)
+		status, answer, err := n.pool.Ask(try, to(s), askPledge, body)
 		cancel()
 		if err == nil {
 			err = said(status, answer)
@@ -205,5 +207,5 @@ func writePledge(dir string, p *pledge) error {
 	if err != nil {
 		return fmt.Errorf("raftnode: writing %s: %w", name, err)
 	}
-	return syncDir(dir)
+	return store.SyncDir(dir)
 }

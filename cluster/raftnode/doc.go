@@ -28,16 +28,8 @@
 //
 // # The disk
 //
-// raft-boltdb holds log and votes, behind a decorator (store): the first error
-// of a write or sync latches it and ends the node through Options.Fatal, for
-// the library would go on and might be leader again a second later, and a
-// sync repeated after an error can lie. An operation that hangs for 5 s ends the
-// node too, for heartbeats have goroutines of their own and a leader whose disk
-// hangs would lead for ever. Votes are written candidate first, term second:
-// the library writes them the other way round, and a crash between the two
-// could then vote twice in one term. Each entry carries a checksum. Where the
-// library would panic on a store that has failed, its goroutine is ended
-// instead, so that Fatal has the last word and not a stack trace.
+// Package store keeps log, votes and snapshots and says what it does about
+// disks that fail or hang: Options.Fatal is called, and the process ends.
 //
 // # Membership
 //
@@ -52,7 +44,7 @@
 // asks every other to pledge itself to this very set; a pledge is on disk before
 // it is given and is never given twice. Two births can so never share a node.
 //
-// Votes are kept by the leader in a loop of our own (keeper, plan) instead of
+// Votes are kept by the leader in a loop of our own (keeper, package votes) instead of
 // raft-autopilot: its promoter interface knows "every healthy server gets a
 // vote", removes dead servers from the cluster, which here only the operator
 // may do, and wants five delegate methods for it; the rules needed here are one

@@ -7,6 +7,10 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/clrelay/clrelay/cluster/raftnode/ask"
+	"github.com/clrelay/clrelay/cluster/raftnode/store"
+	"github.com/clrelay/clrelay/cluster/raftnode/votes"
 )
 
 const (
@@ -104,9 +108,9 @@ func (k *keeper) ask(ctx context.Context, s Server) bool {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	last, term := k.n.raft.LastIndex(), k.n.raft.CurrentTerm()
-	status, answer, err := k.n.pool.ask(ctx, s, askStats, nil)
+	status, answer, err := k.n.pool.Ask(ctx, to(s), askStats, nil)
 	var st stats
-	if err != nil || status != sayOK || json.Unmarshal(answer, &st) != nil {
+	if err != nil || status != ask.OK || json.Unmarshal(answer, &st) != nil {
 		return false
 	}
 	return st.Leader == k.n.o.Node && st.Term == term && st.LastIndex+maxLag >= last
@@ -125,44 +129,39 @@ func (k *keeper) act(ctx context.Context) {
 		return
 	}
 	views := k.views(f.Configuration().Servers)
-	s := plan(views, n.o.Voters)
-	if s.do == doNothing {
+	s := votes.Plan(views, n.o.Voters)
+	if s.Do == votes.Nothing {
 		return
 	}
-	id, address := raft.ServerID(s.node), raftAddress(s.node, n.member(s.node).Address)
+	id, address := raft.ServerID(s.Node), store.Address(s.Node, n.member(s.Node).Address)
 	ctx, cancel := context.WithTimeout(ctx, changeWithin)
 	defer cancel()
 	err = n.wait(ctx, func() raft.Future {
-		switch s.do {
-		case doPromote:
+		switch s.Do {
+		case votes.Promote:
 			return n.raft.AddVoter(id, address, f.Index(), changeWithin)
-		case doDemote:
+		case votes.Demote:
 			return n.raft.DemoteVoter(id, f.Index(), changeWithin)
 		default:
 			return n.raft.LeadershipTransferToServer(id, address)
 		}
 	})
-	n.log.Info("the votes were changed", "what", s.do.String(), "of", s.node, "error", err)
+	n.log.Info("the votes were changed", "what", s.Do.String(), "of", s.Node, "error", err)
 }
 
-func (k *keeper) views(servers []raft.Server) []view {
+func (k *keeper) views(servers []raft.Server) []votes.View {
 	now, t := time.Now(), k.n.o.Timing
-	out := make([]view, 0, len(servers))
+	out := make([]votes.View, 0, len(servers))
 	for _, s := range servers {
 		node := string(s.ID)
 		h := k.seen[node]
-		out = append(out, view{
-			Server: Server{Node: node, Address: hostPort(s.Address), Voter: s.Suffrage == raft.Voter},
-			Hint:   k.n.o.Hint(node),
-			self:   node == k.n.o.Node, healthy: h.Healthy,
-			stable: h.Healthy && now.Sub(h.Since) >= t.Stable,
-			dead:   h.Node != "" && !h.Healthy && now.Sub(h.Since) >= t.Dead,
+		hint := k.n.o.Hint(node)
+		out = append(out, votes.View{
+			Node: node, Voter: s.Suffrage == raft.Voter, Self: node == k.n.o.Node,
+			Zone: hint.Zone, Barred: hint.Barred, Healthy: h.Healthy,
+			Stable: h.Healthy && now.Sub(h.Since) >= t.Stable,
+			Dead:   h.Node != "" && !h.Healthy && now.Sub(h.Since) >= t.Dead,
 		})
 	}
 	return out
-}
-
-// String names a deed in the log.
-func (d deed) String() string {
-	return [...]string{"nothing", "a vote was given", "a vote was taken", "the leadership was handed over"}[d]
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/clrelay/clrelay/cluster/raftnode/store"
 )
 
 const (
@@ -54,7 +56,7 @@ func (l *layer) Close() error {
 }
 
 // Addr is the address that others know this node by.
-func (l *layer) Addr() net.Addr { return layerAddr(raftAddress(l.node, l.address)) }
+func (l *layer) Addr() net.Addr { return layerAddr(store.Address(l.node, l.address)) }
 
 type layerAddr string
 
@@ -63,7 +65,7 @@ func (a layerAddr) String() string { return string(a) }
 
 // Dial connects to NAME@HOST:PORT. Its patience is its own: see dialPatience.
 func (l *layer) Dial(to raft.ServerAddress, _ time.Duration) (net.Conn, error) {
-	node, address, ok := splitAddress(to)
+	node, address, ok := store.SplitAddress(to)
 	if !ok {
 		return nil, fmt.Errorf("raftnode: %q is not an address of the form NAME@HOST:PORT", to)
 	}

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/clrelay/clrelay/cluster/raftnode/store"
 )
 
 // statusPoll is how often the known leader is read. The library tells of one's
@@ -79,7 +81,7 @@ func (r *reign) end() {
 // observe reads the leadership and tells it if it changed.
 func (n *Node) observe() Status {
 	address, id := n.raft.LeaderWithID()
-	s := Status{Leader: string(id), Address: hostPort(address), Term: n.raft.CurrentTerm()}
+	s := Status{Leader: string(id), Address: store.HostPort(address), Term: n.raft.CurrentTerm()}
 	s.Leading = n.raft.State() == raft.Leader && s.Leader == n.o.Node
 	if s.Leader == n.o.Node && !s.Leading {
 		s.Leader, s.Address = "", ""

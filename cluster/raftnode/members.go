@@ -8,6 +8,9 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/clrelay/clrelay/cluster/raftnode/ask"
+	"github.com/clrelay/clrelay/cluster/raftnode/store"
 )
 
 const (
@@ -63,12 +66,12 @@ func (n *Node) joinThrough(ctx context.Context, s Server) error {
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
 	for range 2 {
-		status, answer, err := n.pool.ask(ctx, s, askJoin, body)
+		status, answer, err := n.pool.Ask(ctx, to(s), askJoin, body)
 		if err != nil {
 			return err
 		}
-		node, address, hinted := splitAddress(raft.ServerAddress(answer))
-		if status == sayNoLeader && hinted && node != n.o.Node {
+		node, address, hinted := store.SplitAddress(raft.ServerAddress(answer))
+		if status == ask.NoLeader && hinted && node != n.o.Node {
 			s = Server{Node: node, Address: address}
 			continue
 		}
@@ -116,7 +119,7 @@ func (n *Node) admit(ctx context.Context, peer string, body []byte) error {
 		return nil
 	}
 	return n.change(ctx, func() raft.Future {
-		return n.raft.AddNonvoter(raft.ServerID(w.Node), raftAddress(w.Node, w.Address), 0, changeWithin)
+		return n.raft.AddNonvoter(raft.ServerID(w.Node), store.Address(w.Node, w.Address), 0, changeWithin)
 	})
 }
 

@@ -12,19 +12,17 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/clrelay/clrelay/cluster/raftnode/ask"
+	"github.com/clrelay/clrelay/cluster/raftnode/store"
 )
 
 // Bounds.
 const (
 	// MaxCommand is the largest command in octets that Propose takes.
-	MaxCommand = 2 << 20
+	MaxCommand = ask.MaxBody
 
-	trailingLogs      = 4096 // entries kept behind a snapshot, so that a node that was away for half an hour needs none
-	snapshotThreshold = 4096 // entries since the last snapshot that make a new one worth it
-	snapshotInterval  = time.Minute
-	snapshotsKept     = 2
-	logCacheSize      = 512
-	maxAppendEntries  = 256
+	logCacheSize = 512
 )
 
 var (
@@ -39,29 +37,17 @@ var (
 	// ErrClosed says that the node is closed.
 	ErrClosed = errors.New("raftnode: closed")
 	// ErrFailed says that this node's store has failed: Options.Fatal was called.
-	ErrFailed = errors.New("raftnode: failed")
+	ErrFailed = store.ErrFailed
 	// ErrRefused says that a change of members would endanger the quorum or
 	// makes no sense; the text says which.
 	ErrRefused = errors.New("raftnode: refused")
 )
 
 // FSM is the state machine that the log is fed to. Calls come one at a time.
-type FSM interface {
-	// Apply applies the command at index and returns its result, the same on
-	// every node. It must not keep data.
-	Apply(index uint64, data []byte) any
-	// Snapshot returns the whole state as octets that nobody changes later.
-	Snapshot() []byte
-	// Restore replaces the whole state.
-	Restore(data []byte) error
-}
+type FSM = store.FSM
 
 // Server is a node as Raft knows it.
-type Server struct {
-	Node    string // name, unique, and what its certificate says
-	Address string // host:port of its cluster port
-	Voter   bool
-}
+type Server = store.Server
 
 // Hint is what the keeper of votes should know about a node.
 type Hint struct {
@@ -112,7 +98,7 @@ type Options struct {
 	Log    *slog.Logger
 	Timing Timing
 
-	openStore func(path string) (backend, error) // tests put in disks that fail
+	openStore func(path string) (store.Backend, error) // tests put in disks that fail
 }
 
 // Status is what a node knows about the leadership, as a level.
@@ -129,11 +115,11 @@ type Node struct {
 	o      Options
 	log    *slog.Logger
 	raft   *raft.Raft
-	store  *store
+	store  *store.Store
 	snaps  raft.SnapshotStore
-	fsm    *shim
+	fsm    *store.Machine
 	layer  *layer
-	pool   *pool
+	pool   *ask.Pool
 	notify chan bool
 	kick   chan struct{}
 
@@ -153,7 +139,7 @@ type Node struct {
 	failOnce  sync.Once
 	closeOnce sync.Once
 	done      sync.WaitGroup
-	control   *controlServer
+	control   *ask.Server
 }
 
 func (o *Options) check() error {
@@ -176,7 +162,7 @@ func (o *Options) check() error {
 		o.Hint = func(string) Hint { return Hint{} }
 	}
 	if o.openStore == nil {
-		o.openStore = openBolt
+		o.openStore = store.OpenBolt
 	}
 	o.Timing.defaults()
 	return nil
@@ -223,44 +209,42 @@ func Open(o Options) (_ *Node, err error) {
 	if err != nil {
 		return nil, err
 	}
-	n.fsm = newShim(o.FSM, n.fatal)
+	n.fsm = store.NewMachine(o.FSM, n.fatal)
 	n.layer = newLayer(o.Node, o.Address, o.Net)
 	n.layer.open.Store(past || n.pledge != nil)
-	n.pool = newPool(o.Net.Dial)
+	n.pool = ask.NewPool(func(ctx context.Context, node, address string) (net.Conn, error) {
+		return o.Net.Dial(ctx, node, address, ProtocolControl)
+	})
 	trans := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream: n.layer, MaxPool: 3, Timeout: o.Timing.Call, Logger: bridge(o.Log),
+		Stream: n.layer, MaxPool: 3, Timeout: o.Timing.Call, Logger: store.Bridge(o.Log),
 	})
 	if err := n.startRaft(trans); err != nil {
 		_ = trans.Close() // the first error is told
 		return nil, err
 	}
-	n.fsm.running.Store(true)
-	n.store.running.Store(true)
-	n.control = newControlServer(n)
+	n.fsm.Started()
+	n.store.Started()
+	n.control = ask.NewServer(ask.Options{Listener: o.Net.Control, Peer: o.Net.Peer, Answer: n.answer, Log: o.Log})
 	n.done.Go(n.drainNotify)
 	n.done.Go(n.watchLeadership)
-	n.done.Go(n.control.serve)
+	n.done.Go(n.control.Serve)
 	return n, nil
 }
 
 func (n *Node) openDisk() error {
-	if err := makeDir(n.o.Dir); err != nil {
+	if err := store.MakeDir(n.o.Dir); err != nil {
 		return err
 	}
-	b, err := n.o.openStore(filepath.Join(n.o.Dir, storeFile))
+	b, err := n.o.openStore(filepath.Join(n.o.Dir, store.File))
 	if err != nil {
 		return fmt.Errorf("raftnode: opening the log in %s: %w", n.o.Dir, err)
 	}
-	n.store = newStore(b, n.o.Timing.Hang, n.fatal)
-	snaps, err := raft.NewFileSnapshotStoreWithLogger(n.o.Dir, snapshotsKept, bridge(n.o.Log))
-	if err == nil {
-		err = syncDir(n.o.Dir)
-	}
+	n.store = store.New(b, n.o.Timing.Hang, n.fatal)
+	n.snaps, err = store.Snapshots(n.o.Dir, n.o.Log)
 	if err != nil {
 		_ = n.store.Close() // the first error is told
-		return fmt.Errorf("raftnode: opening the snapshots in %s: %w", n.o.Dir, err)
+		return err
 	}
-	n.snaps = snaps
 	return nil
 }
 
@@ -283,25 +267,11 @@ func (n *Node) startRaft(trans raft.Transport) (err error) {
 }
 
 func (n *Node) config() *raft.Config {
-	c := raftConfig(n.o.Node, n.o.Log)
+	c := store.Config(n.o.Node, n.o.Log)
 	t := n.o.Timing
 	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = t.Heartbeat, t.Heartbeat, t.Heartbeat
 	c.CommitTimeout = t.Commit
 	c.NotifyCh = n.notify
-	return c
-}
-
-func raftConfig(node string, log *slog.Logger) *raft.Config {
-	c := raft.DefaultConfig()
-	c.LocalID = raft.ServerID(node)
-	c.Logger = bridge(log)
-	c.MaxAppendEntries = maxAppendEntries
-	c.BatchApplyCh = true
-	c.ShutdownOnRemove = false
-	c.TrailingLogs = trailingLogs
-	c.SnapshotThreshold = snapshotThreshold
-	c.SnapshotInterval = snapshotInterval
-	c.NoLegacyTelemetry = true
 	return c
 }
 
@@ -322,8 +292,8 @@ func (n *Node) Close() error {
 		close(n.closed)
 		n.calls.Unlock()
 		n.layer.stop() // ends dials that raft would wait for
-		n.control.stop()
-		n.pool.close()
+		n.control.Stop()
+		n.pool.Close()
 		_ = n.raft.Shutdown().Error() // always nil
 		close(n.dead)
 		n.done.Wait()
@@ -366,7 +336,7 @@ func (n *Node) CommitIndex() uint64 { return n.raft.CommitIndex() }
 // AppliedIndex returns the index of the last entry that the FSM has applied or
 // had in the snapshot it was restored from. Entries of Raft's own are left
 // out, so it may stay behind CommitIndex for ever on an idle cluster.
-func (n *Node) AppliedIndex() uint64 { return n.fsm.applied() }
+func (n *Node) AppliedIndex() uint64 { return n.fsm.Applied() }
 
 // Members returns the servers of the newest configuration that this node
 // knows, committed or not, in the order in which they joined.
@@ -377,7 +347,7 @@ func (n *Node) Members() []Server {
 	}
 	var out []Server
 	for _, s := range f.Configuration().Servers {
-		out = append(out, Server{Node: string(s.ID), Address: hostPort(s.Address), Voter: s.Suffrage == raft.Voter})
+		out = append(out, Server{Node: string(s.ID), Address: store.HostPort(s.Address), Voter: s.Suffrage == raft.Voter})
 	}
 	return out
 }
@@ -391,16 +361,4 @@ func (n *Node) Snapshot(ctx context.Context) error {
 	return nil
 }
 
-// raftAddress is a server's address as Raft stores it: NAME@HOST:PORT.
-func raftAddress(node, address string) raft.ServerAddress {
-	return raft.ServerAddress(node + "@" + address)
-}
-
-func splitAddress(a raft.ServerAddress) (node, address string, ok bool) {
-	return strings.Cut(string(a), "@")
-}
-
-func hostPort(a raft.ServerAddress) string {
-	_, address, _ := splitAddress(a)
-	return address
-}
+func to(s Server) ask.To { return ask.To{Node: s.Node, Address: s.Address} }

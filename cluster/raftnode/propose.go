@@ -8,13 +8,13 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/clrelay/clrelay/cluster/raftnode/store"
 )
 
 const (
-	enqueueTimeout = 2 * time.Second        // for raft's main loop to take a command
-	leaderRetry    = 50 * time.Millisecond  // before a leader that was none is asked again
-	leaderTimeout  = 30 * time.Second       // longest that a leader works for another node
-	answerMargin   = 100 * time.Millisecond // a leader answers this long before the asker gives up
+	enqueueTimeout = 2 * time.Second       // for raft's main loop to take a command
+	leaderRetry    = 50 * time.Millisecond // before a leader that was none is asked again
 )
 
 // Propose puts a command into the log, through the leader if that is another
@@ -135,10 +135,10 @@ func classify(err error) error {
 // outcome waits until the own FSM has come to index, where the leader says the
 // command is.
 func (n *Node) outcome(ctx context.Context, index uint64) (any, error) {
-	if err := n.fsm.wait(ctx, index, n.closed); err != nil {
+	if err := n.fsm.Wait(ctx, index, n.closed); err != nil {
 		return nil, fmt.Errorf("%w: it is committed at %d: %w", ErrUnknownOutcome, index, err)
 	}
-	result, ok := n.fsm.result(index)
+	result, ok := n.fsm.Result(index)
 	if !ok {
 		return nil, fmt.Errorf("%w: it is committed at %d, and this node got a snapshot that holds it", ErrUnknownOutcome, index)
 	}
@@ -169,7 +169,7 @@ func (n *Node) Barrier(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := n.fsm.wait(ctx, index, n.closed); err != nil {
+		if err := n.fsm.Wait(ctx, index, n.closed); err != nil {
 			return fmt.Errorf("raftnode: barrier: %w", err)
 		}
 		return nil
@@ -184,7 +184,7 @@ func (n *Node) barrier(ctx context.Context) (uint64, error) {
 		// Nothing hangs on a barrier that was lost: it may be repeated.
 		return 0, noLeader(err)
 	}
-	return n.fsm.applied(), nil
+	return n.fsm.Applied(), nil
 }
 
 // noLeader is classify for what changes nothing.
@@ -222,7 +222,7 @@ func (n *Node) transfer(ctx context.Context, to string) error {
 		if to == "" {
 			return n.raft.LeadershipTransfer()
 		}
-		return n.raft.LeadershipTransferToServer(raft.ServerID(to), raftAddress(to, target.Address))
+		return n.raft.LeadershipTransferToServer(raft.ServerID(to), store.Address(to, target.Address))
 	})
 	if err == nil {
 		return nil

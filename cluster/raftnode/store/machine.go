@@ -1,8 +1,9 @@
-package raftnode
+package store
 
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"runtime"
@@ -19,9 +20,22 @@ const (
 	maxSnapshot = 2 << 30
 )
 
-// shim is the FSM as the library sees it. It knows up to which command the FSM
+// FSM is the state machine that the log is fed to. Calls come one at a time.
+type FSM interface {
+	// Apply applies the command at index and returns its result, the same on
+	// every node. It must not keep data.
+	Apply(index uint64, data []byte) any
+	// Snapshot returns the whole state as octets that nobody changes later.
+	Snapshot() []byte
+	// Restore replaces the whole state.
+	Restore(data []byte) error
+}
+
+var errOver = errors.New("store: closed")
+
+// Machine is the FSM as the library sees it. It knows up to which command the FSM
 // came, which the library does not tell, and keeps the newest results.
-type shim struct {
+type Machine struct {
 	fsm     FSM
 	fatal   func(error)
 	running atomic.Bool // restores come from the library's own goroutine now
@@ -37,16 +51,17 @@ type outcome struct {
 	result any
 }
 
-func newShim(fsm FSM, fatal func(error)) *shim {
-	return &shim{fsm: fsm, fatal: fatal, advance: make(chan struct{})}
+// NewMachine wraps fsm. A snapshot that cannot be restored is told to fatal.
+func NewMachine(fsm FSM, fatal func(error)) *Machine {
+	return &Machine{fsm: fsm, fatal: fatal, advance: make(chan struct{})}
 }
 
 // Apply applies a single entry.
-func (s *shim) Apply(l *raft.Log) any { return s.ApplyBatch([]*raft.Log{l})[0] }
+func (s *Machine) Apply(l *raft.Log) any { return s.ApplyBatch([]*raft.Log{l})[0] }
 
 // ApplyBatch applies entries in order. Changes of configuration are among
 // them: they have an index and no command.
-func (s *shim) ApplyBatch(ls []*raft.Log) []any {
+func (s *Machine) ApplyBatch(ls []*raft.Log) []any {
 	out := make([]any, len(ls))
 	for i, l := range ls {
 		if l.Type == raft.LogCommand {
@@ -65,21 +80,25 @@ func (s *shim) ApplyBatch(ls []*raft.Log) []any {
 }
 
 // reached is called with mu held.
-func (s *shim) reached(index uint64) {
+func (s *Machine) reached(index uint64) {
 	s.index = index
 	close(s.advance)
 	s.advance = make(chan struct{})
 }
 
-func (s *shim) applied() uint64 {
+// Started says that from now on the library's own goroutines call.
+func (s *Machine) Started() { s.running.Store(true) }
+
+// Applied returns the index up to which the FSM has come.
+func (s *Machine) Applied() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.index
 }
 
-// wait returns once the FSM has come to index. It does not see barriers and
-// empty entries, so index must be that of a command.
-func (s *shim) wait(ctx context.Context, index uint64, over <-chan struct{}) error {
+// Wait returns once the FSM has come to index, or ctx or over end it. It does
+// not see barriers and empty entries, so index must be that of a command.
+func (s *Machine) Wait(ctx context.Context, index uint64, over <-chan struct{}) error {
 	for {
 		s.mu.Lock()
 		reached, advance := s.index >= index, s.advance
@@ -92,14 +111,14 @@ func (s *shim) wait(ctx context.Context, index uint64, over <-chan struct{}) err
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-over:
-			return ErrClosed
+			return errOver
 		}
 	}
 }
 
-// result returns the result of the command at index, if it is still known: a
+// Result returns the result of the command at index, if it is still known: a
 // snapshot may have jumped over it.
-func (s *shim) result(index uint64) (any, bool) {
+func (s *Machine) Result(index uint64) (any, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	o := s.ring[index%resultsKept]
@@ -107,14 +126,14 @@ func (s *shim) result(index uint64) (any, bool) {
 }
 
 // Snapshot captures the state. The library calls it between two Applies.
-func (s *shim) Snapshot() (raft.FSMSnapshot, error) {
-	head := binary.BigEndian.AppendUint64([]byte{1}, s.applied())
+func (s *Machine) Snapshot() (raft.FSMSnapshot, error) {
+	head := binary.BigEndian.AppendUint64([]byte{1}, s.Applied())
 	return &captured{head: head, state: s.fsm.Snapshot()}, nil
 }
 
 // Restore replaces the state. The library panics when this fails while it
 // runs; its goroutine is ended instead, after Fatal.
-func (s *shim) Restore(r io.ReadCloser) error {
+func (s *Machine) Restore(r io.ReadCloser) error {
 	defer r.Close()
 	err := s.restore(r)
 	if err == nil || !s.running.Load() {
@@ -125,13 +144,13 @@ func (s *shim) Restore(r io.ReadCloser) error {
 	return err
 }
 
-func (s *shim) restore(r io.Reader) error {
+func (s *Machine) restore(r io.Reader) error {
 	index, state, err := readSnapshot(r)
 	if err != nil {
 		return err
 	}
 	if err := s.fsm.Restore(state); err != nil {
-		return fmt.Errorf("raftnode: restoring a snapshot: %w", err)
+		return fmt.Errorf("store: restoring a snapshot: %w", err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -144,9 +163,9 @@ func readSnapshot(r io.Reader) (index uint64, state []byte, err error) {
 	all, err := io.ReadAll(io.LimitReader(r, maxSnapshot+1))
 	switch {
 	case err != nil:
-		return 0, nil, fmt.Errorf("raftnode: reading a snapshot: %w", err)
+		return 0, nil, fmt.Errorf("store: reading a snapshot: %w", err)
 	case len(all) < snapshotHead || all[0] != 1 || len(all) > maxSnapshot:
-		return 0, nil, fmt.Errorf("raftnode: a snapshot of %d octets is not one of this version", len(all))
+		return 0, nil, fmt.Errorf("store: a snapshot of %d octets is not one of this version", len(all))
 	}
 	return binary.BigEndian.Uint64(all[1:]), all[snapshotHead:], nil
 }
@@ -158,7 +177,7 @@ func (c *captured) Persist(to raft.SnapshotSink) error {
 	for _, part := range [][]byte{c.head, c.state} {
 		if _, err := to.Write(part); err != nil {
 			_ = to.Cancel() // the write's error is told
-			return fmt.Errorf("raftnode: writing a snapshot: %w", err)
+			return fmt.Errorf("store: writing a snapshot: %w", err)
 		}
 	}
 	return to.Close()

@@ -1,4 +1,4 @@
-package raftnode
+package store
 
 import (
 	"errors"
@@ -7,9 +7,12 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
+
+const offlineHang = time.Minute // a tool may wait longer for a disk than a node does
 
 // Offline names a node's directory to work on while the node is not running.
 type Offline struct {
@@ -25,26 +28,26 @@ type Offline struct {
 // plane. Entries at the end of the log of which this node never heard whether
 // they were committed are in it. Nothing is changed.
 func (o Offline) Export() (index uint64, err error) {
-	if _, err := os.Stat(filepath.Join(o.Dir, storeFile)); err != nil {
-		return 0, fmt.Errorf("raftnode: no control plane in %s: %w", o.Dir, err)
+	if _, err := os.Stat(filepath.Join(o.Dir, File)); err != nil {
+		return 0, fmt.Errorf("store: no control plane in %s: %w", o.Dir, err)
 	}
-	b, err := openBoltMode(filepath.Join(o.Dir, storeFile), true)
+	b, err := openBoltMode(filepath.Join(o.Dir, File), true)
 	if err != nil {
-		return 0, fmt.Errorf("raftnode: opening %s (is the node running?): %w", o.Dir, err)
+		return 0, fmt.Errorf("store: opening %s (is the node running?): %w", o.Dir, err)
 	}
 	defer b.Close()
-	snaps, err := raft.NewFileSnapshotStoreWithLogger(o.Dir, snapshotsKept, bridge(o.Log))
+	snaps, err := Snapshots(o.Dir, o.Log)
 	if err != nil {
-		return 0, fmt.Errorf("raftnode: opening the snapshots in %s: %w", o.Dir, err)
+		return 0, err
 	}
-	s := newShim(o.FSM, func(error) {})
+	s := NewMachine(o.FSM, func(error) {})
 	after, err := restoreNewest(snaps, s)
 	if err != nil {
 		return 0, err
 	}
 	last, err := b.LastIndex()
 	if err != nil {
-		return 0, fmt.Errorf("raftnode: reading the log: %w", err)
+		return 0, fmt.Errorf("store: reading the log: %w", err)
 	}
 	for i := after + 1; i <= last; i++ {
 		var l raft.Log
@@ -52,22 +55,22 @@ func (o Offline) Export() (index uint64, err error) {
 			err = verify(i, &l)
 		}
 		if err != nil {
-			return 0, fmt.Errorf("raftnode: reading entry %d: %w", i, err)
+			return 0, fmt.Errorf("store: reading entry %d: %w", i, err)
 		}
 		s.ApplyBatch([]*raft.Log{&l})
 	}
-	if s.applied() == 0 {
-		return 0, fmt.Errorf("raftnode: the control plane in %s is empty", o.Dir)
+	if s.Applied() == 0 {
+		return 0, fmt.Errorf("store: the control plane in %s is empty", o.Dir)
 	}
-	return s.applied(), nil
+	return s.Applied(), nil
 }
 
 // restoreNewest restores the newest snapshot that is whole and returns the
 // index of the last entry it covers.
-func restoreNewest(snaps raft.SnapshotStore, s *shim) (uint64, error) {
+func restoreNewest(snaps raft.SnapshotStore, s *Machine) (uint64, error) {
 	list, err := snaps.List()
 	if err != nil {
-		return 0, fmt.Errorf("raftnode: listing snapshots: %w", err)
+		return 0, fmt.Errorf("store: listing snapshots: %w", err)
 	}
 	for _, meta := range list {
 		_, r, e := snaps.Open(meta.ID)
@@ -77,7 +80,7 @@ func restoreNewest(snaps raft.SnapshotStore, s *shim) (uint64, error) {
 		if e == nil {
 			return meta.Index, nil
 		}
-		err = errors.Join(err, fmt.Errorf("raftnode: snapshot %s: %w", meta.ID, e))
+		err = errors.Join(err, fmt.Errorf("store: snapshot %s: %w", meta.ID, e))
 	}
 	return 0, err
 }
@@ -89,14 +92,14 @@ func restoreNewest(snaps raft.SnapshotStore, s *shim) (uint64, error) {
 // this, and entries that only the lost nodes had are gone: what they decided has
 // to be settled by a new generation. Every other node must be off.
 func (o Offline) Recover(servers []Server) error {
-	if _, err := os.Stat(filepath.Join(o.Dir, storeFile)); err != nil {
-		return fmt.Errorf("raftnode: no control plane in %s: %w", o.Dir, err)
+	if _, err := os.Stat(filepath.Join(o.Dir, File)); err != nil {
+		return fmt.Errorf("store: no control plane in %s: %w", o.Dir, err)
 	}
-	return o.withStore(func(s *store, snaps raft.SnapshotStore, c raft.Configuration) error {
-		fsm := newShim(o.FSM, func(error) {})
-		_, trans := raft.NewInmemTransport(raftAddress(o.Node, o.Address))
-		if err := raft.RecoverCluster(raftConfig(o.Node, o.Log), fsm, s, s, snaps, trans, c); err != nil {
-			return fmt.Errorf("raftnode: recovering: %w", err)
+	return o.withStore(func(s *Store, snaps raft.SnapshotStore, c raft.Configuration) error {
+		fsm := NewMachine(o.FSM, func(error) {})
+		_, trans := raft.NewInmemTransport(Address(o.Node, o.Address))
+		if err := raft.RecoverCluster(Config(o.Node, o.Log), fsm, s, s, snaps, trans, c); err != nil {
+			return fmt.Errorf("store: recovering: %w", err)
 		}
 		return nil
 	}, servers)
@@ -105,22 +108,22 @@ func (o Offline) Recover(servers []Server) error {
 // Restore fills an empty directory with an exported state, as the start of a
 // cluster of the given servers. As with Recover this is done for one node.
 func (o Offline) Restore(state []byte, index uint64, servers []Server) error {
-	if _, err := os.Stat(filepath.Join(o.Dir, storeFile)); !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("raftnode: restoring: %s is not empty", o.Dir)
+	if _, err := os.Stat(filepath.Join(o.Dir, File)); !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("store: restoring: %s is not empty", o.Dir)
 	}
 	if err := o.FSM.Restore(state); err != nil {
-		return fmt.Errorf("raftnode: restoring: the export is damaged: %w", err)
+		return fmt.Errorf("store: restoring: the export is damaged: %w", err)
 	}
-	if err := makeDir(o.Dir); err != nil {
+	if err := MakeDir(o.Dir); err != nil {
 		return err
 	}
-	return o.withStore(func(s *store, snaps raft.SnapshotStore, c raft.Configuration) error {
-		_, trans := raft.NewInmemTransport(raftAddress(o.Node, o.Address))
-		fsm := newShim(o.FSM, func(error) {})
+	return o.withStore(func(s *Store, snaps raft.SnapshotStore, c raft.Configuration) error {
+		_, trans := raft.NewInmemTransport(Address(o.Node, o.Address))
+		fsm := NewMachine(o.FSM, func(error) {})
 		fsm.index = max(index, 1)
 		to, err := snaps.Create(raft.SnapshotVersionMax, fsm.index, 1, c, 1, trans)
 		if err != nil {
-			return fmt.Errorf("raftnode: restoring: %w", err)
+			return fmt.Errorf("store: restoring: %w", err)
 		}
 		captured, err := fsm.Snapshot()
 		if err == nil {
@@ -130,36 +133,31 @@ func (o Offline) Restore(state []byte, index uint64, servers []Server) error {
 			err = s.SetUint64([]byte(keyTerm), 1)
 		}
 		if err != nil {
-			return fmt.Errorf("raftnode: restoring: %w", err)
+			return fmt.Errorf("store: restoring: %w", err)
 		}
 		return nil
 	}, servers)
 }
 
 // withStore opens the directory for f.
-func (o Offline) withStore(f func(*store, raft.SnapshotStore, raft.Configuration) error, servers []Server) (err error) {
+func (o Offline) withStore(f func(*Store, raft.SnapshotStore, raft.Configuration) error, servers []Server) (err error) {
 	var c raft.Configuration
 	for _, s := range servers {
-		c.Servers = append(c.Servers, raft.Server{Suffrage: raft.Voter, ID: raft.ServerID(s.Node), Address: raftAddress(s.Node, s.Address)})
+		c.Servers = append(c.Servers, raft.Server{Suffrage: raft.Voter, ID: raft.ServerID(s.Node), Address: Address(s.Node, s.Address)})
 	}
-	b, err := openBolt(filepath.Join(o.Dir, storeFile))
+	b, err := OpenBolt(filepath.Join(o.Dir, File))
 	if err != nil {
-		return fmt.Errorf("raftnode: opening %s (is the node running?): %w", o.Dir, err)
+		return fmt.Errorf("store: opening %s (is the node running?): %w", o.Dir, err)
 	}
-	var t Timing
-	t.defaults()
-	s := newStore(b, t.Hang, func(error) {})
+	s := New(b, offlineHang, func(error) {})
 	defer func() {
 		if e := s.Close(); err == nil && e != nil {
-			err = fmt.Errorf("raftnode: closing %s: %w", o.Dir, e)
+			err = fmt.Errorf("store: closing %s: %w", o.Dir, e)
 		}
 	}()
-	snaps, err := raft.NewFileSnapshotStoreWithLogger(o.Dir, snapshotsKept, bridge(o.Log))
-	if err == nil {
-		err = syncDir(o.Dir)
-	}
+	snaps, err := Snapshots(o.Dir, o.Log)
 	if err != nil {
-		return fmt.Errorf("raftnode: opening the snapshots in %s: %w", o.Dir, err)
+		return err
 	}
 	return f(s, snaps, c)
 }

@@ -1,4 +1,4 @@
-package raftnode
+package store
 
 import (
 	"encoding/binary"
@@ -17,7 +17,9 @@ import (
 )
 
 const (
-	storeFile   = "raft.db"
+	// File is the name of the log and the votes in a node's directory.
+	File = "raft.db"
+
 	lockTimeout = 5 * time.Second // a process that just ended may still hold the file
 	checksumLen = 5               // version octet and CRC-32C
 )
@@ -29,29 +31,33 @@ const (
 	keyVoteTerm = "LastVoteTerm"
 )
 
+// ErrFailed says that the store has failed before: nothing is written any more.
+var ErrFailed = errors.New("store: failed")
+
 var errKeyNotFound = errors.New("not found")
 
-// backend is the store under the decorator.
-type backend interface {
+// Backend is the store under the decorator.
+type Backend interface {
 	raft.LogStore
 	raft.StableStore
 	Close() error
 }
 
-func openBolt(path string) (backend, error) {
+// OpenBolt opens or creates a file of raft-boltdb.
+func OpenBolt(path string) (Backend, error) {
 	return openBoltMode(path, false)
 }
 
-func openBoltMode(path string, readOnly bool) (backend, error) {
+func openBoltMode(path string, readOnly bool) (Backend, error) {
 	o := bbolt.Options{Timeout: lockTimeout, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType, ReadOnly: readOnly}
 	return raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: &o, MsgpackUseNewTimeFormat: true})
 }
 
-// store is the decorator: it latches on the first error, watches for
+// Store is the decorator: it latches on the first error, watches for
 // operations that hang, checksums entries, and writes votes in the order in
 // which a crash between the two writes does no harm.
-type store struct {
-	b     backend
+type Store struct {
+	b     Backend
 	fatal func(error)
 	watch *watchdog
 
@@ -62,21 +68,27 @@ type store struct {
 	voteTerm []byte
 }
 
-func newStore(b backend, hang time.Duration, fatal func(error)) *store {
-	s := &store{b: b, fatal: fatal}
+// New decorates b, which it owns. An operation that takes hang, or fails, is
+// told to fatal, once.
+func New(b Backend, hang time.Duration, fatal func(error)) *Store {
+	s := &Store{b: b, fatal: fatal}
 	s.watch = newWatchdog(hang, func(op string) {
-		s.fail(fmt.Errorf("raftnode: the disk has not answered %s for %v", op, hang))
+		s.fail(fmt.Errorf("store: the disk has not answered %s for %v", op, hang))
 	})
 	return s
 }
 
-func (s *store) Close() error {
+// Started says that from now on the library's own goroutines call.
+func (s *Store) Started() { s.running.Store(true) }
+
+// Close closes the store.
+func (s *Store) Close() error {
 	s.watch.stop()
 	return s.b.Close()
 }
 
 // fail latches the first error and tells it; it returns the latched one.
-func (s *store) fail(err error) error {
+func (s *Store) fail(err error) error {
 	s.mu.Lock()
 	first := s.err == nil
 	if first {
@@ -90,7 +102,7 @@ func (s *store) fail(err error) error {
 	return latched
 }
 
-func (s *store) latched() error {
+func (s *Store) latched() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.err
@@ -98,7 +110,7 @@ func (s *store) latched() error {
 
 // write runs one changing operation. After a failed one nothing is written any
 // more: what the disk holds is known only after a restart has read it.
-func (s *store) write(op string, f func() error) error {
+func (s *Store) write(op string, f func() error) error {
 	if err := s.latched(); err != nil {
 		return err
 	}
@@ -106,22 +118,25 @@ func (s *store) write(op string, f func() error) error {
 	err := f()
 	s.watch.end(id)
 	if err != nil {
-		return s.fail(fmt.Errorf("raftnode: %s: %w", op, err))
+		return s.fail(fmt.Errorf("store: %s: %w", op, err))
 	}
 	return s.latched() // the watchdog may have given it up meanwhile
 }
 
 // IsMonotonic tells the library to clear the log before entries with a gap
 // come, after a snapshot was installed.
-func (s *store) IsMonotonic() bool { return true }
+func (s *Store) IsMonotonic() bool { return true }
 
-func (s *store) FirstIndex() (uint64, error) { return s.b.FirstIndex() }
-func (s *store) LastIndex() (uint64, error)  { return s.b.LastIndex() }
+// FirstIndex returns the index of the first entry, 0 for none.
+func (s *Store) FirstIndex() (uint64, error) { return s.b.FirstIndex() }
+
+// LastIndex returns the index of the last entry, 0 for none.
+func (s *Store) LastIndex() (uint64, error) { return s.b.LastIndex() }
 
 // GetLog reads an entry and verifies it. The library panics when this fails
 // while it applies entries; its goroutine is ended instead, Fatal having been
 // called.
-func (s *store) GetLog(index uint64, l *raft.Log) error {
+func (s *Store) GetLog(index uint64, l *raft.Log) error {
 	err := s.b.GetLog(index, l)
 	if err == nil {
 		err = verify(index, l)
@@ -129,17 +144,18 @@ func (s *store) GetLog(index uint64, l *raft.Log) error {
 	if err == nil || errors.Is(err, raft.ErrLogNotFound) {
 		return err
 	}
-	err = s.fail(fmt.Errorf("raftnode: reading entry %d: %w", index, err))
+	err = s.fail(fmt.Errorf("store: reading entry %d: %w", index, err))
 	if s.running.Load() {
 		runtime.Goexit()
 	}
 	return err
 }
 
-func (s *store) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
+// StoreLog writes one entry.
+func (s *Store) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
 
 // StoreLogs writes entries, each with a checksum in its extensions, and syncs.
-func (s *store) StoreLogs(ls []*raft.Log) error {
+func (s *Store) StoreLogs(ls []*raft.Log) error {
 	sealed := make([]raft.Log, len(ls))
 	ptrs := make([]*raft.Log, len(ls))
 	for i, l := range ls {
@@ -150,7 +166,8 @@ func (s *store) StoreLogs(ls []*raft.Log) error {
 	return s.write("a write of log entries", func() error { return s.b.StoreLogs(ptrs) })
 }
 
-func (s *store) DeleteRange(first, last uint64) error {
+// DeleteRange deletes the entries from first to last.
+func (s *Store) DeleteRange(first, last uint64) error {
 	return s.write("a deletion of log entries", func() error { return s.b.DeleteRange(first, last) })
 }
 
@@ -158,7 +175,7 @@ func (s *store) DeleteRange(first, last uint64) error {
 // term that was held back with it: candidate first, then term. A crash between
 // leaves a newer candidate with the term of an older vote, and in that term no
 // vote is given any more, for the current term was written before.
-func (s *store) Set(key, val []byte) error {
+func (s *Store) Set(key, val []byte) error {
 	if err := s.write("a write of the vote", func() error { return s.b.Set(key, val) }); err != nil {
 		return err
 	}
@@ -172,7 +189,8 @@ func (s *store) Set(key, val []byte) error {
 	return s.write("a write of the vote's term", func() error { return s.b.Set([]byte(keyVoteTerm), term) })
 }
 
-func (s *store) Get(key []byte) ([]byte, error) {
+// Get reads a key; one that is missing is an error whose text is "not found".
+func (s *Store) Get(key []byte) ([]byte, error) {
 	val, err := s.b.Get(key)
 	if err == nil {
 		return val, nil
@@ -180,13 +198,13 @@ func (s *store) Get(key []byte) ([]byte, error) {
 	if err.Error() == errKeyNotFound.Error() {
 		return nil, errKeyNotFound
 	}
-	return nil, s.fail(fmt.Errorf("raftnode: reading %s: %w", key, err))
+	return nil, s.fail(fmt.Errorf("store: reading %s: %w", key, err))
 }
 
 // SetUint64 writes a number: the current term at once, the term of a vote
 // together with its candidate. The library panics when the current term cannot
 // be written; its goroutine is ended instead, Fatal having been called.
-func (s *store) SetUint64(key []byte, val uint64) error {
+func (s *Store) SetUint64(key []byte, val uint64) error {
 	octets := binary.BigEndian.AppendUint64(nil, val)
 	if string(key) == keyVoteTerm {
 		s.mu.Lock()
@@ -201,13 +219,14 @@ func (s *store) SetUint64(key []byte, val uint64) error {
 	return err
 }
 
-func (s *store) GetUint64(key []byte) (uint64, error) {
+// GetUint64 reads a number.
+func (s *Store) GetUint64(key []byte) (uint64, error) {
 	val, err := s.Get(key)
 	if err != nil {
 		return 0, err
 	}
 	if len(val) != 8 {
-		return 0, s.fail(fmt.Errorf("raftnode: reading %s: %d octets for a number", key, len(val)))
+		return 0, s.fail(fmt.Errorf("store: reading %s: %d octets for a number", key, len(val)))
 	}
 	return binary.BigEndian.Uint64(val), nil
 }
@@ -246,22 +265,23 @@ func checksum(l *raft.Log, ext []byte) uint32 {
 	return crc32.Update(crc32.Update(crc32.Checksum(head, table), table, l.Data), table, ext)
 }
 
-// makeDir creates a directory of this package's and makes its name durable.
-func makeDir(dir string) error {
+// MakeDir creates a directory and makes its name durable.
+func MakeDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("raftnode: %w", err)
+		return fmt.Errorf("store: %w", err)
 	}
-	return syncDir(dir + "/..")
+	return SyncDir(dir + "/..")
 }
 
-func syncDir(dir string) error {
+// SyncDir makes the names in a directory durable.
+func SyncDir(dir string) error {
 	f, err := os.Open(dir)
 	if err != nil {
-		return fmt.Errorf("raftnode: %w", err)
+		return fmt.Errorf("store: %w", err)
 	}
 	defer f.Close()
 	if err := f.Sync(); err != nil {
-		return fmt.Errorf("raftnode: sync %s: %w", dir, err)
+		return fmt.Errorf("store: sync %s: %w", dir, err)
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-package raftnode
+package ask
 
 import (
 	"context"
@@ -8,8 +8,6 @@ import (
 	"net"
 	"sync"
 	"time"
-
-	"github.com/hashicorp/raft"
 )
 
 const (
@@ -18,16 +16,20 @@ const (
 	idleAge      = time.Minute
 	sureAge      = 200 * time.Millisecond // younger idle connections are used unseen
 	dialTimeout  = 3 * time.Second
+	answerMargin = 100 * time.Millisecond // a server ends its work this long before the asker gives up
 )
 
-// pool asks other nodes and keeps the connections for the next questions.
-type pool struct {
-	dial  func(ctx context.Context, node, address, protocol string) (net.Conn, error)
+// To names who is asked.
+type To struct{ Node, Address string }
+
+// Pool asks other nodes and keeps the connections for the next questions.
+type Pool struct {
+	dial  func(ctx context.Context, node, address string) (net.Conn, error)
 	slots chan struct{}
 
 	mu     sync.Mutex
 	closed bool
-	idle   map[raft.ServerAddress][]idleConn
+	idle   map[To][]idleConn
 }
 
 type idleConn struct {
@@ -35,24 +37,27 @@ type idleConn struct {
 	since time.Time
 }
 
-// errNotAsked marks a question that never left this node.
-var errNotAsked = errors.New("raftnode: not asked")
+var errClosed = errors.New("ask: closed")
 
-func newPool(dial func(ctx context.Context, node, address, protocol string) (net.Conn, error)) *pool {
-	return &pool{dial: dial, slots: make(chan struct{}, maxQuestions), idle: map[raft.ServerAddress][]idleConn{}}
+// ErrNotAsked marks a question that never left this node.
+var ErrNotAsked = errors.New("ask: not asked")
+
+// NewPool returns a pool that connects through dial.
+func NewPool(dial func(ctx context.Context, node, address string) (net.Conn, error)) *Pool {
+	return &Pool{dial: dial, slots: make(chan struct{}, maxQuestions), idle: map[To][]idleConn{}}
 }
 
-// ask puts one question and returns the answer's status and body.
-func (p *pool) ask(ctx context.Context, to Server, kind byte, body []byte) (byte, []byte, error) {
+// Ask puts one question and returns the answer's status and body.
+func (p *Pool) Ask(ctx context.Context, to To, kind byte, body []byte) (byte, []byte, error) {
 	select {
 	case p.slots <- struct{}{}:
 		defer func() { <-p.slots }()
 	case <-ctx.Done():
-		return 0, nil, fmt.Errorf("%w: %w", errNotAsked, ctx.Err())
+		return 0, nil, fmt.Errorf("%w: %w", ErrNotAsked, ctx.Err())
 	}
 	c, err := p.take(ctx, to)
 	if err != nil {
-		return 0, nil, fmt.Errorf("%w: %w", errNotAsked, err)
+		return 0, nil, fmt.Errorf("%w: %w", ErrNotAsked, err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) }) // wakes the exchange below
 	frame, err := exchange(ctx, c, kind, body)
@@ -61,14 +66,14 @@ func (p *pool) ask(ctx context.Context, to Server, kind byte, body []byte) (byte
 		if err == nil {
 			return frame[0], frame[1:], nil
 		}
-		return 0, nil, fmt.Errorf("raftnode: asking %s: %w", to.Node, err)
+		return 0, nil, fmt.Errorf("ask: asking %s: %w", to.Node, err)
 	}
 	p.put(to, c)
 	return frame[0], frame[1:], nil
 }
 
 func exchange(ctx context.Context, c net.Conn, kind byte, body []byte) ([]byte, error) {
-	life := leaderTimeout
+	life := MaxLife
 	if deadline, ok := ctx.Deadline(); ok {
 		life = max(time.Until(deadline)-answerMargin, time.Millisecond)
 	}
@@ -78,7 +83,7 @@ func exchange(ctx context.Context, c net.Conn, kind byte, body []byte) ([]byte, 
 	if err := ctx.Err(); err != nil { // the deadline set above may have undone the cancelling one
 		return nil, err
 	}
-	head := binary.BigEndian.AppendUint32([]byte{kind}, uint32(min(life, leaderTimeout)/time.Millisecond))
+	head := binary.BigEndian.AppendUint32([]byte{kind}, uint32(min(life, MaxLife)/time.Millisecond))
 	if err := writeFrame(c, head, body); err != nil {
 		return nil, err
 	}
@@ -86,9 +91,9 @@ func exchange(ctx context.Context, c net.Conn, kind byte, body []byte) ([]byte, 
 }
 
 // take returns a connection, an idle one if it is young and still there.
-func (p *pool) take(ctx context.Context, to Server) (net.Conn, error) {
+func (p *Pool) take(ctx context.Context, to To) (net.Conn, error) {
 	for {
-		c, err := p.unpark(raftAddress(to.Node, to.Address))
+		c, err := p.unpark(to)
 		if err != nil {
 			return nil, err
 		}
@@ -103,15 +108,15 @@ func (p *pool) take(ctx context.Context, to Server) (net.Conn, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	return p.dial(ctx, to.Node, to.Address, ProtocolControl)
+	return p.dial(ctx, to.Node, to.Address)
 }
 
 // unpark takes the newest idle connection out, if there is one.
-func (p *pool) unpark(key raft.ServerAddress) (*idleConn, error) {
+func (p *Pool) unpark(key To) (*idleConn, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
-		return nil, ErrClosed
+		return nil, errClosed
 	}
 	last := len(p.idle[key]) - 1
 	if last < 0 {
@@ -135,18 +140,18 @@ func alive(c net.Conn) bool {
 	return errors.As(err, &timeout) && timeout.Timeout() && c.SetReadDeadline(time.Time{}) == nil
 }
 
-func (p *pool) put(to Server, c net.Conn) {
-	key := raftAddress(to.Node, to.Address)
+func (p *Pool) put(to To, c net.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed || len(p.idle[key]) >= maxIdle {
+	if p.closed || len(p.idle[to]) >= maxIdle {
 		_ = c.Close() // nothing is under way on it
 		return
 	}
-	p.idle[key] = append(p.idle[key], idleConn{c, time.Now()})
+	p.idle[to] = append(p.idle[to], idleConn{c, time.Now()})
 }
 
-func (p *pool) close() {
+// Close closes the idle connections; questions under way end on their own.
+func (p *Pool) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true
@@ -156,31 +161,4 @@ func (p *pool) close() {
 		}
 	}
 	p.idle = nil
-}
-
-// ask puts a question to the leader that s names and turns the answer's status
-// into this package's errors.
-func (n *Node) ask(ctx context.Context, s Status, kind byte, body []byte) ([]byte, error) {
-	status, answer, err := n.pool.ask(ctx, Server{Node: s.Leader, Address: s.Address}, kind, body)
-	switch {
-	case errors.Is(err, errNotAsked):
-		return nil, fmt.Errorf("%w: %w", ErrNoLeader, err)
-	case err != nil:
-		return nil, fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
-	}
-	return answer, said(status, answer)
-}
-
-// said is the error that an answer means.
-func said(status byte, answer []byte) error {
-	switch status {
-	case sayOK:
-		return nil
-	case sayNoLeader:
-		return ErrNoLeader
-	case sayRefused:
-		return fmt.Errorf("%w by the other node: %s", ErrRefused, answer)
-	default:
-		return fmt.Errorf("%w: %s", ErrUnknownOutcome, answer)
-	}
 }

@@ -1,4 +1,4 @@
-package raftnode
+package store
 
 import (
 	"context"
@@ -9,9 +9,9 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// bridge lets the library log into ours. What it calls info is of interest to
+// Bridge lets the library log into ours. What it calls info is of interest to
 // its developers; what it calls an error is mostly a peer that is away.
-func bridge(log *slog.Logger) hclog.Logger {
+func Bridge(log *slog.Logger) hclog.Logger {
 	l := hclog.NewInterceptLogger(&hclog.LoggerOptions{Name: "raft", Level: hclog.Off, Output: io.Discard})
 	l.RegisterSink(sink{log})
 	return l
