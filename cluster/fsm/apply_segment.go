@@ -3,9 +3,6 @@ package fsm
 import "slices"
 
 func (s *State) segmentOps(c SegmentOps) Result {
-	if len(c.Ops) > MaxOps {
-		return refuse(LimitReached)
-	}
 	r := Result{Ops: make([]OpResult, len(c.Ops)), Segments: make([]SegmentID, 0, len(c.Ops))}
 	for i := range c.Ops {
 		o := &c.Ops[i]

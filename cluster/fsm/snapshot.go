@@ -36,19 +36,23 @@ func (s *State) Snapshot() []byte {
 	}
 	s.putSegments(m)
 	opt := proto.MarshalOptions{Deterministic: true}
-	out := make([]byte, snapshotHeader, snapshotHeader+opt.Size(m))
-	out, err := opt.MarshalAppend(out, m)
+	out, err := opt.MarshalAppend(make([]byte, snapshotHeader, snapshotHeader+opt.Size(m)), m)
 	if err != nil {
 		// Every text in a State came out of protobuf's own decoder or was
 		// checked by validText.
 		panic(fmt.Sprintf("fsm: a state that cannot be encoded: %v", err))
 	}
-	copy(out, snapshotMagic)
-	out[len(snapshotMagic)+1] = snapshotVersion
-	body := out[snapshotHeader:]
-	binary.BigEndian.PutUint32(out[snapshotHeader-12:], crc32.Checksum(body, crc32.MakeTable(crc32.Castagnoli)))
-	binary.BigEndian.PutUint64(out[snapshotHeader-8:], uint64(len(body)))
+	putHeader(out)
 	return out
+}
+
+// putHeader writes the header in front of what stands behind it.
+func putHeader(b []byte) {
+	body := b[snapshotHeader:]
+	copy(b, snapshotMagic)
+	binary.BigEndian.PutUint16(b[len(snapshotMagic):], snapshotVersion)
+	binary.BigEndian.PutUint32(b[snapshotHeader-12:], crc32.Checksum(body, crc32.MakeTable(crc32.Castagnoli)))
+	binary.BigEndian.PutUint64(b[snapshotHeader-8:], uint64(len(body)))
 }
 
 // putSegments lays the records side by side: one allocation for all records,
@@ -243,5 +247,5 @@ func (g *Segment) sound() bool {
 		}
 	}
 	return g.ID.Replicated() && g.IsMember(g.Owner) && !repeats(g.Members) && !repeats(g.Stale) &&
-		g.EndSet == (g.State == Sealed || g.State == Recovering && g.EndSet) && (g.EndSet || g.End == 0)
+		(g.State != Open || !g.EndSet) && (g.State != Sealed || g.EndSet) && (g.EndSet || g.End == 0)
 }

@@ -1,0 +1,543 @@
+package fsm
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"reflect"
+	"slices"
+	"testing"
+	"time"
+)
+
+// chooser is where the generator's choices come from: a seed, or the fuzzer.
+type chooser func(n int) int
+
+func seeded(seed uint64) chooser {
+	r := rand.New(rand.NewPCG(seed, 0))
+	return func(n int) int { return r.IntN(n) }
+}
+
+// fed takes choices from octets; when they run out it always says 0.
+func fed(b []byte) chooser {
+	return func(n int) int {
+		if len(b) == 0 {
+			return 0
+		}
+		c := int(b[0])
+		b = b[1:]
+		return c % n
+	}
+}
+
+func (c chooser) oneIn(n int) bool { return c(n) == n-1 }
+
+// history is what the test itself remembers of the log.
+type history struct {
+	t        testing.TB
+	choose   chooser
+	s, twin  *State
+	face     string // of s
+	index    uint64
+	nonce    byte
+	renewed  map[Session]uint64 // index of the last Renew that counted
+	known    map[SegmentID]Segment
+	opened   map[SegmentID]bool
+	gone     map[SegmentID]uint32 // and the generation in which it went
+	sessions map[Session]bool
+	done     map[string]int // how often each kind of change was committed
+}
+
+func newHistory(t testing.TB, c chooser) *history {
+	return &history{
+		t: t, choose: c, s: New(), twin: New(), face: face(New()), renewed: map[Session]uint64{}, known: map[SegmentID]Segment{},
+		opened: map[SegmentID]bool{}, gone: map[SegmentID]uint32{}, sessions: map[Session]bool{}, done: map[string]int{},
+	}
+}
+
+var nodeNames = []string{"a", "b", "c", "d", "e"}
+
+func (h *history) name() string { return nodeNames[h.choose(len(nodeNames))] }
+
+// ref is mostly the present identity of a node.
+func (h *history) ref() Ref {
+	n, ok := h.s.Node(h.name())
+	if !ok || h.choose.oneIn(12) {
+		return Ref{h.name(), store(byte(h.choose(3)))}
+	}
+	return n.Ref()
+}
+
+func (h *history) memberOf(g Segment) Ref {
+	if h.choose.oneIn(4) {
+		return h.ref()
+	}
+	return g.Members[h.choose(len(g.Members))]
+}
+
+func (h *history) sessionOf(r Ref) Session {
+	n, _ := h.s.Node(r.Node)
+	if h.choose.oneIn(20) {
+		return n.Lease.Session - 1
+	}
+	return n.Lease.Session
+}
+
+func (h *history) command() Command {
+	out := len(h.s.sessions) < 4 // nodes are out: let them come back
+	switch k := h.choose(40); {
+	case k == 0, k < 8 && out:
+		h.nonce++
+		n := h.nonce
+		if h.choose.oneIn(4) {
+			n -= byte(h.choose(3))
+		}
+		i := info(fmt.Sprint("boot", h.choose(3)))
+		i.Features = uint32(h.choose(4))
+		return Register{Node: h.name(), Store: store(byte(1 + h.choose(4)/3)), Nonce: [16]byte{n}, Info: i}
+	case k < 8:
+		var c Renew
+		for range 1 + h.choose(4) {
+			r := h.ref()
+			c.Renewals = append(c.Renewals, Renewal{r.Node, h.sessionOf(r), uint64(h.choose(9))})
+		}
+		return c
+	case k < 10:
+		n, _ := h.s.Node(h.name())
+		verb := NodeVerb(1 + h.choose(6))
+		if (verb == NodeRemove || verb == NodeLost) && !h.choose.oneIn(4) {
+			verb = NodeInventoried
+		}
+		return NodeChange{
+			Node: n.Name, Verb: verb, By: n.Lease.Session, Store: n.Store,
+			Renewed: n.Lease.Renewed - uint64(h.choose(4)/3), Force: h.choose.oneIn(2),
+		}
+	case k == 11:
+		x := h.s.Settings()
+		x.Version += uint64(h.choose(3))
+		x.Copies = h.choose(4)
+		x.G = MaxG / 30 * time.Duration(h.choose(5))
+		return SettingsApply{x}
+	case k == 12 && h.choose.oneIn(2):
+		c, _ := h.s.Config()
+		return ConfigApply{Config{Version: c.Version + uint64(h.choose(3)), Text: []byte("t"), Author: "a"}}
+	case k == 13 && h.choose.oneIn(16):
+		return GenerationBump{h.s.Generation() + uint32(h.choose(3))}
+	case k == 14:
+		return FeatureRaise{uint32(h.choose(3))}
+	}
+	var c SegmentOps
+	for range 1 + h.choose(6)/4*h.choose(5) {
+		c.Ops = append(c.Ops, h.op())
+	}
+	return c
+}
+
+func (h *history) op() SegmentOp {
+	ids := slices.Sorted(maps.Keys(h.known))
+	if len(ids) == 0 || len(ids) < 30 && h.choose(3) == 0 {
+		n, _ := h.s.Node(h.name())
+		o := SegmentOp{
+			Kind: OpOpen, By: n.Lease.Session, ID: MakeSegmentID(n.Lease.Session, n.Opened+uint32(h.choose(4))),
+			Members: []Ref{n.Ref()}, End: 7, EndSet: h.choose.oneIn(2),
+		}
+		for range h.choose(3) {
+			o.Members = append(o.Members, h.ref())
+		}
+		if h.choose.oneIn(6) {
+			o.Kind = OpAdopt
+			o.ID = MakeSegmentID(Session(1<<24|h.choose(20)), 1+uint32(h.choose(5)))
+		}
+		return o
+	}
+	g := h.known[ids[h.choose(len(ids))]]
+	o := SegmentOp{
+		Kind: OpKind(2 + h.choose(int(OpAdopt))), ID: g.ID, Epoch: g.Epoch, By: h.sessionOf(g.Owner),
+		Member: h.memberOf(g), End: uint64(h.choose(3)), Unclean: h.choose.oneIn(3),
+	}
+	if g.EndSet && !h.choose.oneIn(4) {
+		o.End = g.End
+	}
+	if o.Kind == OpGone && h.choose(4) > 0 { // let some live longer
+		o.Kind = OpAddMember
+		o.Member = h.ref()
+	}
+	switch o.Kind {
+	case OpReassign:
+		l, _ := h.s.LeaseOf(g.Owner)
+		o.By, o.Silent, o.Renewed = 0, l.Session, l.Renewed-uint64(h.choose(4)/3)
+	case OpRecovered:
+		for _, m := range g.Members {
+			if m != g.Owner && h.choose.oneIn(2) {
+				o.Stale = append(o.Stale, m)
+			}
+		}
+	}
+	if h.choose.oneIn(15) {
+		o.Epoch -= Epoch(1 + h.choose(2))
+	}
+	return o
+}
+
+// step applies one command to both states and checks everything.
+func (h *history) step() {
+	h.t.Helper()
+	c := h.command()
+	data, err := Encode(c)
+	if err != nil {
+		h.t.Fatalf("%+v: %v", c, err)
+	}
+	h.index++
+	before, leases := h.face, h.leases()
+	r := h.s.Apply(h.index, data)
+	if r2 := h.twin.Apply(h.index, data); !reflect.DeepEqual(r, r2) {
+		h.t.Fatalf("%+v: one says %+v, the other %+v", c, r, r2)
+	}
+	h.face = face(h.s)
+	h.checkTouched(c, r, before)
+	for id, g := range h.known {
+		now, ok := h.s.Segment(id)
+		if !ok {
+			h.gone[id] = h.s.Generation()
+			h.move("gone", g.State == Sealed, g, now)
+			continue
+		}
+		h.checkChange(g, now, c, leases)
+	}
+	h.checkNew(c, r)
+	h.known = map[SegmentID]Segment{}
+	for _, g := range h.s.Segments() {
+		h.known[g.ID] = g
+	}
+	if h.choose.oneIn(4) {
+		h.checkIndexes(h.s)
+	}
+	if h.choose.oneIn(10) {
+		image := h.s.Snapshot()
+		fresh := New()
+		if err := fresh.Restore(image); err != nil {
+			h.t.Fatalf("restoring: %v", err)
+		}
+		if !bytes.Equal(fresh.Snapshot(), image) {
+			h.t.Fatal("a restored state is another one")
+		}
+		h.twin = fresh
+		h.checkIndexes(fresh)
+	} else if h.choose.oneIn(5) && h.face != face(h.twin) {
+		h.t.Fatalf("the states differ after %+v", c)
+	}
+}
+
+// leases is when each session was last renewed, by the test's own count.
+func (h *history) leases() map[Ref]uint64 {
+	out := map[Ref]uint64{}
+	for _, n := range h.s.Nodes() {
+		out[n.Ref()] = h.renewed[n.Lease.Session]
+		for _, f := range n.Former {
+			out[Ref{n.Name, f.Store}] = h.renewed[f.Lease.Session]
+		}
+	}
+	return out
+}
+
+func (h *history) checkTouched(c Command, r Result, before string) {
+	h.t.Helper()
+	changed := r.Session != 0 || len(r.Segments)+len(r.Nodes) > 0 || r.Cluster || r.All
+	if !changed && h.face != before {
+		h.t.Fatalf("%+v touched nothing and changed something: %+v", c, r)
+	}
+	if r.Code != OK && (changed || r.Text == "") {
+		h.t.Fatalf("%+v was refused: %+v", c, r)
+	}
+	var want []SegmentID
+	for id, g := range h.known {
+		if now, ok := h.s.Segment(id); !ok || now.Epoch != g.Epoch {
+			want = append(want, id)
+		}
+	}
+	for _, g := range h.s.Segments() {
+		if _, ok := h.known[g.ID]; !ok {
+			want = append(want, g.ID)
+		}
+	}
+	slices.Sort(want)
+	// A segment may come and go within one batch.
+	got := slices.DeleteFunc(slices.Clone(r.Segments), func(id SegmentID) bool {
+		_, had := h.known[id]
+		_, has := h.s.Segment(id)
+		return !had && !has
+	})
+	if !r.All && !slices.Equal(want, got) {
+		h.t.Fatalf("%+v changed %v and says %v", c, want, got)
+	}
+	if b, ok := c.(Renew); ok {
+		for _, x := range b.Renewals {
+			if n, ok := h.s.NodeOf(x.Session); ok && n.Name == x.Node && x.Beacon > 0 {
+				h.renewed[x.Session] = h.index
+			}
+		}
+	}
+}
+
+// move notes what was done, and whether it was a legal one.
+func (h *history) move(what string, legal bool, was, now Segment) {
+	h.t.Helper()
+	h.done[what]++
+	if !legal {
+		h.t.Fatalf("%s: from %+v to %+v", what, was, now)
+	}
+}
+
+func (h *history) checkChange(was, now Segment, c Command, leases map[Ref]uint64) {
+	h.t.Helper()
+	if was.Epoch == now.Epoch {
+		if !reflect.DeepEqual(was, now) {
+			h.t.Fatalf("%+v changed %+v into %+v under the same epoch", c, was, now)
+		}
+		return
+	}
+	h.move("epoch", now.Epoch > was.Epoch && now.sound(), was, now)
+	if was.EndSet {
+		h.move("end", now.EndSet && now.End == was.End, was, now)
+	}
+	list, one := c.(SegmentOps)
+	if one && len(list.Ops) > 1 {
+		return // several steps in one: the rules below are about one
+	}
+	if was.State != now.State {
+		h.move(fmt.Sprint(was.State, " to ", now.State), now.State != Open, was, now)
+	}
+	if was.Owner != now.Owner {
+		h.move("owner", was.IsMember(now.Owner), was, now)
+		o := list.Ops[0]
+		switch {
+		case o.Kind == OpTransfer:
+			h.move("transfer", was.State == Sealed && now.State == Sealed && was.IsFresh(now.Owner), was, now)
+		case was.State == Recovering:
+			h.move("reassign again", now.State == Recovering, was, now)
+		default:
+			h.move("reassign", now.State == Recovering && o.Renewed >= leases[was.Owner] &&
+				(o.Unclean || was.IsFresh(now.Owner)), was, now)
+		}
+	}
+	for _, m := range now.Members {
+		if !was.IsMember(m) {
+			h.move("new member", now.IsStale(m), was, now)
+		}
+	}
+	for _, m := range was.Members {
+		if !now.IsMember(m) {
+			h.move("old member", m != was.Owner && was.State == Sealed && len(now.Members) > 0, was, now)
+		}
+	}
+}
+
+func (h *history) checkNew(c Command, r Result) {
+	h.t.Helper()
+	if x, ok := c.(Register); ok && r.Code == OK {
+		n, _ := h.s.Node(x.Node)
+		if again := h.sessions[r.Session]; again && len(r.Nodes) > 0 || n.Lease.Session != r.Session {
+			h.t.Fatalf("session %v: %+v", r.Session, n)
+		}
+		h.sessions[r.Session] = true
+		h.done["register"]++
+	}
+	for _, g := range h.s.Segments() {
+		if _, ok := h.known[g.ID]; ok {
+			continue
+		}
+		if !g.sound() {
+			h.t.Fatalf("%+v", g)
+		}
+		if g.State == Recovering {
+			h.done["adopt"]++
+			if was, ok := h.gone[g.ID]; ok && was == h.s.Generation() && g.ID.Session().Generation() == was {
+				h.t.Fatalf("%v came back", g.ID)
+			}
+			continue
+		}
+		h.done["open"]++
+		if h.opened[g.ID] {
+			h.t.Fatalf("%v was opened twice", g.ID)
+		}
+	}
+	if list, ok := c.(SegmentOps); ok {
+		for i, o := range list.Ops {
+			if o.Kind == OpOpen && r.Ops[i].Code == OK {
+				h.opened[o.ID] = true
+			}
+		}
+	}
+}
+
+// checkIndexes compares what a State counts along the way with what it counts
+// from scratch.
+func (h *history) checkIndexes(s *State) {
+	h.t.Helper()
+	held, owned := map[string]map[SegmentID]struct{}{}, map[Ref]counts{}
+	for _, g := range s.segments {
+		for _, m := range g.Members {
+			if held[m.Node] == nil {
+				held[m.Node] = map[SegmentID]struct{}{}
+			}
+			held[m.Node][g.ID] = struct{}{}
+		}
+		c := owned[g.Owner]
+		c.all++
+		if g.State == Open {
+			c.open++
+		}
+		owned[g.Owner] = c
+	}
+	total := 0
+	for name, n := range s.nodes {
+		if !maps.Equal(held[name], n.held) {
+			h.t.Fatalf("%s holds %v and is said to hold %v", name, held[name], n.held)
+		}
+		for st, c := range n.owned {
+			total++
+			if owned[Ref{name, st}] != c || c.open > c.all || c.all == 0 {
+				h.t.Fatalf("%s owns %v and is said to own %v", name, owned[Ref{name, st}], c)
+			}
+			if _, ok := s.LeaseOf(Ref{name, st}); !ok {
+				h.t.Fatalf("%s: a store that owns segments is forgotten", name)
+			}
+		}
+		for _, f := range n.Former {
+			if n.owned[f.Store].all == 0 || f.Store == n.Store {
+				h.t.Fatalf("%s: former store %v should be forgotten", name, f.Store)
+			}
+		}
+	}
+	missing, copies, alive := s.missing, s.copies, s.alive
+	s.recount()
+	if total != len(owned) || missing != s.missing || copies != s.copies || alive != s.alive {
+		h.t.Fatal("a count is wrong")
+	}
+}
+
+func TestRandomLogs(t *testing.T) {
+	done := map[string]int{}
+	for seed := range uint64(16) {
+		t.Run(fmt.Sprint("seed", seed), func(t *testing.T) {
+			h := newHistory(t, seeded(seed))
+			for range 1000 {
+				h.step()
+			}
+			for k, n := range h.done {
+				done[k] += n
+			}
+		})
+	}
+	t.Log(done)
+	for _, k := range []string{
+		"open", "adopt", "register", "gone", "epoch", "end", "owner", "transfer", "reassign", "reassign again", "new member", "old member",
+		"open to recovering", "open to sealed", "recovering to sealed", "sealed to recovering",
+	} {
+		if done[k] < 3 {
+			t.Errorf("%q happened %d times: the generator misses it", k, done[k])
+		}
+	}
+}
+
+func FuzzCommands(f *testing.F) {
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 8 {
+		b := make([]byte, 400)
+		for i := range b {
+			b[i] = byte(r.Uint32())
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) > 4096 {
+			return
+		}
+		h := newHistory(t, fed(b))
+		for range 4 + len(b)/12 {
+			h.step()
+		}
+	})
+}
+
+// FuzzApply gives a State of some content any octets at all.
+func FuzzApply(f *testing.F) {
+	w := newWorld(f, "a", "b", "c")
+	id := w.open(1, "a", "b")
+	image := w.s.Snapshot()
+	for _, c := range []Command{
+		w.seal(id, 1), ops(w.reassign(id, "b")), ops(w.openOp(2, "a", "c")), Renew{[]Renewal{{"a", w.session("a"), 1}}},
+		Register{Node: "a", Store: store(1), Nonce: [16]byte{7}, Info: info("x")}, NodeChange{Node: "a", Verb: NodeDrain},
+		ConfigApply{Config{Version: 1}}, SettingsApply{DefaultSettings()}, FeatureRaise{2}, GenerationBump{3},
+	} {
+		b, _ := Encode(c)
+		f.Add(b)
+	}
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s, twin := New(), New()
+		if err := s.Restore(image); err != nil {
+			t.Fatal(err)
+		}
+		_ = twin.Restore(image)
+		before := face(s)
+		r := s.Apply(9, b)
+		if !reflect.DeepEqual(r, twin.Apply(9, b)) || !bytes.Equal(s.Snapshot(), twin.Snapshot()) {
+			t.Fatal("two states differ")
+		}
+		if r.Code != OK && face(s) != before {
+			t.Fatal("a refusal changed something")
+		}
+		fresh := New()
+		if err := fresh.Restore(s.Snapshot()); err != nil || !bytes.Equal(fresh.Snapshot(), s.Snapshot()) {
+			t.Fatalf("a state cannot be restored: %v", err)
+		}
+		out, err := EncodeResult(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := DecodeResult(out); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func sealed(body []byte) []byte {
+	b := append(make([]byte, snapshotHeader), body...)
+	putHeader(b)
+	return b
+}
+
+// FuzzRestore puts any octets at all behind a sound header.
+func FuzzRestore(f *testing.F) {
+	h := newHistory(f, seeded(3))
+	for range 200 {
+		h.step()
+	}
+	f.Add(h.s.Snapshot()[snapshotHeader:])
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, body []byte) {
+		s := New()
+		if s.Restore(body) == nil {
+			t.Fatal("octets without a header are a snapshot")
+		}
+		if s.Restore(sealed(body)) != nil {
+			return
+		}
+		again := New()
+		if err := again.Restore(s.Snapshot()); err != nil || !bytes.Equal(again.Snapshot(), s.Snapshot()) {
+			t.Fatalf("a state that was restored cannot be restored: %v", err)
+		}
+		for _, g := range s.Segments() {
+			if !g.sound() {
+				t.Fatalf("%+v", g)
+			}
+		}
+		register, _ := Encode(Register{Node: "a", Store: store(1), Nonce: [16]byte{7}, Info: info("x")})
+		s.Apply(1, register)
+		bump, _ := Encode(GenerationBump{Generation: s.Generation() + 1})
+		s.Apply(2, bump)
+		s.Snapshot()
+	})
+}
