@@ -42,11 +42,14 @@ func (s *Spool) Accept(ctx context.Context, env *mail.Envelope, content io.Reade
 	in := &intake{s: s, env: env, buf: buf}
 	m, err := in.run(content)
 	in.release()
+	in.arrived()
 	if err != nil {
 		return nil, err
 	}
 	s.opts.Metrics.Accepted.Inc()
-	s.opts.Accepted(m, env)
+	if s.opts.Placement == nil || s.owns(m) {
+		s.opts.Accepted(m, env)
+	}
 	return m, nil
 }
 
@@ -55,7 +58,7 @@ type intake struct {
 	s      *Spool
 	env    *mail.Envelope
 	buf    *[]byte
-	dirty  bool // the log may still read buf
+	dirty  bool // somebody may still read buf
 	g      *state.Segment
 	first  uint64
 	header [record.ChunkHeaderLen]byte
@@ -64,9 +67,11 @@ type intake struct {
 	chunks []state.Chunk
 	more   []uint32
 	commit wal.Pos // of the commit record, once it is appended
+	seq    uint64  // of it
 	length int64   // of it on the disk
 	size   uint64
 	crc    uint32
+	moving // in a cluster
 }
 
 // run takes the content and commits it.
@@ -81,20 +86,15 @@ func (in *intake) run(content io.Reader) (*Message, error) {
 			}
 		}
 		if err != nil {
-			in.abort("content failed", 0)
+			in.abort("content failed")
 			return nil, err
 		}
+		if err := in.store((*in.buf)[:n], eof); err != nil {
+			in.abort("not stored")
+			return nil, refusal(fmt.Errorf("spool: storing message %s: %w", in.env.ID, err))
+		}
 		if eof {
-			return in.finish(n)
-		}
-		c, err := in.append(n, false)
-		if err == nil {
-			// The next chunk goes into the same buffer.
-			err = in.wait(c.WaitWritten)
-		}
-		if err != nil {
-			in.abort("not stored", 0)
-			return nil, refusal(err)
+			return in.finish(), nil
 		}
 	}
 }
@@ -124,30 +124,71 @@ func (in *intake) fill(content io.Reader) (n int, eof bool, err error) {
 	return n, false, io.ErrNoProgress
 }
 
-// append puts a chunk of n octets into the log, with the commit record behind
-// it if it is the last one.
-func (in *intake) append(n int, last bool) (*wal.Commit, error) {
+// store appends a chunk and waits until its memory can be used again; if it is
+// the last one, with the commit record, until the message is durable on every
+// copy.
+func (in *intake) store(chunk []byte, last bool) error {
+	for {
+		err := in.again()
+		if err == nil {
+			err = in.put(chunk, last)
+		}
+		if !errors.Is(err, ErrMoved) {
+			return err
+		}
+		if err := in.moved(err); err != nil {
+			return err
+		}
+	}
+}
+
+// put appends a chunk, and the commit record if it is the last one, and waits
+// for it. After ErrMoved nothing of the call is on the books.
+func (in *intake) put(chunk []byte, last bool) error {
+	if err := in.join(); err != nil {
+		return err
+	}
+	had := len(in.chunks)
+	c, ticket, err := in.append(chunk, last)
+	if err != nil {
+		return err
+	}
+	if last {
+		err = c.WaitDurable()
+	} else {
+		err = c.WaitWritten()
+	}
+	if err != nil {
+		return err // the buffer stays dirty
+	}
+	if ticket != nil {
+		err = ticket.Wait()
+	}
+	in.dirty = false
+	if errors.Is(err, ErrMoved) {
+		in.takeBack(had)
+	}
+	return err
+}
+
+// append puts a chunk into the log, with the commit record behind it if it is
+// the last one. ticket is nil when there are no other copies.
+func (in *intake) append(chunk []byte, last bool) (c *wal.Commit, ticket Ticket, err error) {
 	s := in.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return nil, wal.ErrClosed
+		return nil, nil, wal.ErrClosed
 	}
-	if in.g == nil {
-		g, err := s.openSegment()
-		if err != nil {
-			return nil, err
-		}
-		in.g, in.first = g, g.Last+1
-		g.Arriving++
+	if err := in.enter(); err != nil {
+		return nil, nil, err
 	}
+	seq, more := in.g.Last, in.more
 	recs := in.recs[:0]
-	seq := in.g.Last
-	more := in.more
-	if n > 0 || len(in.chunks) == 0 {
+	if len(chunk) > 0 || len(in.chunks) == 0 {
 		seq++
 		record.AppendChunkHeader(in.header[:0], in.first, uint32(len(in.chunks)))
-		in.data = [2][]byte{in.header[:], (*in.buf)[:n]}
+		in.data = [2][]byte{in.header[:], chunk}
 		recs = append(recs, in.record(record.KindChunk, seq, in.data[:]))
 		if seq != in.first {
 			more = append(more, uint32(seq-in.first))
@@ -161,65 +202,94 @@ func (in *intake) append(n int, last bool) (*wal.Commit, error) {
 		recs = append(recs, in.record(record.KindCommit, seq, [][]byte{data}))
 		in.length = wal.RecordSize(len(data))
 	}
-	c, err := s.log.Append(recs...)
-	if err != nil {
-		return nil, err
+	if c, err = s.log.Append(recs...); err != nil {
+		return nil, nil, err
 	}
-	in.dirty = true
-	in.g.Last, in.more = seq, more
+	in.dirty, in.more = true, more
 	if withChunk {
-		in.chunks = append(in.chunks, state.Chunk{Pos: c.Pos(0), Len: uint32(n + record.ChunkHeaderLen)})
+		in.chunks = append(in.chunks, state.Chunk{Pos: c.Pos(0), Len: uint32(len(chunk) + record.ChunkHeaderLen)})
 	}
 	for i := range recs {
 		s.state.Pend(c.Pos(i))
 	}
 	if last {
-		in.commit = c.Pos(len(recs) - 1)
+		in.commit, in.seq = c.Pos(len(recs)-1), seq
 	}
 	s.wrote(c)
-	return c, nil
+	if !state.Replicated(in.g.ID) {
+		in.g.Last = seq
+		return c, nil, nil
+	}
+	in.g.Advance(seq, c.Pos(0).File())
+	if last {
+		in.g.Wait(in.first, seq)
+	}
+	return c, s.opts.Placement.Append(recs, c), nil
 }
 
 func (in *intake) record(kind uint8, seq uint64, data [][]byte) wal.Record {
 	return wal.Record{Header: wal.Header{Segment: in.g.ID, Epoch: in.g.Epoch, Seq: seq, Kind: wal.Kind(kind)}, Data: data}
 }
 
-// wait waits for the log; the buffer is ours again if it went well.
-func (in *intake) wait(on func() error) error {
-	err := on()
-	if err == nil {
-		in.dirty = false
+// enter finds the segment for a message that has none yet; in a cluster join
+// has picked it, and has to do so again if it can no longer be used. s.mu is
+// held.
+func (in *intake) enter() error {
+	s := in.s
+	if s.opts.Placement != nil {
+		g := s.state.Segment(in.picked)
+		if g == nil || !g.Open() || in.g != nil && in.g != g {
+			return fmt.Errorf("segment %d is not for new mail here: %w", in.picked, ErrMoved)
+		}
+		if in.g == nil {
+			in.g, in.first = g, g.Last+1
+		}
+		return nil
 	}
-	return err
+	if in.g == nil {
+		g, err := s.openSegment()
+		if err != nil {
+			return err
+		}
+		in.g, in.first = g, g.Last+1
+		g.Arriving++
+	}
+	return nil
 }
 
-// finish commits the message with its last n octets and waits until it is
-// durable on every copy.
-func (in *intake) finish(n int) (*Message, error) {
-	c, err := in.append(n, true)
-	if err != nil {
-		in.abort("not stored", 0)
-		return nil, refusal(err)
-	}
-	if err := in.wait(c.WaitDurable); err != nil {
-		return nil, refusal(err)
-	}
-	m := state.NewMessage(in.env, &state.Arrival{
-		Segment: in.g, First: in.first, Size: in.size, Chunks: in.chunks, Commit: in.commit, CommitSize: in.length,
-	})
+// finish enters the message, which is durable on every copy.
+func (in *intake) finish() *Message {
 	s := in.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	m := in.message()
+	s.counts.Accepted++
+	if !in.g.Owned {
+		s.counts.HandedOver++ // meanwhile
+	}
+	in.leave()
+	return m
+}
+
+// message takes the records off the books as pending and enters them as a
+// message. s.mu is held.
+func (in *intake) message() *Message {
+	s := in.s
+	m := state.NewMessage(in.env, &state.Arrival{
+		Segment: in.g, First: in.first, Seq: in.seq, Size: in.size, Chunks: in.chunks, Commit: in.commit, CommitSize: in.length,
+	})
 	s.state.Unpend(in.commit)
 	s.unpend(in.chunks)
+	delete(in.g.Waiting, in.first)
 	s.state.Enter(m)
-	s.counts.Accepted++
-	in.leave()
-	return m, nil
+	return m
 }
 
 // leave ends the message's time as one that is arriving. s.mu is held.
 func (in *intake) leave() {
+	if in.s.opts.Placement != nil {
+		return // Accept tells it
+	}
 	in.g.Arriving--
 	if err := in.s.sealIfQuiet(in.g); err != nil {
 		in.s.opts.Log.Warn("sealing a segment", "segment", in.g.ID, "err", err)
@@ -227,30 +297,43 @@ func (in *intake) leave() {
 }
 
 // abort undoes what the books have of the message and tells the log, so that
-// other copies can forget the chunks. commit is where the commit record lies,
-// if one was written: the abort kills it.
-func (in *intake) abort(why string, commit wal.Pos) {
-	if in.g == nil {
-		return
-	}
+// other copies can forget the chunks. If there is a commit record, the abort
+// kills it.
+func (in *intake) abort(why string) {
 	s := in.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.unpend(in.source)
+	if in.g == nil {
+		return
+	}
+	defer in.leave()
+	known := s.state.Segment(in.g.ID) == in.g
+	if in.commit != 0 && known && in.g.Held() && in.g.Reaches(in.seq) {
+		// Another node owns it by now, and decides: here it is a copy as good as
+		// any.
+		in.message()
+		return
+	}
 	s.unpend(in.chunks)
-	if commit != 0 {
-		s.state.Unpend(commit)
+	if in.commit != 0 {
+		s.state.Unpend(in.commit)
+		delete(in.g.Waiting, in.first)
 	}
-	if len(in.chunks) > 0 {
-		// Without the record the chunks are as dead; only a commit would live.
-		c, err := s.append(in.record(record.KindAbort, in.first, [][]byte{record.AppendAbort(nil, why, commit.File())}))
-		switch {
-		case err == nil && commit != 0:
-			s.state.Killed(c.Pos(0), commit.File())
-		case err != nil && !errors.Is(err, wal.ErrClosed):
-			s.opts.Log.Warn("recording an aborted message", "id", in.env.ID, "err", err)
+	if len(in.chunks) == 0 || !known {
+		return
+	}
+	// Without the record the chunks are as dead; only a commit would live.
+	wr := in.record(record.KindAbort, in.first, [][]byte{record.AppendAbort(nil, why, in.commit.File())})
+	switch c, err := s.append(wr); {
+	case err == nil:
+		if in.commit != 0 {
+			s.state.Killed(c.Pos(0), in.commit.File())
 		}
+		s.tell(wr)
+	case !errors.Is(err, wal.ErrClosed):
+		s.opts.Log.Warn("recording an aborted message", "id", in.env.ID, "err", err)
 	}
-	in.leave()
 }
 
 // unpend takes chunks off the books that are no longer arriving.

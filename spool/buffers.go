@@ -74,6 +74,31 @@ func (b *buffers) larger(buf *[]byte, limit int) *[]byte {
 	return big
 }
 
+// second gives a buffer to whoever has one and must not wait for another: the
+// largest within limit that is free just now, else one of the smallest size
+// beside the stock. back gives it back.
+func (b *buffers) second(limit int) (buf *[]byte, back func(dirty bool)) {
+	for i := len(chunkSizes) - 1; i >= 0; i-- {
+		if i > 0 && chunkSizes[i] > limit {
+			continue
+		}
+		select {
+		case <-b.left[i]:
+			buf = b.take(i)
+			return buf, func(dirty bool) {
+				if dirty {
+					b.abandon(buf)
+				} else {
+					b.put(buf)
+				}
+			}
+		default:
+		}
+	}
+	own := make([]byte, chunkSizes[0])
+	return &own, func(bool) {}
+}
+
 func (b *buffers) take(i int) *[]byte {
 	if buf, ok := b.pool[i].Get().(*[]byte); ok {
 		return buf

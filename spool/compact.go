@@ -31,6 +31,8 @@ func (s *Spool) kick() {
 // wrote notices that the log went on to another file, which may make an older
 // one worth compacting. s.mu is held.
 func (s *Spool) wrote(c *wal.Commit) {
+	s.last = c
+	s.top = c.Top()
 	if file := c.Pos(0).File(); file != s.head {
 		s.head = file
 		s.kick()
@@ -113,6 +115,9 @@ func (s *Spool) free(files []uint32) error {
 	if len(files) == 0 {
 		return nil
 	}
+	if err := s.tellLast(files); err != nil {
+		return err
+	}
 	// What made them needless may have been written and not synced.
 	if err := s.log.Sync(); err != nil {
 		return fmt.Errorf("spool: before freeing log files: %w", err)
@@ -129,6 +134,19 @@ func (s *Spool) free(files []uint32) error {
 		s.mu.Unlock()
 		if err != nil {
 			return fmt.Errorf("spool: freeing log file %d: %w", f, err)
+		}
+	}
+	return nil
+}
+
+// tellLast writes the header of each replicated segment whose highest number
+// may be known from a record in these files alone.
+func (s *Spool) tellLast(files []uint32) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, g := range s.state.Untold(slices.Max(files)) {
+		if err := s.putHeader(g); err != nil {
+			return err
 		}
 	}
 	return nil

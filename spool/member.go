@@ -2,6 +2,7 @@ package spool
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/clrelay/clrelay/spool/record"
 	"github.com/clrelay/clrelay/spool/state"
@@ -82,26 +83,97 @@ type (
 // for chunks and commits while the disk is below its reserve. The data must
 // not change until the commit is written, and it must be waited for even if
 // all was here already. A nil commit waits for nothing: all is durable.
+//
+// After a restart the chunks of a message without a commit are no longer
+// known, and its commit is refused.
 func (s *Spool) Take(segment, epoch uint64, recs []Copy) (*wal.Commit, error) {
-	return nil, errNotYet
+	return s.take(segment, epoch, recs, false)
 }
 
 // Put is Take for the chunks and commits of messages that come out of order:
 // copies fetched for a new member, or in place of damaged ones. Chunks of one
 // message come in order and before its commit, in as many calls as one likes.
-// A message that is here and whole stays as it is.
+// A chunk of a message that is here takes the place of the one there was. In a
+// segment without an end only what was here once can be put.
 func (s *Spool) Put(segment, epoch uint64, recs []Copy) (*wal.Commit, error) {
-	return nil, errNotYet
+	return s.take(segment, epoch, recs, true)
+}
+
+func (s *Spool) take(segment, epoch uint64, recs []Copy, put bool) (*wal.Commit, error) {
+	full := s.Ready() != nil
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, wal.ErrClosed
+	}
+	b, err := s.state.Plan(segment, epoch, recs, put)
+	if err != nil {
+		return nil, err
+	}
+	if len(b.Records) > 0 {
+		var c *wal.Commit
+		if err = ErrNoSpace; !full {
+			c, err = s.log.Append(b.Records...)
+		}
+		if err != nil {
+			b.Undo()
+			return nil, fmt.Errorf("spool: copies of segment %d: %w", segment, err)
+		}
+		s.wrote(c)
+		b.Done(c.Pos)
+	}
+	for i := range b.Results {
+		f := &b.Results[i]
+		if m := s.state.Of(segment, f); m != nil {
+			if err := s.unite(m, f.Result.Settled, f.Result.Finished); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return s.last, nil
+}
+
+// unite brings a message up to results from elsewhere. s.mu is held.
+func (s *Spool) unite(m *Message, settled []record.Settled, finished bool) error {
+	rec := s.state.Unite(m, settled, finished)
+	if rec == nil {
+		return nil
+	}
+	_, err := s.record(m, rec)
+	return err
 }
 
 // SetSegment brings here what Raft says of a segment that this node is a
 // member of. A lower epoch than the known one changes nothing. Once EndSet,
 // whatever lies above End is void here for good. It returns when that is
-// appended.
-func (s *Spool) SetSegment(g Segment) (*wal.Commit, error) { return nil, errNotYet }
+// appended. A new, open segment of which this node is the owner is owned at
+// once; every other needs a Claim.
+func (s *Spool) SetSegment(g Segment) (*wal.Commit, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	known := s.state.Segment(g.ID) != nil
+	owned := known && s.state.Segment(g.ID).Owned
+	seg, told, voided, err := s.state.Set(g, s.head)
+	if err != nil {
+		return nil, fmt.Errorf("spool: %w", err)
+	}
+	if owned {
+		s.counts.HandedOver += uint64(voided)
+	}
+	seg.Owned = seg.Owned || !known && seg.Own(s.self())
+	if told {
+		err = s.putHeader(seg)
+		s.wakeCompactor()
+	}
+	return s.last, err
+}
 
 // Held lists what is here of replicated segments, rising by ID.
-func (s *Spool) Held() []HeldSegment { return nil }
+func (s *Spool) Held() []HeldSegment {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state.Held()
+}
 
 // Claim makes this node the segment's owner: its unfinished messages are the
 // queue's from now on, and are visited one by one as Each does. takeover says
@@ -109,42 +181,268 @@ func (s *Spool) Held() []HeldSegment { return nil }
 // recipient whose time had come is then counted as a possible duplicate. A
 // message whose envelope cannot be read is left out and named in the error;
 // the others are visited.
-func (s *Spool) Claim(segment uint64, takeover bool, visit Visit) error { return errNotYet }
+func (s *Spool) Claim(segment uint64, takeover bool, visit Visit) error {
+	s.mu.Lock()
+	g, err := s.replicated(segment)
+	if err != nil {
+		s.mu.Unlock()
+		return err
+	}
+	msgs, unsure := s.state.Own(g, takeover || s.store.UnsyncedLost(), s.opts.Now())
+	s.counts.TakenOver += uint64(len(msgs))
+	s.mu.Unlock()
+	s.opts.Metrics.PossibleDuplicates.Add(float64(unsure))
+	if takeover {
+		s.opts.Metrics.Takeovers.Inc()
+	}
+	var errs []error
+	for _, m := range msgs {
+		if err := s.visit(m, visit); err != nil && !errors.Is(err, ErrFinished) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// replicated gives a segment that can be claimed. s.mu is held.
+func (s *Spool) replicated(segment uint64) (*state.Segment, error) {
+	if g := s.state.Segment(segment); g != nil && state.Replicated(segment) {
+		return g, nil
+	}
+	return nil, fmt.Errorf("spool: segment %d: %w", segment, ErrNoSegment)
+}
 
 // Disclaim ends this node's ownership: attempts at the segment's messages and
 // results of them fail with ErrNotOwner from now on.
-func (s *Spool) Disclaim(segment uint64) error { return errNotYet }
+func (s *Spool) Disclaim(segment uint64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g, err := s.replicated(segment)
+	if err == nil {
+		s.counts.HandedOver += uint64(s.state.Disown(g))
+	}
+	return err
+}
 
 // Inventory tells what is here, unfinished, of a segment.
-func (s *Spool) Inventory(segment uint64) (Inventory, error) { return Inventory{}, errNotYet }
+func (s *Spool) Inventory(segment uint64) (Inventory, error) {
+	s.mu.Lock()
+	g, err := s.replicated(segment)
+	if err != nil {
+		s.mu.Unlock()
+		return Inventory{}, err
+	}
+	inv, msgs := s.state.Inventory(g)
+	s.mu.Unlock()
+	inv.Suspect = s.suspect
+	live := inv.Live
+	inv.Live = make([]LiveMessage, 0, len(live))
+	for i, l := range live {
+		if i >= len(msgs) {
+			inv.Live = append(inv.Live, l)
+			continue
+		}
+		if inv.Live, err = s.results(inv.Live, l, msgs[i]); err != nil {
+			return Inventory{}, fmt.Errorf("spool: inventory of segment %d: message %s: %w", segment, msgs[i].ID(), err)
+		}
+	}
+	inv.Sort()
+	return inv, nil
+}
+
+// results appends l with the results of its message, in parts if they are
+// many. A result that cannot be read counts as none: nothing is lost by it
+// but, maybe, the knowledge that the message need not be sent.
+func (s *Spool) results(live []LiveMessage, l LiveMessage, m *Message) ([]LiveMessage, error) {
+	s.mu.Lock()
+	at := s.state.Standings(m, nil)
+	s.mu.Unlock()
+	rec := record.Result{ID: m.ID()}
+	size := 0
+	flush := func() {
+		if l.Results = nil; len(rec.Settled) > 0 {
+			l.Results = record.AppendResult(nil, &rec)
+		}
+		live = append(live, l)
+		rec.Settled, size = rec.Settled[:0], 0
+	}
+	err := s.eachResult(m, at, func(o *record.Settled) {
+		if size += len(o.Reply.Text) + len(o.Remote) + record.SettledMax; size > record.ResultsMax {
+			flush()
+		}
+		rec.Settled = append(rec.Settled, *o)
+	})
+	damage := (*DamageError)(nil)
+	if err != nil && !errors.Is(err, ErrFinished) && !errors.As(err, &damage) {
+		return live, err
+	}
+	flush()
+	return live, nil
+}
 
 // Merge brings the results here up to those of another member's inventory.
 // With complete, what is not in it and not above its Last is finished here
 // too, unless the other store is suspect. missing are the first chunks of
 // those messages of it that are not here, or not whole: Put brings them, and
 // a Merge of an inventory that was made after the last Put shows that nothing
-// is left to bring. The commit is as that of Take.
+// is left to bring. A piece of an inventory can be merged by itself. The commit
+// is as that of Take.
 func (s *Spool) Merge(segment uint64, inv Inventory, complete bool) (missing []uint64, c *wal.Commit, err error) {
-	return nil, nil, errNotYet
+	var rec record.Result
+	for i := range inv.Live {
+		l := &inv.Live[i]
+		if rec.Settled = rec.Settled[:0]; len(l.Results) > 0 {
+			if err := record.ParseResult(l.Results, &rec); err != nil {
+				return nil, nil, fmt.Errorf("spool: inventory of segment %d: message %d: %w", segment, l.First, err)
+			}
+		}
+		lacks, err := s.mergeOne(segment, l, rec.Settled)
+		if err != nil {
+			return nil, nil, err
+		}
+		if n := len(missing); lacks && (n == 0 || missing[n-1] != l.First) {
+			missing = append(missing, l.First)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g, err := s.replicated(segment)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !complete {
+		return missing, s.last, nil
+	}
+	for _, m := range s.state.Absent(g, &inv) {
+		if err := s.unite(m, nil, true); err != nil {
+			return nil, nil, err
+		}
+	}
+	return missing, s.last, nil
+}
+
+func (s *Spool) mergeOne(segment uint64, l *LiveMessage, settled []record.Settled) (lacks bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g, err := s.replicated(segment)
+	if err != nil {
+		return false, err
+	}
+	if m := s.state.At(segment, l.First); m != nil {
+		err = s.unite(m, settled, false)
+	}
+	return s.state.Lacks(g, l, s.suspect), err
+}
+
+// Complete notes that this store has all of a segment up to last, which is not
+// above its end: all pieces of an inventory with that Last were merged, and
+// nothing was missing. Until then a store that got a segment by Put has
+// nothing of it.
+func (s *Spool) Complete(segment, last uint64) (*wal.Commit, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g, err := s.replicated(segment)
+	if err == nil && (!g.EndSet || last > g.End) {
+		err = fmt.Errorf("spool: segment %d, complete up to %d: %w", segment, last, ErrRefused)
+	}
+	if err == nil && last > g.Last {
+		g.Last = last
+		err = s.putHeader(g)
+	}
+	return s.last, err
 }
 
 // Read gives the chunks and the commit of an unfinished message one by one,
 // in order, as Put takes them. The data are valid during the call of give
-// alone; there is never more than one chunk in memory.
-func (s *Spool) Read(segment, first uint64, give func(Copy) error) error { return errNotYet }
+// alone; there is never more than one chunk in memory. ErrFinished says that
+// the message is finished, or was never here.
+func (s *Spool) Read(segment, first uint64, give func(Copy) error) error {
+	s.mu.Lock()
+	m := s.state.At(segment, first)
+	chunks := 0
+	if m != nil {
+		chunks = s.state.Chunks(m)
+	}
+	s.mu.Unlock()
+	if m == nil {
+		return fmt.Errorf("spool: message %d of segment %d: %w", first, segment, ErrFinished)
+	}
+	var buf []byte
+	for i := range chunks + 1 {
+		where := func() wal.Pos { return s.state.Commit(m) }
+		size, kind := recordHint, record.KindCommit
+		s.mu.Lock()
+		if i < chunks {
+			c, _ := s.state.Chunk(m, i)
+			size, kind = int(c.Len), record.KindChunk
+			where = func() wal.Pos { c, _ := s.state.Chunk(m, i); return c.Pos }
+		}
+		pos, alive := where(), s.state.Commit(m) != 0
+		s.mu.Unlock()
+		if need := size + wal.HeaderSize; cap(buf) < need {
+			buf = make([]byte, need)
+		}
+		if pos == 0 && alive {
+			return &DamageError{Place: fmt.Sprintf("segment %d", segment), What: fmt.Sprintf("chunk %d of message %s is missing", i+1, m.ID())}
+		}
+		h, data, err := s.read(pos, where, size, buf)
+		if err == nil {
+			err = give(Copy{Seq: h.Seq, Kind: kind, Data: [][]byte{data}})
+		}
+		if err != nil {
+			return fmt.Errorf("spool: copying message %s: %w", m.ID(), err)
+		}
+	}
+	return nil
+}
 
 // Forget drops whatever is here of a segment; index is that of the Raft entry
 // that allows it. It returns when that is durable.
-func (s *Spool) Forget(segment uint64, index uint64) error { return errNotYet }
+func (s *Spool) Forget(segment uint64, index uint64) error {
+	s.mu.Lock()
+	if !state.Replicated(segment) {
+		s.mu.Unlock()
+		return fmt.Errorf("spool: segment %d is a local one: %w", segment, ErrRefused)
+	}
+	g := s.state.Segment(segment)
+	if g == nil && index <= s.state.Floor() {
+		s.mu.Unlock()
+		return nil
+	}
+	f := s.state.Forget(segment, index, s.newest())
+	data := record.AppendForget(nil, f)
+	c, err := s.append(wal.Record{Header: wal.Header{Segment: segment, Kind: wal.Kind(record.KindForget)}, Data: [][]byte{data}})
+	if err == nil {
+		if g != nil {
+			s.counts.HandedOver += uint64(s.state.Disown(g))
+		}
+		s.state.Forgotten(segment, f, c.Pos(0), wal.RecordSize(len(data)))
+		s.wakeCompactor()
+	}
+	s.mu.Unlock()
+	if err == nil {
+		err = c.WaitDurable()
+	}
+	if err != nil {
+		return fmt.Errorf("spool: forgetting segment %d: %w", segment, err)
+	}
+	return nil
+}
+
+// newest is at or above the place of every record in the log, and below that
+// of the next. s.mu is held.
+func (s *Spool) newest() wal.Pos { return s.top }
 
 // Floor is the highest index that Forget was ever called with.
-func (s *Spool) Floor() uint64 { return 0 }
+func (s *Spool) Floor() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state.Floor()
+}
 
 // Suspect tells whether Open found damage: then nothing may be deleted
 // elsewhere because it is not here.
-func (s *Spool) Suspect() bool { return false }
+func (s *Spool) Suspect() bool { return s.suspect }
 
 // StoreID is the identity of the data here, made with the directory.
 func (s *Spool) StoreID() [16]byte { return s.store.ID }
-
-var errNotYet = errors.New("spool: not yet built")

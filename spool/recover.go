@@ -37,6 +37,7 @@ func (s *Spool) recover() (*Recovery, error) {
 		PossibleDuplicates: s.state.PossibleDuplicates(found, s.store.UnsyncedLost(), s.opts.Now()),
 	}
 	s.counts.Recovered = uint64(rec.Messages)
+	s.suspect = len(rec.Damage) > 0
 	if err := s.mend(); err != nil {
 		return nil, fmt.Errorf("spool: recording the recovery: %w", err)
 	}
@@ -60,6 +61,7 @@ func (s *Spool) load(o wal.Options) (*state.Recovered, error) {
 	for _, file := range s.log.Files() {
 		s.state.HasFile(file.Number)
 		s.head = file.Number + 1
+		s.top = wal.Pos(s.head) << 32
 	}
 	return s.state.Load(f, report.Damage), nil
 }
@@ -71,12 +73,13 @@ func (s *Spool) mend() error {
 	var errs []error
 	done, open := s.state.Leftovers()
 	for _, m := range done {
-		_, _, err := s.result(m, &record.Result{ID: m.ID(), Finished: true, Victim: s.state.Commit(m).File()})
+		_, err := s.record(m, &record.Result{ID: m.ID(), Finished: true, Victim: s.state.Commit(m).File()})
 		errs = append(errs, err)
 	}
 	for _, g := range open {
 		if !g.Empty() {
-			g.State = record.SegmentSealed
+			self := s.self()
+			g.State, g.End, g.Owner, g.Members = record.SegmentSealed, g.Last, self, []record.Member{self}
 			errs = append(errs, s.putHeader(g))
 		}
 	}
@@ -146,7 +149,7 @@ func (s *Spool) each(visit Visit) error {
 				return nil // Open has reported it
 			}
 			s.mu.Lock()
-			m := s.state.Find(env.ID)
+			m := s.state.At(h.Segment, c.First)
 			if m == nil || s.state.Commit(m) != pos {
 				s.mu.Unlock()
 				return nil
@@ -171,15 +174,30 @@ func (s *Spool) each(visit Visit) error {
 // may not be complete, and what counts is to get at everything.
 func (s *Spool) eachOneByOne(visit Visit) error {
 	for _, m := range s.state.All() {
-		env, err := s.Envelope(m)
-		if err != nil {
+		if err := s.visit(m, visit); err != nil {
 			return err
 		}
-		var states []RecipientState
-		for _, at := range s.state.Standings(m, nil) {
-			states = append(states, at.RecipientState)
-		}
-		visit(m, env, states)
 	}
+	return nil
+}
+
+// visit reads a message's envelope and visits it.
+func (s *Spool) visit(m *Message, visit Visit) error {
+	env, err := s.Envelope(m)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	at := s.state.Standings(m, nil)
+	finished := s.state.Commit(m) == 0
+	s.mu.Unlock()
+	if finished {
+		return ErrFinished
+	}
+	states := make([]RecipientState, len(at))
+	for i := range at {
+		states[i] = at[i].RecipientState
+	}
+	visit(m, env, states)
 	return nil
 }

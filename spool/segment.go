@@ -21,7 +21,10 @@ func (s *Spool) openSegment() (*state.Segment, error) {
 	if g != nil && !g.Full() {
 		return g, nil
 	}
-	fresh := &state.Segment{ID: s.nextSegment, Epoch: 1, State: record.SegmentOpen}
+	self := s.self()
+	fresh := &state.Segment{Owned: true, View: state.View{
+		ID: s.nextSegment, Epoch: 1, State: record.SegmentOpen, Owner: self, Members: []record.Member{self},
+	}}
 	if err := s.putHeader(fresh); err != nil {
 		return nil, err
 	}
@@ -42,7 +45,7 @@ func (s *Spool) sealIfQuiet(g *state.Segment) error {
 	if g.Arriving > 0 || g.State == record.SegmentSealed || slices.Contains(s.open[:], g) {
 		return nil
 	}
-	g.State = record.SegmentSealed
+	g.State, g.End = record.SegmentSealed, g.Last
 	if g.Empty() {
 		s.state.Retire(g)
 		return nil
@@ -53,12 +56,7 @@ func (s *Spool) sealIfQuiet(g *state.Segment) error {
 // putHeader appends the segment's header record, in place of the one before.
 // s.mu is held.
 func (s *Spool) putHeader(g *state.Segment) error {
-	self := record.Member{Node: s.opts.Node, StoreID: s.store.ID}
-	h := record.Segment{State: g.State, Owner: self, Members: []record.Member{self}, LastSeq: g.Last}
-	if g.State == record.SegmentSealed {
-		h.End = g.Last
-	}
-	data := record.AppendSegment(nil, &h)
+	data := record.AppendSegment(nil, g.Header())
 	c, err := s.append(wal.Record{
 		Header: wal.Header{Segment: g.ID, Epoch: g.Epoch, Seq: g.Last, Kind: wal.Kind(record.KindSegment)},
 		Data:   [][]byte{data},
@@ -67,5 +65,9 @@ func (s *Spool) putHeader(g *state.Segment) error {
 		return fmt.Errorf("spool: header of segment %d: %w", g.ID, err)
 	}
 	s.state.HeaderAt(g, c.Pos(0), wal.RecordSize(len(data)))
+	g.Told()
 	return nil
 }
+
+// self is this node as a member.
+func (s *Spool) self() record.Member { return record.Member{Node: s.opts.Node, StoreID: s.store.ID} }

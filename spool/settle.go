@@ -60,7 +60,7 @@ func (s *Spool) Attempt(m *Message, recipients []int) *Start {
 // again when there is room.
 func (s *Spool) Settle(m *Message, results []Result) error {
 	c, _, err := s.settle(m, results)
-	if c == nil || err != nil {
+	if err != nil {
 		return err
 	}
 	return c.WaitWritten()
@@ -69,47 +69,58 @@ func (s *Spool) Settle(m *Message, results []Result) error {
 // SettleDurable is Settle that waits for the disk and for the other copies:
 // what an operator was told has happened must have happened.
 func (s *Spool) SettleDurable(m *Message, results []Result) error {
-	c, copied, err := s.settle(m, results)
-	if c == nil || err != nil {
+	c, copies, err := s.settle(m, results)
+	if err == nil {
+		err = c.WaitDurable()
+	}
+	if err != nil || copies == nil {
 		return err
 	}
-	if err := c.WaitDurable(); err != nil {
-		return err
-	}
-	if copied == nil {
-		return nil
-	}
-	if err := copied(); err != nil {
+	if err := copies.Wait(); err != nil {
 		return fmt.Errorf("spool: copying results of message %s: %w", m.ID(), err)
 	}
 	return nil
 }
 
-// settle appends a result record, if there is anything new to record. copied
-// waits for the other copies; it is nil when there are none.
-func (s *Spool) settle(m *Message, results []Result) (c *wal.Commit, copied func() error, err error) {
+// settle appends a result record, if there is anything new to record; else c
+// is nil. copies waits for the other members; it is nil when there are none.
+func (s *Spool) settle(m *Message, results []Result) (c *wal.Commit, copies Ticket, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	rec, err := s.state.Settle(m, results)
 	if rec == nil || err != nil {
 		return nil, nil, err
 	}
-	return s.result(m, rec)
+	wr, err := s.record(m, rec)
+	if err != nil {
+		return nil, nil, err
+	}
+	return s.last, s.tell(wr), nil
 }
 
-// result appends a result record and brings the index up to it. s.mu is held.
-func (s *Spool) result(m *Message, rec *record.Result) (c *wal.Commit, copied func() error, err error) {
+// record appends a result record and brings the index up to it. s.mu is held.
+func (s *Spool) record(m *Message, rec *record.Result) (wr wal.Record, err error) {
 	data := record.AppendResult(make([]byte, 0, recordHint), rec)
-	wr := wal.Record{Header: m.Header(record.KindResult), Data: [][]byte{data}}
-	if c, err = s.append(wr); err != nil {
-		return nil, nil, fmt.Errorf("spool: settling message %s: %w", m.ID(), err)
+	wr = wal.Record{Header: m.Header(record.KindResult), Data: [][]byte{data}}
+	c, err := s.append(wr)
+	if err != nil {
+		return wr, fmt.Errorf("spool: settling message %s: %w", m.ID(), err)
 	}
-	s.state.Settled(m, rec, c.Pos(0), wal.RecordSize(len(data)))
-	if rec.Finished {
+	if rec.Finished && s.state.Owned(m) {
 		s.counts.Finished++
 	}
+	s.state.Settled(m, rec, c.Pos(0), wal.RecordSize(len(data)))
 	s.wakeCompactor()
-	return c, copied, nil
+	return wr, nil
+}
+
+// tell gives a result or abort, the newest append, to the other members, if
+// its segment has any. s.mu is held.
+func (s *Spool) tell(wr wal.Record) Ticket {
+	if p := s.opts.Placement; p != nil && state.Replicated(wr.Segment) {
+		return p.Settled(wr, s.last)
+	}
+	return nil
 }
 
 // append puts records into the log that must get there even when mail is
@@ -131,15 +142,31 @@ func (s *Spool) States(m *Message) ([]RecipientState, error) {
 	at := s.state.Standings(m, nil)
 	s.mu.Unlock()
 	out := make([]RecipientState, len(at))
+	for i := range at {
+		out[i] = at[i].RecipientState
+	}
+	err := s.eachResult(m, at, func(o *record.Settled) {
+		out[o.Recipient] = RecipientState{
+			State: o.State, Version: o.Version, Attempts: o.Attempts,
+			Next: fromMillis(o.NextMS), At: fromMillis(o.AtMS), Reply: o.Reply, Remote: o.Remote,
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("spool: state of message %s: %w", m.ID(), err)
+	}
+	return out, nil
+}
+
+// eachResult reads the newest result of each recipient that has one.
+func (s *Spool) eachResult(m *Message, at []state.Standing, visit func(o *record.Settled)) error {
 	var rec record.Result
 	var have wal.Pos // what rec is
 	for i := range at {
-		out[i] = at[i].RecipientState
 		if at[i].Pos == 0 {
 			continue
 		}
 		if at[i].Pos != have {
-			data, err := s.read(at[i].Pos, func() wal.Pos { return s.state.ResultAt(m, i) })
+			_, data, err := s.read(at[i].Pos, func() wal.Pos { return s.state.ResultAt(m, i) }, recordHint, nil)
 			if err == nil {
 				err = record.ParseResult(data, &rec)
 			}
@@ -147,20 +174,17 @@ func (s *Spool) States(m *Message) ([]RecipientState, error) {
 				err = &DamageError{Place: s.place(at[i].Pos), What: "result", Err: err}
 			}
 			if err != nil {
-				return nil, fmt.Errorf("spool: state of message %s: %w", m.ID(), err)
+				return err
 			}
 			have = at[i].Pos
 		}
 		for j := range rec.Settled {
 			if o := &rec.Settled[j]; int(o.Recipient) == i {
-				out[i] = RecipientState{
-					State: o.State, Version: o.Version, Attempts: o.Attempts,
-					Next: fromMillis(o.NextMS), At: fromMillis(o.AtMS), Reply: o.Reply, Remote: o.Remote,
-				}
+				visit(o)
 			}
 		}
 	}
-	return out, nil
+	return nil
 }
 
 func fromMillis(ms int64) time.Time {
@@ -195,7 +219,7 @@ func (s *Spool) readCommit(m *Message, c *record.Commit, env *mail.Envelope) err
 	s.mu.Lock()
 	pos := where()
 	s.mu.Unlock()
-	data, err := s.read(pos, where)
+	_, data, err := s.read(pos, where, recordHint, nil)
 	if err == nil {
 		err = record.ParseCommit(data, c, env)
 	}
@@ -211,21 +235,21 @@ const recordHint = 400
 // read reads the record at pos; 0 is that of a message that is finished.
 // Compaction may move it meanwhile, so when that fails, and where says that it
 // is elsewhere now, it reads there.
-func (s *Spool) read(pos wal.Pos, where func() wal.Pos) ([]byte, error) {
+func (s *Spool) read(pos wal.Pos, where func() wal.Pos, hint int, buf []byte) (wal.Header, []byte, error) {
 	for pos != 0 {
-		_, data, err := s.readWritten(pos, recordHint, nil)
+		h, data, err := s.readWritten(pos, hint, buf)
 		if err == nil {
-			return data, nil
+			return h, data, nil
 		}
 		s.mu.Lock()
 		now := where()
 		s.mu.Unlock()
 		if now == pos {
-			return nil, s.damage(pos, err)
+			return h, nil, s.damage(pos, err)
 		}
 		pos = now
 	}
-	return nil, state.ErrFinished
+	return wal.Header{}, nil, state.ErrFinished
 }
 
 // readWritten reads a record that may just have been appended, or moved.

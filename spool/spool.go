@@ -117,7 +117,10 @@ type Spool struct {
 
 	mu          sync.Mutex
 	closed      bool
+	suspect     bool // Open found damage; never changes
 	state       *state.State
+	last        *wal.Commit // the newest append; nil: none since Open
+	top         wal.Pos     // no record of the log lies higher
 	open        [openSegments]*state.Segment
 	turn        int // of open
 	nextSegment uint64
@@ -178,6 +181,7 @@ func View(fsys vfs.FS, dir string, id [16]byte) (*Spool, *Recovery, error) {
 		opts: Options{FS: fsys, Dir: dir}.withDefaults(), store: &datadir.Dir{ID: id, Now: datadir.Start{Count: math.MaxUint32}},
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), state: state.New(), closed: true, readOnly: true,
 	}
+	s.state.OwnAll = true
 	o := s.walOptions()
 	o.ReadOnly, o.Verify = true, true
 	found, err := s.load(o)

@@ -29,6 +29,7 @@ const (
 	KindAbort   uint8 = 4 // Abort: a message that never came to be
 	KindAttempt uint8 = 5 // Attempt: delivery starts
 	KindResult  uint8 = 6 // Result: what became of recipients
+	KindForget  uint8 = 7 // Forget: whatever there was of the segment is dead here
 )
 
 // ErrPayload is wrapped by every error of the parsers.
@@ -57,8 +58,9 @@ type SegmentState uint8
 
 // The values are stored: never renumber them.
 const (
-	SegmentOpen   SegmentState = 1
-	SegmentSealed SegmentState = 3
+	SegmentOpen       SegmentState = 1
+	SegmentRecovering SegmentState = 2
+	SegmentSealed     SegmentState = 3
 )
 
 // Member is a node that holds a copy of a segment, known by name and store.
@@ -74,6 +76,15 @@ type Segment struct {
 	Members []Member
 	LastSeq uint64
 	End     uint64
+	EndSet  bool // by the cluster: whatever is above End is void
+}
+
+// Forget is the payload of a forget record: whatever the log holds of the
+// record's segment up to the place Below is dead. No file before From holds any.
+type Forget struct {
+	Index uint64 // of the Raft entry behind it
+	Below uint64
+	From  uint32
 }
 
 // Attempt is the payload of an attempt record.
@@ -110,7 +121,8 @@ func AppendSegment(dst []byte, s *Segment) []byte {
 		dst = appendMember(dst, 3, m)
 	}
 	dst = appendUint(dst, 4, s.LastSeq)
-	return appendUint(dst, 5, s.End)
+	dst = appendUint(dst, 5, s.End)
+	return appendBool(dst, 6, s.EndSet)
 }
 
 func appendMember(dst []byte, num protowire.Number, m Member) []byte {
@@ -136,10 +148,36 @@ func ParseSegment(data []byte) (*Segment, error) {
 			s.LastSeq = f.val
 		case 5:
 			s.End = f.val
+		case 6:
+			s.EndSet = f.val != 0
 		}
 		return nil
 	})
 	return s, err
+}
+
+// AppendForget appends the encoded f.
+func AppendForget(dst []byte, f *Forget) []byte {
+	dst = appendUint(dst, 1, f.Index)
+	dst = appendUint(dst, 2, f.Below)
+	return appendUint(dst, 3, uint64(f.From))
+}
+
+// ParseForget decodes data.
+func ParseForget(data []byte) (*Forget, error) {
+	f := &Forget{}
+	err := fields(data, func(v field) error {
+		switch v.num {
+		case 1:
+			f.Index = v.val
+		case 2:
+			f.Below = v.val
+		case 3:
+			f.From = uint32(v.val)
+		}
+		return nil
+	})
+	return f, err
 }
 
 func parseMember(data []byte, m *Member) error {

@@ -90,6 +90,16 @@ func (b *books) exists(victim uint32) bool {
 	return b.files[victim] != nil || b.ghosts[victim]
 }
 
+// any tells whether one of the files from to upto exists.
+func (b *books) any(from, upto uint32) bool {
+	for f := range b.files {
+		if from <= f && f <= upto {
+			return true
+		}
+	}
+	return false
+}
+
 // freed notes that a file is gone, durably, and with it whatever it held.
 func (b *books) freed(file uint32) {
 	delete(b.files, file)

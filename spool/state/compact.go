@@ -54,7 +54,10 @@ func (s *State) Disposable(f wal.FileInfo, fileSize int64, head uint32) (empty, 
 }
 
 // Freed notes that a file is gone, durably.
-func (s *State) Freed(number uint32) { s.books.freed(number) }
+func (s *State) Freed(number uint32) {
+	s.books.freed(number)
+	s.bury()
+}
 
 // Stale notes that a file stays, for it is damaged, and holds older copies of
 // records that were moved.
@@ -83,7 +86,12 @@ func (s *State) Owner(it Item) func(wal.Pos) {
 		}
 	case record.KindAttempt:
 		return s.attemptOwner(g, it)
+	case record.KindForget:
+		return s.tombOwner(it)
 	case record.KindResult, record.KindAbort:
+		if Replicated(it.Header.Segment) && (g == nil || it.Pos <= s.gone(g.ID)) {
+			return nil // the tomb kills what it killed
+		}
 		victim, finishes, err := record.Victim(kind, it.Data)
 		if err == nil && finishes {
 			if victim == it.Pos.File() || !s.books.exists(victim) {
@@ -98,11 +106,11 @@ func (s *State) Owner(it Item) func(wal.Pos) {
 
 func (s *State) committed(it Item) *Message {
 	var c record.Commit
-	skim, err := record.SkimCommit(it.Data, &c)
-	if err != nil {
+	if _, err := record.SkimCommit(it.Data, &c); err != nil {
 		return nil
 	}
-	if m := s.index.find(skim.ID); m != nil && m.commit == it.Pos {
+	// Not by ID: a message that was moved to another segment is in both.
+	if m := s.At(it.Header.Segment, c.First); m != nil && m.commit == it.Pos {
 		return m
 	}
 	return nil

@@ -1,7 +1,12 @@
 package state
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
 
 	"github.com/clrelay/clrelay/spool/record"
 )
@@ -30,5 +35,211 @@ type Held struct {
 	Last       uint64 // everything up to it was appended here, once
 	Unfinished int    // messages
 	Bytes      int64  // of all messages ever entered
-	Owned      bool   // by Claim
+	Full       bool   // it should take no new messages
+	Owned      bool
+}
+
+// Held lists the replicated segments, rising by ID.
+func (s *State) Held() []Held {
+	var out []Held
+	for _, id := range slices.Sorted(maps.Keys(s.segments)) {
+		if g := s.segments[id]; Replicated(id) {
+			out = append(out, Held{View: g.View, Last: g.Last, Unfinished: len(g.msgs), Bytes: g.bytes, Full: g.Full(), Owned: g.Owned})
+		}
+	}
+	return out
+}
+
+// At gives the unfinished message with that first chunk, or nil.
+func (s *State) At(segment, first uint64) *Message {
+	if g := s.segments[segment]; g != nil {
+		return g.find(first)
+	}
+	return nil
+}
+
+// Set takes over what Raft says, if it is newer than what is known; a segment
+// not known yet begins with it, in log file head at the earliest. What lies
+// above End is void from now on; voided tells how many messages were. The
+// header record has to be written if told, and nothing else makes that hold
+// after a restart.
+func (s *State) Set(v View, head uint32) (g *Segment, told bool, voided int, err error) {
+	g = s.segments[v.ID]
+	switch {
+	case !Replicated(v.ID):
+		return nil, false, 0, fmt.Errorf("segment %d is a local one: %w", v.ID, ErrRefused)
+	case g == nil:
+		g = &Segment{View: v, from: head}
+		s.segments[v.ID] = g
+		return g, true, 0, nil
+	case v.Epoch < g.Epoch || v.Epoch == g.Epoch && g.header != 0 && g.EndSet == v.EndSet && g.State == v.State:
+		return g, false, 0, nil
+	case g.EndSet && v.EndSet && g.End != v.End:
+		return g, false, 0, fmt.Errorf("segment %d ends at %d, not at %d: %w", v.ID, g.End, v.End, ErrRefused)
+	case g.EndSet:
+		v.End, v.EndSet = g.End, true
+	}
+	g.View = v
+	if !g.EndSet {
+		return g, true, 0, nil
+	}
+	s.dropArrivals(g)
+	for _, m := range slices.Clone(g.msgs) {
+		if m.commitSeq() > g.End {
+			s.remove(m)
+			voided++
+		}
+	}
+	return g, true, voided, nil
+}
+
+// Header is the payload of the segment's header record.
+func (g *Segment) Header() *record.Segment {
+	return &record.Segment{State: g.State, Owner: g.Owner, Members: g.Members, LastSeq: g.Last, End: g.End, EndSet: g.EndSet}
+}
+
+// Untold gives the segments whose Last is more than their header says, and
+// might not be known to a restart once a file is gone.
+func (s *State) Untold(file uint32) []*Segment {
+	var out []*Segment
+	for _, g := range s.segments {
+		if Replicated(g.ID) && g.since != 0 && g.since <= file {
+			out = append(out, g)
+		}
+	}
+	slices.SortFunc(out, func(a, b *Segment) int { return cmp.Compare(a.ID, b.ID) })
+	return out
+}
+
+// Own makes a segment this node's and gives its messages, in their order.
+// unsure counts the recipients that may have been delivered to: those with an
+// attempt that has no result, and, if all, whoever's time has come.
+func (s *State) Own(g *Segment, all bool, now time.Time) (msgs []*Message, unsure int) {
+	if g.Owned {
+		return nil, 0
+	}
+	g.Owned = true
+	sec := Seconds(now.UnixMilli())
+	for _, m := range g.msgs {
+		s.index.insert(m)
+		for i, r := range m.rcpts() {
+			tried := slices.ContainsFunc(s.starts[m], func(a attempt) bool { return slices.Contains(a.rcpts, i) })
+			if tried || all && r.due(sec) {
+				unsure++
+			}
+		}
+	}
+	return slices.Clone(g.msgs), unsure
+}
+
+// Disown ends that and tells how many messages were given away.
+func (s *State) Disown(g *Segment) int {
+	if !g.Owned {
+		return 0
+	}
+	g.Owned = false
+	for _, m := range g.msgs {
+		s.endStarts(m, func(int) bool { return true })
+		s.index.remove(m)
+	}
+	return len(g.msgs)
+}
+
+// Inventory lists what is unfinished of a segment, without results; msgs are
+// the messages listed first, in the same order.
+func (s *State) Inventory(g *Segment) (inv record.Inventory, msgs []*Message) {
+	inv = record.Inventory{Segment: g.ID, Last: g.Last, Upto: record.AllFirsts, Live: make([]record.LiveMessage, 0, len(g.msgs)+len(g.Waiting))}
+	if g.EndSet {
+		inv.Last = min(inv.Last, g.End)
+	}
+	for _, m := range g.msgs {
+		inv.Live = append(inv.Live, record.LiveMessage{First: uint64(m.first), Commit: m.commitSeq()})
+	}
+	for _, first := range slices.Sorted(maps.Keys(g.Waiting)) {
+		if commit := g.Waiting[first]; commit <= inv.Last {
+			inv.Live = append(inv.Live, record.LiveMessage{First: first, Commit: commit})
+		}
+	}
+	return inv, slices.Clone(g.msgs)
+}
+
+// Owned tells whether a message is this node's.
+func (s *State) Owned(m *Message) bool { return m.seg.Owned }
+
+// Touched tells whether any recipient has a result.
+func (m *Message) Touched() bool {
+	return slices.ContainsFunc(m.rcpts(), func(r rcpt) bool { return r.pos() != 0 })
+}
+
+// Unite makes the record that brings a message up to results that come from
+// elsewhere, in the form they have in this log; nil when they say nothing
+// new. finished says that the message is known to be finished, whatever the
+// results.
+func (s *State) Unite(m *Message, settled []record.Settled, finished bool) *record.Result {
+	if m.finished() {
+		return nil
+	}
+	rcpts := m.rcpts()
+	rec := &record.Result{ID: m.id}
+	left := 0
+	for i := range rcpts {
+		if !rcpts[i].state.Final() {
+			left++
+		}
+	}
+	for i := range settled {
+		o := &settled[i]
+		if int64(o.Recipient) >= int64(len(rcpts)) || slices.ContainsFunc(rec.Settled, func(p record.Settled) bool { return p.Recipient == o.Recipient }) {
+			continue
+		}
+		old := &rcpts[o.Recipient]
+		was, now := old.state, *old
+		if !now.merge(o) {
+			continue
+		}
+		if now.state.Final() && !was.Final() {
+			left--
+		}
+		rec.Settled = append(rec.Settled, *o)
+	}
+	if left == 0 || finished {
+		rec.Finished, rec.Victim = true, m.commit.File()
+	}
+	if len(rec.Settled) == 0 && !rec.Finished {
+		return nil
+	}
+	return rec
+}
+
+// Absent gives the messages that an inventory has finished and this store has
+// not.
+func (s *State) Absent(g *Segment, inv *record.Inventory) []*Message {
+	if inv.Suspect {
+		return nil
+	}
+	live := make(map[uint64]bool, len(inv.Live))
+	for i := range inv.Live {
+		live[inv.Live[i].First] = true
+	}
+	var out []*Message
+	for _, m := range g.msgs {
+		if first := uint64(m.first); !live[first] && inv.From <= first && first <= inv.Upto && m.commitSeq() <= inv.Last {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// Lacks tells whether a message that lives elsewhere is not here, or not
+// whole. suspect says that this store may have lost what it once had.
+func (s *State) Lacks(g *Segment, l *record.LiveMessage, suspect bool) bool {
+	if g.EndSet && l.Commit > g.End {
+		return false
+	}
+	m := g.find(l.First)
+	if m == nil {
+		_, waits := g.Waiting[l.First]
+		return !waits && (suspect || l.Commit > g.Last)
+	}
+	return slices.ContainsFunc(m.chunks(), func(c Chunk) bool { return c.Pos == 0 })
 }

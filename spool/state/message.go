@@ -1,6 +1,7 @@
 package state
 
 import (
+	"cmp"
 	"math"
 	"slices"
 	"time"
@@ -19,9 +20,12 @@ import (
 // The methods of Message may be called at any time from any goroutine.
 type Message struct {
 	// These never change.
-	id      mail.ID
-	seg     *Segment
-	arrived int64 // Unix time in milliseconds
+	id  mail.ID
+	seg *Segment
+
+	arrived uint32 // Unix time in milliseconds: the lower bits (never changes)
+	era     uint16 // and the upper ones (never changes)
+	behind  uint16 // sequence number of the commit record, less first; math.MaxUint16: it is in more (never changes)
 
 	next   *Message // in the same bucket of the index
 	more   *parts   // nil with one recipient and one chunk
@@ -39,6 +43,7 @@ type Message struct {
 type parts struct {
 	rcpts  []rcpt  // all recipients, or nil when there is just one
 	chunks []Chunk // all chunks, or nil when there is just one
+	behind uint32  // see Message
 }
 
 // Chunk is where one chunk of a message lies, and how long its record's data
@@ -71,7 +76,7 @@ func (m *Message) ID() mail.ID { return m.id }
 func (m *Message) Size() int64 { return int64(m.size) }
 
 // Arrived is when the last octet was taken, in milliseconds.
-func (m *Message) Arrived() time.Time { return time.UnixMilli(m.arrived) }
+func (m *Message) Arrived() time.Time { return time.UnixMilli(m.arrivedMS()) }
 
 // Recipients is how many recipients the envelope has.
 func (m *Message) Recipients() int { return int(m.n) }
@@ -123,15 +128,19 @@ func (m *Message) place(chunks []Chunk) {
 	if len(chunks) == 1 && m.n == 1 {
 		return
 	}
+	if len(chunks) > 1 {
+		m.rich().chunks = slices.Clip(chunks)
+	}
+	if more := m.rich(); m.n > 1 && more.rcpts == nil {
+		more.rcpts = make([]rcpt, m.n)
+	}
+}
+
+func (m *Message) rich() *parts {
 	if m.more == nil {
 		m.more = &parts{}
 	}
-	if len(chunks) > 1 {
-		m.more.chunks = slices.Clip(chunks)
-	}
-	if m.n > 1 && m.more.rcpts == nil {
-		m.more.rcpts = make([]rcpt, m.n)
-	}
+	return m.more
 }
 
 // moveChunk notes that the chunk with that index lies elsewhere now.
@@ -142,6 +151,27 @@ func (m *Message) moveChunk(i int, pos wal.Pos) {
 	if m.more != nil && m.more.chunks != nil {
 		m.more.chunks[i].Pos = pos
 	}
+}
+
+func (m *Message) arrivedMS() int64 { return int64(m.era)<<32 | int64(m.arrived) }
+
+// stamp notes when the message came, and the number of its commit record.
+func (m *Message) stamp(ms int64, commit uint64) {
+	ms = min(max(ms, 0), 1<<48-1)
+	m.era, m.arrived = uint16(ms>>32), uint32(ms)
+	behind := commit - uint64(m.first)
+	m.behind = uint16(min(behind, math.MaxUint16))
+	if m.behind == math.MaxUint16 {
+		m.rich().behind = uint32(behind)
+	}
+}
+
+// commitSeq is the sequence number of the commit record, the message's last.
+func (m *Message) commitSeq() uint64 {
+	if m.behind == math.MaxUint16 {
+		return uint64(m.first) + uint64(m.more.behind)
+	}
+	return uint64(m.first) + uint64(m.behind)
 }
 
 func (m *Message) finished() bool { return m.commit == 0 }
@@ -175,7 +205,8 @@ func units(size int64) uint16 { return uint16(min(size/8, math.MaxUint16)) }
 // whatever order results come in, the same one wins. It tells whether it took
 // it.
 func (r *rcpt) merge(s *record.Settled) bool {
-	if !supersedes(s.State, s.Version, r.state, r.version) {
+	var n rcpt
+	if n.set(s); !n.supersedes(r) {
 		return false
 	}
 	r.set(s)
@@ -190,15 +221,18 @@ func (r *rcpt) set(s *record.Settled) {
 }
 
 // supersedes is the order of results: a final one is never undone, delivered
-// stands over failed over dropped, and else the newer one counts.
-func supersedes(state mail.State, version uint32, old mail.State, oldVersion uint32) bool {
+// stands over failed over dropped, and else the newer one counts. Two owners
+// may have given the same version: then any order will do that is the same
+// everywhere.
+func (r *rcpt) supersedes(old *rcpt) bool {
 	switch {
-	case state.Final() && old.Final():
-		return state < old
-	case state.Final() || old.Final():
-		return state.Final()
+	case r.state.Final() && old.state.Final():
+		return r.state < old.state
+	case r.state.Final() || old.state.Final():
+		return r.state.Final()
 	}
-	return version > oldVersion
+	return cmp.Or(cmp.Compare(r.version, old.version), cmp.Compare(r.state, old.state),
+		cmp.Compare(r.next, old.next), cmp.Compare(r.attempts, old.attempts)) > 0
 }
 
 // due tells whether the time of the next attempt has come.

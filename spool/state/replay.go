@@ -19,6 +19,7 @@ type Replay struct {
 	commit record.Commit
 	result record.Result
 	damage []*DamageError
+	tombs  []tomb
 	place  func(wal.Pos) string
 }
 
@@ -36,6 +37,7 @@ type found struct {
 	results  []foundResult
 	attempts []foundAttempt
 	killers  []foundKiller
+	gone     wal.Pos // what lies no further was forgotten
 }
 
 type foundChunk struct {
@@ -61,13 +63,16 @@ type foundKiller struct {
 	pos   wal.Pos
 }
 
-func (f *Replay) segment(h wal.Header) *found {
+func (f *Replay) segment(pos wal.Pos, h wal.Header) *found {
 	if f.last != nil && f.last.seg.ID == h.Segment {
 		return f.last
 	}
 	g := f.segs[h.Segment]
 	if g == nil {
-		g = &found{seg: &Segment{ID: h.Segment, Epoch: h.Epoch}, more: map[*Message][]uint32{}}
+		g = &found{seg: &Segment{View: View{ID: h.Segment}, from: pos.File()}, more: map[*Message][]uint32{}}
+		if !Replicated(h.Segment) {
+			g.seg.Epoch = h.Epoch
+		}
 		f.segs[h.Segment] = g
 	}
 	f.last = g
@@ -77,16 +82,20 @@ func (f *Replay) segment(h wal.Header) *found {
 // Visit takes one record of the log; it is a wal.Visit. The only error is a
 // kind of record that it does not know.
 func (f *Replay) Visit(pos wal.Pos, h wal.Header, data []byte) error {
-	g := f.segment(h)
-	g.seg.Last = max(g.seg.Last, h.Seq)
+	g := f.segment(pos, h)
 	var err error
+	if k := uint8(h.Kind); k == record.KindChunk || k == record.KindCommit {
+		g.seg.Last = max(g.seg.Last, h.Seq)
+	}
 	switch uint8(h.Kind) {
+	case record.KindForget:
+		err = f.forget(g, pos, data)
 	case record.KindSegment:
 		err = g.header(pos, h, data)
 	case record.KindChunk:
 		g.chunks = append(g.chunks, foundChunk{uint32(h.Seq), h.Len, pos})
 	case record.KindCommit:
-		err = f.message(g, pos, data)
+		err = f.message(g, pos, h.Seq, data)
 	case record.KindAbort:
 		g.killers = append(g.killers, foundKiller{uint32(h.Seq), pos})
 	case record.KindAttempt:
@@ -110,16 +119,16 @@ func (g *found) header(pos wal.Pos, h wal.Header, data []byte) error {
 	if err != nil {
 		return err
 	}
-	if h.Epoch < g.seg.Epoch || s.State < g.seg.State {
+	if h.Epoch < g.seg.Epoch || !Replicated(h.Segment) && s.State < g.seg.State {
 		return nil
 	}
-	g.seg.Epoch, g.seg.State = h.Epoch, s.State
-	g.seg.Last = max(g.seg.Last, s.LastSeq)
+	g.seg.View = View{ID: h.Segment, Epoch: h.Epoch, State: s.State, Owner: s.Owner, Members: s.Members, End: s.End, EndSet: s.EndSet}
+	g.seg.told = s.LastSeq
 	g.seg.header, g.seg.headerLen = pos, wal.RecordSize(len(data))
 	return nil
 }
 
-func (f *Replay) message(g *found, pos wal.Pos, data []byte) error {
+func (f *Replay) message(g *found, pos wal.Pos, seq uint64, data []byte) error {
 	skim, err := record.SkimCommit(data, &f.commit)
 	if err != nil {
 		return err
@@ -129,14 +138,15 @@ func (f *Replay) message(g *found, pos wal.Pos, data []byte) error {
 		return fmt.Errorf("message %s: first chunk %d, %d octets, %d recipients", skim.ID, c.First, c.Length, skim.Recipients)
 	}
 	m := &Message{
-		id: skim.ID, seg: g.seg, arrived: skim.ArrivedMS, commit: pos, commitLen: units(wal.RecordSize(len(data))),
+		id: skim.ID, seg: g.seg, commit: pos, commitLen: units(wal.RecordSize(len(data))),
 		first: uint32(c.First), size: uint32(c.Length), n: uint16(skim.Recipients),
 	}
+	m.stamp(skim.ArrivedMS, seq)
 	if len(c.More) > 0 {
 		g.more[m] = slices.Clone(c.More)
 	}
 	if m.n > 1 {
-		m.more = &parts{rcpts: make([]rcpt, m.n)}
+		m.rich().rcpts = make([]rcpt, m.n)
 	}
 	g.msgs = append(g.msgs, m)
 	return nil
@@ -165,7 +175,7 @@ func (f *Replay) outcome(g *found, pos wal.Pos, h wal.Header, data []byte) error
 // Recovered is what Load found.
 type Recovered struct {
 	Recipients int    // without a final result
-	LastID     uint64 // the highest id of a segment in the log
+	LastID     uint64 // the highest id of a segment of the spool's own in the log
 	Damage     []*DamageError
 	unsure     map[*Message][]bool // recipients whose last delivery has no known end
 }
@@ -175,9 +185,14 @@ type Recovered struct {
 func (s *State) Load(f *Replay, damage []*wal.DamageError) *Recovered {
 	rec := &Recovered{Damage: f.damage, unsure: map[*Message][]bool{}}
 	for _, id := range slices.Sorted(maps.Keys(f.segs)) {
-		rec.LastID = id
+		if !Replicated(id) {
+			rec.LastID = id
+		}
 		s.restore(f.segs[id], rec)
 		delete(f.segs, id) // frees the memory early
+	}
+	for _, t := range f.tombs {
+		s.addTomb(t)
 	}
 	for _, d := range damage {
 		rec.Damage = append(rec.Damage, &DamageError{Place: fmt.Sprintf("%s:%d", d.Path, d.Offset), What: d.What, Err: d})
@@ -190,6 +205,10 @@ func (s *State) Load(f *Replay, damage []*wal.DamageError) *Recovered {
 
 // restore puts a segment's unfinished messages into the index.
 func (s *State) restore(g *found, rec *Recovered) {
+	if g.prune(); !g.alive() {
+		return
+	}
+	g.seg.Owned = !Replicated(g.seg.ID) || s.OwnAll
 	msgs := s.newest(g)
 	find := func(first uint32) *Message {
 		i, ok := slices.BinarySearchFunc(msgs, first, func(m *Message, first uint32) int { return cmp.Compare(m.first, first) })
@@ -221,7 +240,7 @@ func (s *State) restore(g *found, rec *Recovered) {
 			live = append(live, m)
 		}
 	}
-	if len(live) == 0 {
+	if len(live) == 0 && !Replicated(g.seg.ID) {
 		return
 	}
 	g.locate(live, rec)
@@ -237,7 +256,7 @@ func (s *State) restore(g *found, rec *Recovered) {
 			if rcpts[i].pos() != 0 {
 				s.books.add(rcpts[i].pos(), rcpts[i].bytes())
 			}
-			if !rcpts[i].state.Final() {
+			if m.seg.Owned && !rcpts[i].state.Final() {
 				rec.Recipients++
 			}
 		}
@@ -277,8 +296,8 @@ func (m *Message) take(r *foundResult) {
 		return // of a message that is not this one: damage
 	}
 	at := &rcpts[r.index]
-	same := r.state == at.state && r.version == at.version && at.pos() != 0
-	if same && r.rcpt.pos() > at.pos() || !same && (at.pos() == 0 || supersedes(r.state, r.version, at.state, at.version)) {
+	switch {
+	case at.pos() == 0, r.supersedes(at), !at.supersedes(&r.rcpt) && r.rcpt.pos() > at.pos():
 		*at = r.rcpt
 	}
 }
@@ -367,7 +386,10 @@ func (s *State) suspect(h *wal.Header, unsure map[*Message][]bool) {
 // succeeded without a word in the log: those with an attempt and no result of
 // it, and, if what was not synced may be lost, all whose time had come by now.
 func (s *State) PossibleDuplicates(rec *Recovered, lost bool, now time.Time) (n int) {
-	for _, rcpts := range rec.unsure {
+	for m, rcpts := range rec.unsure {
+		if !m.seg.Owned {
+			continue // Claim counts it
+		}
 		for _, doubt := range rcpts {
 			if doubt {
 				n++
@@ -379,6 +401,9 @@ func (s *State) PossibleDuplicates(rec *Recovered, lost bool, now time.Time) (n 
 	}
 	sec := Seconds(now.UnixMilli())
 	for _, g := range s.segments {
+		if !g.Owned {
+			continue
+		}
 		for _, m := range g.msgs {
 			for i, r := range m.rcpts() {
 				if r.due(sec) && (rec.unsure[m] == nil || !rec.unsure[m][i]) {
@@ -400,7 +425,7 @@ func (s *State) Leftovers() (done []*Message, open []*Segment) {
 				done = append(done, m)
 			}
 		}
-		if g.State != record.SegmentSealed || g.header == 0 {
+		if !Replicated(g.ID) && (g.State != record.SegmentSealed || g.header == 0) {
 			open = append(open, g)
 		}
 	}

@@ -17,20 +17,54 @@ const (
 // Segment is the unit of ownership: a run of messages with one owner and one
 // set of members.
 type Segment struct {
-	ID, Epoch uint64
-	State     record.SegmentState
-	Last      uint64 // the highest sequence number given
-	Arriving  int    // messages that have chunks and no commit yet
+	View
+	Last     uint64 // the highest sequence number given
+	Arriving int    // messages of the spool's own segments that have no commit yet
+	Owned    bool   // its messages are the queue's, and in the index
+	// Waiting are the messages that this node has committed and the other
+	// members have not confirmed: first chunk and commit.
+	Waiting map[uint64]uint64
 
-	count     int        // messages ever
-	bytes     int64      // octets ever
-	msgs      []*Message // unfinished, rising by their first chunk
-	header    wal.Pos    // of the newest header record; 0: none
+	arrivals  map[uint64]*arrival // of a member, by their first chunk
+	told      uint64              // Last as the newest header has it
+	since     uint32              // the first file that may hold what is above told
+	from      uint32              // the first file that may hold anything of it
+	count     int                 // messages ever
+	bytes     int64               // octets ever
+	msgs      []*Message          // unfinished, rising by their first chunk
+	header    wal.Pos             // of the newest header record; 0: none
 	headerLen int64
 }
 
+// Replicated tells whether a segment was opened through Raft. The others are
+// a single machine's: opened by its spool, and never any other node's.
+func Replicated(id uint64) bool { return id>>63 != 0 }
+
 // Full tells whether the segment should take no new messages.
 func (g *Segment) Full() bool { return g.count >= segmentMessages || g.bytes >= segmentBytes }
+
+// Open tells whether new messages may go there, from this node.
+func (g *Segment) Open() bool { return g.Owned && !g.EndSet && g.State == record.SegmentOpen }
+
+// Held tells whether the segment is replicated and no longer this node's.
+func (g *Segment) Held() bool { return Replicated(g.ID) && !g.Owned }
+
+// Reaches tells whether a number is not above the segment's end.
+func (g *Segment) Reaches(seq uint64) bool { return !g.EndSet || seq <= g.End }
+
+// Own tells whether the segment is an open one of that owner.
+func (g *Segment) Own(self record.Member) bool {
+	return g.State == record.SegmentOpen && !g.EndSet && g.Owner == self
+}
+
+// Wait notes that a message is committed here and not yet elsewhere; whoever
+// takes it off the books as pending deletes it.
+func (g *Segment) Wait(first, commit uint64) {
+	if g.Waiting == nil {
+		g.Waiting = map[uint64]uint64{}
+	}
+	g.Waiting[first] = commit
+}
 
 // Empty tells whether the segment has no unfinished message.
 func (g *Segment) Empty() bool { return len(g.msgs) == 0 }

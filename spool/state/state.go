@@ -40,6 +40,11 @@ type State struct {
 	segments map[uint64]*Segment
 	books    books
 	starts   map[*Message][]attempt
+	tombs    []tomb
+	floor    uint64
+	// OwnAll has Load give replicated segments for this node's, for those who
+	// only look.
+	OwnAll bool
 }
 
 // attempt is a delivery under way, as the log knows it: recovery counts its
@@ -69,7 +74,7 @@ func (s *State) All() []*Message {
 		out = append(out, g.msgs...)
 	}
 	slices.SortFunc(out, func(a, b *Message) int {
-		return cmp.Or(cmp.Compare(a.arrived, b.arrived), slices.Compare(a.id[:], b.id[:]))
+		return cmp.Or(cmp.Compare(a.arrivedMS(), b.arrivedMS()), slices.Compare(a.id[:], b.id[:]))
 	})
 	return out
 }
@@ -103,6 +108,19 @@ func (s *State) HeaderAt(g *Segment, pos wal.Pos, size int64) {
 	s.books.add(pos, size)
 }
 
+// Told notes that the segment's newest header record, just appended, has its
+// Last.
+func (g *Segment) Told() { g.told, g.since = g.Last, 0 }
+
+// Advance notes that the segment's newest record has that number and lies in
+// that file.
+func (g *Segment) Advance(seq uint64, file uint32) {
+	if g.since == 0 {
+		g.since = file
+	}
+	g.Last = seq
+}
+
 // Pend notes a record of a message that is still arriving, Unpend that it is
 // no longer one.
 func (s *State) Pend(pos wal.Pos) { s.books.page(pos.File()).pending++ }
@@ -118,6 +136,7 @@ func (s *State) Killed(killer wal.Pos, victim uint32) { s.books.kill(killer, vic
 type Arrival struct {
 	Segment    *Segment
 	First      uint64 // sequence number of the first chunk
+	Seq        uint64 // and of the commit record
 	Size       uint64
 	Chunks     []Chunk
 	Commit     wal.Pos
@@ -127,16 +146,19 @@ type Arrival struct {
 // NewMessage makes the handle of a message, which Enter enters.
 func NewMessage(env *mail.Envelope, a *Arrival) *Message {
 	m := &Message{
-		id: env.ID, seg: a.Segment, arrived: env.Arrived.UnixMilli(), commit: a.Commit, commitLen: units(a.CommitSize),
+		id: env.ID, seg: a.Segment, commit: a.Commit, commitLen: units(a.CommitSize),
 		first: uint32(a.First), size: uint32(a.Size), n: uint16(len(env.Recipients)),
 	}
+	m.stamp(env.Arrived.UnixMilli(), a.Seq)
 	m.place(a.Chunks)
 	return m
 }
 
 // Enter puts a message into the index.
 func (s *State) Enter(m *Message) {
-	s.index.insert(m)
+	if m.seg.Owned {
+		s.index.insert(m)
+	}
 	m.seg.insert(m)
 	m.seg.count++
 	m.seg.bytes += int64(m.size)
@@ -150,6 +172,9 @@ func (s *State) Enter(m *Message) {
 
 // Commit tells where a message's commit record lies; 0 when it is finished.
 func (s *State) Commit(m *Message) wal.Pos { return m.commit }
+
+// Chunks counts a message's chunks.
+func (s *State) Chunks(m *Message) int { return len(m.chunks()) }
 
 // Chunk tells where a message's chunk i lies; ok is false when there is none.
 func (s *State) Chunk(m *Message, i int) (c Chunk, ok bool) {
@@ -196,6 +221,9 @@ func (s *State) Attempt(m *Message, recipients []int, now time.Time) (a *record.
 	if m.finished() {
 		return nil, false, fmt.Errorf("spool: attempt at message %s: %w", m.id, ErrFinished)
 	}
+	if !m.seg.Owned {
+		return nil, false, fmt.Errorf("spool: attempt at message %s: %w", m.id, ErrNotOwner)
+	}
 	a = &record.Attempt{Recipients: make([]uint32, 0, len(recipients)), Versions: make([]uint32, 0, len(recipients))}
 	rcpts := m.rcpts()
 	for _, i := range recipients {
@@ -220,6 +248,9 @@ func (s *State) Started(m *Message, recipients []int, pos wal.Pos, size int64) {
 func (s *State) Settle(m *Message, results []Result) (*record.Result, error) {
 	if m.finished() {
 		return nil, fmt.Errorf("spool: settling message %s: %w", m.id, ErrFinished)
+	}
+	if !m.seg.Owned {
+		return nil, fmt.Errorf("spool: settling message %s: %w", m.id, ErrNotOwner)
 	}
 	rcpts := m.rcpts()
 	rec := &record.Result{ID: m.id, Settled: make([]record.Settled, 0, len(results))}
@@ -304,6 +335,15 @@ func (s *State) endStarts(m *Message, ended func(rcpt int) bool) {
 // finish takes a message out of the index; the record at killer has finished
 // it.
 func (s *State) finish(m *Message, killer wal.Pos) {
+	s.books.kill(killer, m.commit.File())
+	s.remove(m)
+	if g := m.seg; g.State == record.SegmentSealed && g.Empty() && !Replicated(g.ID) {
+		s.Retire(g)
+	}
+}
+
+// remove takes a message out of the index and off the books.
+func (s *State) remove(m *Message) {
 	s.endStarts(m, func(int) bool { return true })
 	rcpts := m.rcpts()
 	for i := range rcpts {
@@ -317,13 +357,11 @@ func (s *State) finish(m *Message, killer wal.Pos) {
 		}
 	}
 	s.books.drop(m.commit, m.commitSize())
-	s.books.kill(killer, m.commit.File())
 	m.commit = 0
-	s.index.remove(m)
-	m.seg.remove(m)
-	if m.seg.State == record.SegmentSealed && m.seg.Empty() {
-		s.Retire(m.seg)
+	if m.seg.Owned {
+		s.index.remove(m)
 	}
+	m.seg.remove(m)
 }
 
 func millis(t time.Time) int64 {

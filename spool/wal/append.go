@@ -98,7 +98,8 @@ func (a *arena) buffers() [][]byte {
 	return a.iov
 }
 
-// Commit is an append on its way to the disk.
+// Commit is an append on its way to the disk. A nil one has nothing to wait
+// for.
 type Commit struct {
 	l   *Log
 	b   *batch
@@ -109,17 +110,28 @@ type Commit struct {
 // Pos is the place of the append's record i.
 func (c *Commit) Pos(i int) Pos { return c.pos[i] }
 
+// Top is the place of the append's last record.
+func (c *Commit) Top() Pos { return c.pos[len(c.pos)-1] }
+
 // WaitWritten returns when the records are in the kernel's hands: they
 // survive the end of the process, and their data may change again. A crash of
 // the machine may still lose them.
 func (c *Commit) WaitWritten() error {
+	if c == nil {
+		return nil
+	}
 	<-c.b.written
 	return c.b.writeErr
 }
 
 // WaitDurable asks for a sync at once and returns when the records and all
 // before them are on the disk.
-func (c *Commit) WaitDurable() error { return c.l.waitDurable(c.b) }
+func (c *Commit) WaitDurable() error {
+	if c == nil {
+		return nil
+	}
+	return c.l.waitDurable(c.b)
+}
 
 func (l *Log) waitDurable(b *batch) error {
 	if !b.want.Swap(true) {

@@ -1,0 +1,157 @@
+package spool
+
+import (
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/clrelay/clrelay/spool/record"
+	"github.com/clrelay/clrelay/spool/state"
+	"github.com/clrelay/clrelay/spool/wal"
+)
+
+// Bounds of moving a message from segment to segment, before its client is
+// told to come back.
+const (
+	movesMax = 8
+	moveFor  = 10 * time.Second
+)
+
+// moving is what an intake knows in a cluster, where the segment may end
+// before the message has.
+type moving struct {
+	picked uint64        // the segment that Pick named, if joined
+	joined bool          // Arrived is owed
+	source []state.Chunk // what is to be appended again: where it lies, in another segment
+	moves  int
+	since  time.Time // the first move
+}
+
+// join picks a segment, if the message has none.
+func (in *intake) join() (err error) {
+	p := in.s.opts.Placement
+	if p == nil || in.joined {
+		return nil
+	}
+	in.picked, _, err = p.Pick()
+	in.joined = err == nil
+	return err
+}
+
+// arrived says that nothing more of the message comes to its segment.
+func (in *intake) arrived() {
+	if in.joined {
+		in.joined = false
+		in.s.opts.Placement.Arrived(in.picked)
+	}
+}
+
+// takeBack undoes on the books what a put has appended. The message had that
+// many chunks before.
+func (in *intake) takeBack(had int) {
+	s := in.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.unpend(in.chunks[had:])
+	in.chunks = in.chunks[:had]
+	if in.commit != 0 {
+		s.state.Unpend(in.commit)
+		delete(in.g.Waiting, in.first)
+		in.commit = 0
+	}
+}
+
+// moved leaves a segment that takes no more: what the message has there is to
+// be appended again. why is the error that tells so.
+func (in *intake) moved(why error) error {
+	now := in.s.opts.Now()
+	if in.moves++; in.moves == 1 {
+		in.since = now
+	}
+	if in.moves > movesMax || now.Sub(in.since) > moveFor {
+		return fmt.Errorf("moved %d times in %v: %v", in.moves, now.Sub(in.since), why)
+	}
+	if in.source == nil {
+		in.source = in.chunks // all there is
+	} else {
+		in.s.mu.Lock()
+		in.s.unpend(in.chunks) // a part of the source
+		in.s.mu.Unlock()
+	}
+	in.g, in.chunks, in.more = nil, nil, nil
+	in.arrived()
+	return nil
+}
+
+// again appends what the message had in another segment, read back from the
+// own log.
+func (in *intake) again() error {
+	if len(in.source) == 0 {
+		in.source = nil
+		return nil
+	}
+	s := in.s
+	buf, back := s.buffers.second(s.limit)
+	src := &chunkReader{s: s, chunks: in.source}
+	for {
+		n, err := io.ReadFull(src, *buf)
+		if n == 0 && err == io.EOF {
+			break
+		}
+		if err == nil || err == io.ErrUnexpectedEOF {
+			err = in.put((*buf)[:n], false)
+		}
+		if err != nil {
+			back(in.dirty)
+			in.dirty = false // the message's own buffer is not
+			return err
+		}
+	}
+	back(false)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.unpend(in.source)
+	in.source = nil
+	return nil
+}
+
+// chunkReader reads the content of chunks that nothing moves, because they are
+// on the books as pending.
+type chunkReader struct {
+	s      *Spool
+	chunks []state.Chunk
+	sec    *wal.Section // of the first of them, once begun
+}
+
+// Read is of io.Reader.
+func (r *chunkReader) Read(p []byte) (int, error) {
+	for len(r.chunks) > 0 {
+		var err error
+		skip := 0
+		if r.sec == nil {
+			r.sec, err = r.s.section(r.chunks[0].Pos)
+			skip = record.ChunkHeaderLen
+		}
+		var data []byte
+		if err == nil {
+			data, err = r.sec.Next(p)
+		}
+		if err != nil {
+			return 0, fmt.Errorf("spool: reading back a chunk: %w", r.s.damage(r.chunks[0].Pos, err))
+		}
+		if r.sec.Left() == 0 {
+			r.chunks, r.sec = r.chunks[1:], nil
+		}
+		if n := copy(p, data[min(skip, len(data)):]); n > 0 {
+			return n, nil
+		}
+	}
+	return 0, io.EOF
+}
+
+// owns tells whether a message is this node's.
+func (s *Spool) owns(m *Message) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state.Owned(m)
+}

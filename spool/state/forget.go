@@ -1,0 +1,136 @@
+package state
+
+import (
+	"slices"
+
+	"github.com/clrelay/clrelay/spool/record"
+	"github.com/clrelay/clrelay/spool/wal"
+)
+
+// tomb is the record that a segment was forgotten here: what of it lies in
+// the log up to there is dead. It is needed as long as one of the files exists
+// that may hold such records; the newest one is kept, too, for its index.
+type tomb struct {
+	segment uint64
+	pos     wal.Pos // of the record
+	size    int64
+	record.Forget
+}
+
+// Forget makes the record for forgetting a segment, which need not be known.
+// head is the place of the newest record in the log.
+func (s *State) Forget(segment, index uint64, head wal.Pos) *record.Forget {
+	f := &record.Forget{Index: index, Below: uint64(head), From: head.File()}
+	if g := s.segments[segment]; g != nil {
+		f.From = g.from
+	}
+	return f
+}
+
+// Forgotten drops whatever there is of a segment; pos is where the record that
+// says so lies. It must not be owned.
+func (s *State) Forgotten(segment uint64, f *record.Forget, pos wal.Pos, size int64) {
+	if g := s.segments[segment]; g != nil {
+		for _, m := range slices.Clone(g.msgs) {
+			s.remove(m)
+		}
+		s.dropArrivals(g)
+		s.Retire(g)
+	}
+	s.addTomb(tomb{segment, pos, size, *f})
+}
+
+func (s *State) addTomb(t tomb) {
+	i := slices.IndexFunc(s.tombs, func(o tomb) bool { return o.segment == t.segment && o.Forget == t.Forget })
+	if i >= 0 { // a copy, made by a compaction that a crash has ended
+		s.books.drop(s.tombs[i].pos, s.tombs[i].size)
+		s.tombs = slices.Delete(s.tombs, i, i+1)
+	}
+	s.books.add(t.pos, t.size)
+	s.tombs = append(s.tombs, t)
+	s.floor = max(s.floor, t.Index)
+	s.bury()
+}
+
+// bury drops the tombs that are needed no more.
+func (s *State) bury() {
+	newest := false
+	kept := s.tombs[:0]
+	for i, t := range s.tombs {
+		top := t.Index == s.floor && !newest
+		newest = newest || top
+		if !top && !s.books.any(t.From, wal.Pos(t.Below).File()) {
+			s.books.drop(t.pos, t.size)
+			continue
+		}
+		kept = append(kept, s.tombs[i])
+	}
+	s.tombs = kept
+}
+
+// Floor is the highest index of a Raft entry that made a segment be
+// forgotten.
+func (s *State) Floor() uint64 { return s.floor }
+
+// gone is the place up to which a segment was forgotten.
+func (s *State) gone(segment uint64) (pos wal.Pos) {
+	for _, t := range s.tombs {
+		if t.segment == segment {
+			pos = max(pos, wal.Pos(t.Below))
+		}
+	}
+	return pos
+}
+
+func (s *State) tombOwner(it Item) func(wal.Pos) {
+	i := slices.IndexFunc(s.tombs, func(t tomb) bool { return t.pos == it.Pos })
+	if i < 0 {
+		return nil
+	}
+	return func(pos wal.Pos) {
+		s.books.moved(it.Pos, pos, s.tombs[i].size)
+		s.tombs[i].pos = pos
+	}
+}
+
+func (f *Replay) forget(g *found, pos wal.Pos, data []byte) error {
+	r, err := record.ParseForget(data)
+	if err != nil {
+		return err
+	}
+	g.gone = max(g.gone, wal.Pos(r.Below))
+	f.tombs = append(f.tombs, tomb{g.seg.ID, pos, wal.RecordSize(len(data)), *r})
+	return nil
+}
+
+// prune drops what was forgotten, and what lies above the segment's end.
+func (g *found) prune() {
+	seg := g.seg
+	if seg.header != 0 && seg.header <= g.gone {
+		seg.header, seg.View, seg.told = 0, View{ID: seg.ID}, 0
+	}
+	if g.gone != 0 {
+		g.results = slices.DeleteFunc(g.results, func(r foundResult) bool { return r.pos() <= g.gone })
+		g.attempts = slices.DeleteFunc(g.attempts, func(a foundAttempt) bool { return a.pos <= g.gone })
+		g.killers = slices.DeleteFunc(g.killers, func(k foundKiller) bool { return k.pos <= g.gone })
+	}
+	if g.gone != 0 || seg.EndSet {
+		g.chunks = slices.DeleteFunc(g.chunks, func(c foundChunk) bool { return c.pos <= g.gone || seg.EndSet && uint64(c.seq) > seg.End })
+		g.msgs = slices.DeleteFunc(g.msgs, func(m *Message) bool {
+			return m.commit <= g.gone || seg.EndSet && m.commitSeq() > seg.End
+		})
+	}
+	if seg.EndSet {
+		seg.Last = seg.told // what was fetched out of order does not count
+	}
+	if seg.Last < seg.told {
+		seg.Last = seg.told
+	} else if seg.Last > seg.told {
+		seg.since = 1
+	}
+}
+
+// alive tells whether there is a segment to speak of.
+func (g *found) alive() bool {
+	return !Replicated(g.seg.ID) || g.seg.header != 0 || g.gone == 0 && len(g.msgs)+len(g.chunks) > 0
+}
