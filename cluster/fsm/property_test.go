@@ -289,10 +289,15 @@ func (h *history) move(what string, legal bool, was, now Segment) {
 	}
 }
 
+func same(a, b Segment) bool {
+	return a.ID == b.ID && a.Owner == b.Owner && a.State == b.State && a.End == b.End && a.EndSet == b.EndSet &&
+		slices.Equal(a.Members, b.Members) && slices.Equal(a.Stale, b.Stale)
+}
+
 func (h *history) checkChange(was, now Segment, c Command, leases map[Ref]uint64) {
 	h.t.Helper()
 	if was.Epoch == now.Epoch {
-		if !reflect.DeepEqual(was, now) {
+		if !same(was, now) {
 			h.t.Fatalf("%+v changed %+v into %+v under the same epoch", c, was, now)
 		}
 		return
@@ -419,10 +424,10 @@ func (h *history) checkIndexes(s *State) {
 
 func TestRandomLogs(t *testing.T) {
 	done := map[string]int{}
-	for seed := range uint64(16) {
+	for seed := range uint64(12) {
 		t.Run(fmt.Sprint("seed", seed), func(t *testing.T) {
 			h := newHistory(t, seeded(seed))
-			for range 1000 {
+			for range 800 {
 				h.step()
 			}
 			for k, n := range h.done {
@@ -512,7 +517,7 @@ func sealed(body []byte) []byte {
 // FuzzRestore puts any octets at all behind a sound header.
 func FuzzRestore(f *testing.F) {
 	h := newHistory(f, seeded(3))
-	for range 200 {
+	for range 30 {
 		h.step()
 	}
 	f.Add(h.s.Snapshot()[snapshotHeader:])

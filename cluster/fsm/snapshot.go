@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
@@ -36,7 +37,9 @@ func (s *State) Snapshot() []byte {
 	}
 	s.putSegments(m)
 	opt := proto.MarshalOptions{Deterministic: true}
-	out, err := opt.MarshalAppend(make([]byte, snapshotHeader, snapshotHeader+opt.Size(m)), m)
+	out := make([]byte, snapshotHeader, snapshotHeader+opt.Size(m))
+	opt.UseCachedSize = true
+	out, err := opt.MarshalAppend(out, m)
 	if err != nil {
 		// Every text in a State came out of protobuf's own decoder or was
 		// checked by validText.
@@ -58,11 +61,13 @@ func putHeader(b []byte) {
 // putSegments lays the records side by side: one allocation for all records,
 // one for all their lists.
 func (s *State) putSegments(m *controlv1.Snapshot) {
-	ids := slices.Sorted(maps.Keys(s.segments))
+	sorted := make([]*Segment, 0, len(s.segments))
 	lists := 0
 	for _, g := range s.segments {
+		sorted = append(sorted, g)
 		lists += len(g.Members) + len(g.Stale)
 	}
+	slices.SortFunc(sorted, func(a, b *Segment) int { return cmp.Compare(a.ID, b.ID) })
 	places := map[Ref]uint32{}
 	place := func(r Ref) uint32 {
 		at, ok := places[r]
@@ -81,10 +86,10 @@ func (s *State) putSegments(m *controlv1.Snapshot) {
 		}
 		return flat[from:len(flat):len(flat)]
 	}
-	records := make([]controlv1.Segment, len(ids))
-	m.Segments = make([]*controlv1.Segment, len(ids))
-	for i, id := range ids {
-		g, x := s.segments[id], &records[i]
+	records := make([]controlv1.Segment, len(sorted))
+	m.Segments = make([]*controlv1.Segment, len(sorted))
+	for i, g := range sorted {
+		x := &records[i]
 		x.Id, x.Epoch, x.State, x.End, x.EndSet = uint64(g.ID), uint64(g.Epoch), uint32(g.State), g.End, g.EndSet
 		x.Owner, x.Members, x.Stale = place(g.Owner), put(g.Members), put(g.Stale)
 		m.Segments[i] = x
