@@ -91,8 +91,8 @@ const (
 	ItemResultsAck
 	// ItemAsk asks a member, after a takeover, what it has. Arg: token.
 	ItemAsk
-	// ItemAnswer is its answer: durable up to Seq; its inventory follows.
-	// Arg: the token.
+	// ItemAnswer is its answer: durable up to Seq, with Doubtful set where
+	// damage was found; its inventory follows. Arg: the token.
 	ItemAnswer
 	// ItemInventory bears a piece of an inventory: Seq counts the pieces
 	// from 0, the last has LastPiece set. Arg: the token.
@@ -116,6 +116,9 @@ const (
 
 // LastPiece marks the last piece in ItemInventory's Seq.
 const LastPiece = uint64(1) << 63
+
+// Doubtful marks ItemAnswer's Seq of a store that found damage at its start.
+const Doubtful = uint64(1) << 63
 
 // Item is what nodes exchange, without its data.
 type Item struct {
@@ -233,7 +236,10 @@ type (
 	}
 
 	// Merged: the whole inventory of an ActMerge is merged and durable.
-	// Missing messages are live there and not whole here.
+	// Missing messages are live there and not whole here. With Complete and
+	// none missing, the store has durably noted that it has all of the segment up to
+	// the action's Seq (Held.Last), even where some of it was finished before it
+	// came.
 	Merged struct {
 		Segment fsm.SegmentID
 		From    fsm.Ref
@@ -241,7 +247,9 @@ type (
 		Missing int
 	}
 
-	// Fetched: an ActFetch has ended, what came is durable. Missing are left.
+	// Fetched: an ActFetch has ended, what came is durable. Missing are left,
+	// not counting what is finished at the peer by now. Where none are: as Merged.
+	// To be sent, too, when the peer goes down.
 	Fetched struct {
 		Segment fsm.SegmentID
 		From    fsm.Ref
