@@ -2,8 +2,10 @@ package peers
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -119,10 +121,20 @@ type session struct {
 	conn net.Conn
 	r    *bufio.Reader
 	text []byte // the last message as it goes over the wire, when all are alike
+
+	moved bool // the last reply that was not wanted is 421
 }
 
+// errMoved is a 421 to MAIL on a connection that is kept.
+var errMoved = errors.New("the relay wants a new connection")
+
 func (s *session) send(ctx context.Context, seq int64) {
+	kept := s.conn != nil
 	took, err := s.transaction(ctx, seq)
+	if kept && errors.Is(err, errMoved) { // the relay moves long-lived connections on
+		s.drop()
+		took, err = s.transaction(ctx, seq)
+	}
 	if err != nil {
 		s.res.Errors++
 		s.res.LastErr = fmt.Errorf("message %d: %w", seq, err)
@@ -150,8 +162,11 @@ func (s *session) transaction(ctx context.Context, seq int64) (time.Duration, er
 	if _, err := fmt.Fprintf(s.conn, "MAIL FROM:<%s>\r\nRCPT TO:<%s>\r\nDATA\r\n", s.src.from(), s.src.rcpt(seq)); err != nil {
 		return 0, err
 	}
-	for _, want := range []byte{'2', '2', '3'} {
+	for i, want := range []byte{'2', '2', '3'} {
 		if err := s.expect(want); err != nil {
+			if i == 0 && s.moved {
+				err = errMoved
+			}
 			return 0, err
 		}
 	}
@@ -219,6 +234,7 @@ func (s *session) expect(class byte) error {
 			continue
 		}
 		if len(line) < 4 || line[0] != class {
+			s.moved = bytes.HasPrefix(line, []byte("421"))
 			return fmt.Errorf("the relay said %q", strings.TrimSpace(string(line)))
 		}
 		return nil
@@ -238,7 +254,7 @@ func (s *session) drop() {
 	if s.conn != nil {
 		s.conn.Close()
 	}
-	s.conn, s.text = nil, nil
+	s.conn, s.text, s.moved = nil, nil, false
 }
 
 // RandomBody makes content that is hard on a relay: lines of any length, 8-bit
