@@ -75,6 +75,10 @@ func (m *Message) ID() mail.ID { return m.id }
 // Size is the length of the content in octets.
 func (m *Message) Size() int64 { return int64(m.size) }
 
+// First is the sequence number of the first chunk, which names the message in
+// its segment.
+func (m *Message) First() uint64 { return uint64(m.first) }
+
 // Arrived is when the last octet was taken, in milliseconds.
 func (m *Message) Arrived() time.Time { return time.UnixMilli(m.arrivedMS()) }
 
