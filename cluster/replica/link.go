@@ -322,7 +322,7 @@ func (l *link) receive(buf *[]byte, body []byte, h header) error {
 		return nil // over; the frame arrives nowhere
 	}
 	l.taking.Lock()
-	if l.over {
+	if l.over || l.ended() {
 		l.taking.Unlock()
 		b.Release()
 		return nil
@@ -334,6 +334,16 @@ func (l *link) receive(buf *[]byte, body []byte, h header) error {
 	l.mu.Unlock()
 	l.nudge()
 	return nil
+}
+
+// ended says whether the stream must end, or has.
+func (l *link) ended() bool {
+	select {
+	case <-l.dead:
+		return true
+	default:
+		return false
+	}
 }
 
 // hold waits until the batches not yet released leave room for one more and

@@ -117,21 +117,22 @@ func TestSilenceAndStall(t *testing.T) {
 				l := start(t, p, node("a", 1), node("b", 2), x)
 				synctest.Wait()
 				begin := time.Now()
+				var pings sync.WaitGroup
+				defer pings.Wait()
 				if tt.send {
 					if err := r.Send("b", numbered(1, 10)); err != nil {
 						t.Fatal(err)
 					}
 				}
-				for tt.pings {
-					ping := make([]byte, frameHead)
-					seal(ping, header{kind: frameAck, from: 2, to: 1})
-					select {
-					case y.out <- ping:
-						time.Sleep(100 * time.Millisecond)
-						continue
-					case <-l.dead:
-					}
-					break
+				if tt.pings {
+					pings.Go(func() {
+						for range 20 {
+							ping := make([]byte, frameHead)
+							seal(ping, header{kind: frameAck, from: 2, to: 1})
+							y.out <- ping
+							time.Sleep(100 * time.Millisecond)
+						}
+					})
 				}
 				<-l.done
 				if d := time.Since(begin); d < time.Second || d > 1300*time.Millisecond {
@@ -268,5 +269,62 @@ func TestFloodStaysInTheWindow(t *testing.T) {
 		r.Break("b", errors.New("enough"))
 		_ = y
 		_ = r.Close()
+	})
+}
+
+// A receiver that takes nothing loses its own stream after a second, and costs
+// the others nothing.
+func TestSlowReceiverStallsItsOwnLinkAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, hb, hc := newRecorder(), newRecorder(), newRecorder()
+		gate := make(chan struct{})
+		hb.gate = gate
+		r, toB := lone(t, node("a", 1), node("b", 2), h)
+		toC := &peer{r: r, name: "c", stop: func() {}, kick: make(chan struct{}, 1)}
+		r.peers["c"] = toC
+		rb, fromB := lone(t, node("b", 2), node("a", 1), hb)
+		rc, fromC := lone(t, node("c", 3), node("a", 1), hc)
+		b1, b2 := newPipe()
+		c1, c2 := newPipe()
+		l := start(t, toB, node("a", 1), node("b", 2), b1)
+		start(t, toC, node("a", 1), node("c", 3), c1)
+		start(t, fromB, node("b", 2), node("a", 1), b2)
+		start(t, fromC, node("c", 3), node("a", 1), c2)
+		synctest.Wait()
+		seq := uint64(1)
+		for ; ; seq++ {
+			_ = r.Send("b", numbered(seq, 10000)) // works until the link is given up
+			if err := r.Send("c", numbered(seq, 10000)); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(5 * time.Millisecond)
+			hc.mu.Lock()
+			if hc.total != int(seq) {
+				t.Errorf("c has %d items of %d", hc.total, seq)
+			}
+			hc.mu.Unlock()
+			select {
+			case <-l.done:
+			default:
+				continue
+			}
+			break
+		}
+		if seq < 150 || seq > 300 {
+			t.Errorf("given up after %d items at 5 ms", seq)
+		}
+		if err := h.waitDown("b", 0); !errors.Is(err, ErrStalled) {
+			t.Errorf("down: %v", err)
+		}
+		close(gate)
+		if err := hb.waitDown("a", 0); err == nil {
+			t.Error("b heard no reason")
+		}
+		for _, x := range []*Replicator{r, rb, rc} {
+			_ = x.Close()
+		}
+		h.verify(t)
+		hb.verify(t)
+		hc.verify(t)
 	})
 }

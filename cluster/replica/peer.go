@@ -93,11 +93,9 @@ func (p *peer) claim(l *link) error {
 // makes the stream's calls return.
 func (p *peer) run(l *link, s stream, hangUp func()) error {
 	defer close(l.done)
-	select {
-	case <-l.dead: // replaced before it began
+	if l.ended() { // replaced before it began
 		hangUp()
 		return l.err
-	default:
 	}
 	o := l.o
 	p.live.Store(l)
