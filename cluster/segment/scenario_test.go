@@ -1,0 +1,251 @@
+package segment_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/clrelay/clrelay/cluster/fsm"
+	"github.com/clrelay/clrelay/cluster/lead"
+	"github.com/clrelay/clrelay/cluster/segment"
+)
+
+func beaconOf(b *box, n uint64) *lead.Beacon {
+	return &lead.Beacon{Node: b.name, Session: b.session, Number: n}
+}
+
+func TestAcceptAndDeliver(t *testing.T) {
+	w := newWorld(t, "a", "b", "c")
+	a := w.node("a")
+	for i := range 10 {
+		a.send(fmt.Sprint("m", i))
+	}
+	for i := range 10 {
+		w.want(fmt.Sprint("m", i), "250", 0)
+	}
+	a.deliver()
+	for i := range 10 {
+		w.want(fmt.Sprint("m", i), "250", 1)
+	}
+	if got := a.m.Status(); !got.Active || got.OwnedOpen != 4 {
+		t.Errorf("status %+v", got)
+	}
+}
+
+func TestOwnerDies(t *testing.T) {
+	w := newWorld(t, "a", "b", "c")
+	b := w.node("b")
+	b.send("m1")
+	b.send("m2")
+	b.deliverOne(b.segments()[0])
+	b.crash()
+	w.run(7 * time.Second)
+	for _, name := range []string{"a", "c"} {
+		w.node(name).deliver()
+	}
+	w.want("m1", "250", 1)
+	w.want("m2", "250", 1)
+	if g := w.ownedBy("b"); len(g) != 0 {
+		t.Errorf("the dead node owns %v", g)
+	}
+	b.boot()
+	w.run(5 * time.Second)
+	for _, g := range w.state.Segments() {
+		if len(g.Stale) > 0 {
+			t.Errorf("stale members after all came back: %+v", g)
+		}
+	}
+}
+
+func TestOwnerAndItsDiskDie(t *testing.T) {
+	w := newWorld(t, "a", "b", "c")
+	b := w.node("b")
+	b.send("m1")
+	b.crash()
+	clear(b.store)
+	b.ref.Store[1]++
+	b.boot()
+	w.run(10 * time.Second)
+	for _, x := range w.nodes {
+		x.deliver()
+	}
+	w.want("m1", "250", 1)
+	w.run(5 * time.Second)
+	for _, g := range w.state.Segments() {
+		for _, r := range g.Members {
+			if !w.state.Current(r) {
+				t.Errorf("a lost store is a member: %+v", g)
+			}
+		}
+	}
+}
+
+func TestMemberStalls(t *testing.T) {
+	w := newWorld(t, "a", "b", "c")
+	a, b := w.node("a"), w.node("b")
+	b.slow = true
+	for i := range 4 {
+		a.send(fmt.Sprint("m", i))
+	}
+	w.run(1200 * time.Millisecond)
+	for i := range 4 {
+		w.want(fmt.Sprint("m", i), "250", 0)
+	}
+	for _, g := range w.ownedBy("a") {
+		if g.State == fsm.Open && g.IsMember(b.ref) {
+			t.Errorf("still open with the slow member: %+v", g)
+		}
+	}
+}
+
+func TestNoQuorumNoAnswer(t *testing.T) {
+	w := newWorld(t, "a", "b", "c")
+	b := w.node("b")
+	w.leader = nil
+	w.run(5 * time.Second)
+	if b.m.Holds(w.now) {
+		t.Error("a lease without a leader")
+	}
+	b.send("m1")
+	w.want("m1", "", 0)
+	w.leads(w.node("c"))
+	w.run(2 * time.Second)
+	w.want("m1", "250", 0)
+	if n := len(w.ownedBy("b")); n != 4 {
+		t.Errorf("b owns %d segments: nobody was dead", n)
+	}
+}
+
+func TestSealWithoutOutcome(t *testing.T) {
+	w := newWorld(t, "a", "b", "c")
+	b := w.node("b")
+	w.node("a").slow, w.node("c").slow = true, true
+	b.send("m1")
+	w.noCmd = func(o fsm.SegmentOp) bool { return o.Kind == fsm.OpSeal }
+	w.run(5 * time.Second)
+	w.node("a").slow, w.node("c").slow = false, false
+	for _, x := range []*box{w.node("a"), w.node("c")} {
+		for _, id := range x.segments() {
+			x.step(&segment.Taken{Segment: id, Seq: x.store[id].last})
+		}
+	}
+	w.want("m1", "", 0) // never acknowledged after the Seal was proposed
+	w.run(7 * time.Second)
+	w.want("m1", "451", 0)
+}
+
+func TestResultsPauseAndStale(t *testing.T) {
+	w := newWorld(t, "a", "b", "c")
+	a := w.node("a")
+	for i := range 20 {
+		a.send(fmt.Sprint("m", i))
+	}
+	w.drop = func(_, to *box, it segment.Item) bool { return to.name == "b" && (it.Kind == segment.ItemResults || it.Kind == segment.ItemSync) }
+	a.deliver()
+	w.run(800 * time.Millisecond)
+	paused := 0
+	for _, p := range a.paused {
+		if p {
+			paused++
+		}
+	}
+	if paused == 0 {
+		t.Error("nothing is paused")
+	}
+	w.run(time.Second)
+	stale := 0
+	for _, g := range w.ownedBy("a") {
+		stale += len(g.Stale)
+		if a.paused[g.ID] {
+			t.Errorf("still paused: %+v", g)
+		}
+	}
+	if stale == 0 {
+		t.Error("nobody is stale")
+	}
+	w.drop = nil
+	w.run(3 * time.Second)
+	for _, g := range w.state.Segments() {
+		if len(g.Stale) > 0 {
+			t.Errorf("stale for ever: %+v", g)
+		}
+	}
+}
+
+func TestDrain(t *testing.T) {
+	w := newWorld(t, "a", "b", "c")
+	b := w.node("b")
+	for i := range 10 {
+		b.send(fmt.Sprint("m", i))
+		w.node("a").send(fmt.Sprint("n", i))
+	}
+	w.commit(fsm.NodeChange{Node: "b", Verb: fsm.NodeDrain})
+	w.run(10 * time.Second)
+	n, _ := w.state.Node("b")
+	if n.State != fsm.Drained || len(b.store) != 0 {
+		t.Errorf("b is %v, holds %d segments, status %+v", n.State, len(b.store), b.m.Status())
+	}
+	for _, x := range w.nodes {
+		x.deliver()
+	}
+	for i := range 10 {
+		w.want(fmt.Sprint("m", i), "250", 1)
+		w.want(fmt.Sprint("n", i), "250", 1)
+	}
+	w.commit(fsm.NodeChange{Node: "b", Verb: fsm.NodeResume})
+	w.run(time.Second)
+	if !b.send("again") {
+		t.Error("b takes nothing after resume")
+	}
+}
+
+func TestReplicatedAnew(t *testing.T) {
+	w := newWorld(t, "a", "b", "c")
+	for i := range 10 {
+		w.node("a").send(fmt.Sprint("m", i))
+	}
+	w.node("b").crash()
+	w.run(75 * time.Second)
+	for _, g := range w.state.Segments() {
+		if g.IsMember(w.node("b").ref) || len(g.Members) != 2 || len(g.Stale) != 0 {
+			t.Errorf("not replicated anew: %+v", g)
+		}
+	}
+	for _, x := range w.nodes[:1] {
+		x.deliver()
+	}
+	for i := range 10 {
+		w.want(fmt.Sprint("m", i), "250", 1)
+	}
+	w.node("b").boot()
+	w.run(5 * time.Second)
+	for id := range w.node("b").store {
+		if g, ok := w.state.Segment(id); !ok || !g.IsMember(w.node("b").ref) {
+			t.Errorf("b keeps %v, which is not its", id)
+		}
+	}
+}
+
+func TestGone(t *testing.T) {
+	w := newWorld(t, "a", "b", "c")
+	a := w.node("a")
+	for i := range 8 {
+		a.send(fmt.Sprint("m", i))
+	}
+	for _, g := range w.ownedBy("a") {
+		a.step(&segment.Full{Segment: g.ID})
+	}
+	w.run(time.Second)
+	a.deliver()
+	w.run(time.Second)
+	for _, x := range w.nodes {
+		for _, id := range x.segments() {
+			if _, ok := w.state.Segment(id); !ok {
+				t.Errorf("%s keeps %v, which is gone", x.name, id)
+			}
+		}
+	}
+	if n := len(w.ownedBy("a")); n != 4 {
+		t.Errorf("a owns %d segments", n)
+	}
+}
