@@ -214,6 +214,7 @@ func (m *Machine) ownLevel(s *seg, continuous bool) {
 		m.act(Action{Kind: ActOwn, Segment: s.id, Epoch: s.rec.Epoch, Seq: s.rec.End, Takeover: s.handed})
 	}
 	s.handed = false
+	s.empty = s.empty || s.rec.End == 0
 }
 
 // buildMembers matches the owner's view of the members with the record.

@@ -193,7 +193,9 @@ func (m *Machine) mustSeal(s *seg) bool {
 	if stalled {
 		return true
 	}
-	draining := false
+	// One with too few copies, of the time before there were more nodes, takes
+	// no more; nor does one that somebody is to be freed from.
+	draining := len(s.rec.Members) < m.copies
 	for _, r := range s.rec.Members {
 		draining = draining || !m.takesPart(r)
 	}

@@ -140,7 +140,9 @@ func TestResultsPauseAndStale(t *testing.T) {
 	for i := range 20 {
 		a.send(fmt.Sprint("m", i))
 	}
-	w.drop = func(_, to *box, it segment.Item) bool { return to.name == "b" && (it.Kind == segment.ItemResults || it.Kind == segment.ItemSync) }
+	w.drop = func(_, to *box, it segment.Item) bool {
+		return to.name == "b" && (it.Kind == segment.ItemResults || it.Kind == segment.ItemSync)
+	}
 	a.deliver()
 	w.run(800 * time.Millisecond)
 	paused := 0
