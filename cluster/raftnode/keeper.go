@@ -41,7 +41,8 @@ type stats struct {
 }
 
 func (n *Node) stats() []byte {
-	text, err := json.Marshal(stats{Leader: n.Status().Leader, Term: n.raft.CurrentTerm(), LastIndex: n.raft.LastIndex()})
+	_, leader := n.raft.LeaderWithID()
+	text, err := json.Marshal(stats{Leader: string(leader), Term: n.raft.CurrentTerm(), LastIndex: n.raft.LastIndex()})
 	if err != nil {
 		return nil // cannot be: there is nothing in it that JSON cannot say
 	}
@@ -61,14 +62,14 @@ func (k *keeper) run(ctx context.Context) {
 	defer t.Stop()
 	defer k.publish(nil)
 	for {
-		k.look(ctx)
-		if ctx.Err() == nil {
-			k.act(ctx)
-		}
-		select {
+		select { // first, so that the others know of this leader when they are asked
 		case <-ctx.Done():
 			return
 		case <-t.C:
+		}
+		k.look(ctx)
+		if ctx.Err() == nil {
+			k.act(ctx)
 		}
 	}
 }
@@ -105,15 +106,16 @@ func (k *keeper) look(ctx context.Context) {
 }
 
 func (k *keeper) ask(ctx context.Context, s Server) bool {
+	last, term := k.n.raft.LastIndex(), k.n.raft.CurrentTerm()
+	st, ok := k.n.askStats(ctx, s)
+	return ok && st.Leader == k.n.o.Node && st.Term == term && st.LastIndex+maxLag >= last
+}
+
+func (n *Node) askStats(ctx context.Context, s Server) (st stats, ok bool) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	last, term := k.n.raft.LastIndex(), k.n.raft.CurrentTerm()
-	status, answer, err := k.n.pool.Ask(ctx, to(s), askStats, nil)
-	var st stats
-	if err != nil || status != ask.OK || json.Unmarshal(answer, &st) != nil {
-		return false
-	}
-	return st.Leader == k.n.o.Node && st.Term == term && st.LastIndex+maxLag >= last
+	status, answer, err := n.pool.Ask(ctx, to(s), askStats, nil)
+	return st, err == nil && status == ask.OK && json.Unmarshal(answer, &st) == nil
 }
 
 // act carries out the next step of the plan, if one is due.
@@ -134,17 +136,18 @@ func (k *keeper) act(ctx context.Context) {
 		return
 	}
 	id, address := raft.ServerID(s.Node), store.Address(s.Node, n.member(s.Node).Address)
+	if s.Do == votes.Transfer {
+		err = n.transfer(ctx, s.Node)
+		n.log.Info("the leader gives the leadership up", "to", s.Node, "error", err)
+		return
+	}
 	ctx, cancel := context.WithTimeout(ctx, changeWithin)
 	defer cancel()
 	err = n.wait(ctx, func() raft.Future {
-		switch s.Do {
-		case votes.Promote:
+		if s.Do == votes.Promote {
 			return n.raft.AddVoter(id, address, f.Index(), changeWithin)
-		case votes.Demote:
-			return n.raft.DemoteVoter(id, f.Index(), changeWithin)
-		default:
-			return n.raft.LeadershipTransferToServer(id, address)
 		}
+		return n.raft.DemoteVoter(id, f.Index(), changeWithin)
 	})
 	n.log.Info("the votes were changed", "what", s.Do.String(), "of", s.Node, "error", err)
 }

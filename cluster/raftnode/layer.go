@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -21,6 +22,7 @@ const (
 	dialPatience = 30 * time.Second
 	dialTry      = time.Second
 	dialPause    = 200 * time.Millisecond
+	maxRaftConns = 1024
 )
 
 // layer is the library's view of the network.
@@ -29,12 +31,53 @@ type layer struct {
 	net           Network
 	open          atomic.Bool // raft connections are taken
 	ctx           context.Context
-	stop          context.CancelFunc
+	cancel        context.CancelFunc
+
+	mu    sync.Mutex
+	conns map[*tracked]struct{} // all that are open: the library leaves some behind
+}
+
+// tracked is a connection that stop closes.
+type tracked struct {
+	net.Conn
+	l *layer
+}
+
+// Close closes the connection.
+func (c *tracked) Close() error {
+	c.l.mu.Lock()
+	delete(c.l.conns, c)
+	c.l.mu.Unlock()
+	return c.Conn.Close()
+}
+
+func (l *layer) track(c net.Conn) (net.Conn, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ctx.Err() != nil || len(l.conns) >= maxRaftConns {
+		_ = c.Close() // nothing was said on it
+		return nil, errors.New("raftnode: no room for another raft connection")
+	}
+	t := &tracked{c, l}
+	l.conns[t] = struct{}{}
+	return t, nil
+}
+
+// stop ends all dials and closes all connections, for good.
+func (l *layer) stop() {
+	l.mu.Lock()
+	l.cancel()
+	conns := l.conns
+	l.conns = map[*tracked]struct{}{}
+	l.mu.Unlock()
+	for c := range conns {
+		_ = c.Conn.Close() // whoever is on it finds out
+	}
 }
 
 func newLayer(node, address string, nw Network) *layer {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &layer{node: node, address: address, net: nw, ctx: ctx, stop: cancel}
+	return &layer{node: node, address: address, net: nw, ctx: ctx, cancel: cancel, conns: map[*tracked]struct{}{}}
 }
 
 // Accept waits for a connection. While the node is not yet part of the
@@ -42,10 +85,16 @@ func newLayer(node, address string, nw Network) *layer {
 func (l *layer) Accept() (net.Conn, error) {
 	for {
 		c, err := l.net.Raft.Accept()
-		if err != nil || l.open.Load() {
-			return c, err
+		if err != nil {
+			return nil, err
 		}
-		_ = c.Close() // nothing was said on it
+		if !l.open.Load() {
+			_ = c.Close() // nothing was said on it
+			continue
+		}
+		if c, err := l.track(c); err == nil {
+			return c, nil
+		}
 	}
 }
 
@@ -76,7 +125,7 @@ func (l *layer) Dial(to raft.ServerAddress, _ time.Duration) (net.Conn, error) {
 		c, err := l.net.Dial(try, node, address, ProtocolRaft)
 		done()
 		if err == nil {
-			return c, nil
+			return l.track(c)
 		}
 		t := time.NewTimer(dialPause)
 		select {

@@ -113,7 +113,7 @@ func (n *Node) admit(ctx context.Context, peer string, body []byte) error {
 		// What this name once promised is forgotten: it must not keep a vote,
 		// nor count as having entries that it no longer has.
 		if err := n.expel(ctx, was); err != nil {
-			return err
+			return fmt.Errorf("raftnode: %s cannot come back empty yet: %s", w.Node, err.Error()) // no refusal: it may ask again
 		}
 	case was.Address == w.Address:
 		return nil

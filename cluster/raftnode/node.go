@@ -119,6 +119,7 @@ type Node struct {
 	snaps  raft.SnapshotStore
 	fsm    *store.Machine
 	layer  *layer
+	trans  *raft.NetworkTransport
 	pool   *ask.Pool
 	notify chan bool
 	kick   chan struct{}
@@ -215,11 +216,15 @@ func Open(o Options) (_ *Node, err error) {
 	n.pool = ask.NewPool(func(ctx context.Context, node, address string) (net.Conn, error) {
 		return o.Net.Dial(ctx, node, address, ProtocolControl)
 	})
-	trans := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+	n.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: n.layer, MaxPool: 3, Timeout: o.Timing.Call, Logger: store.Bridge(o.Log),
+		// No pipeline: when two requests on it fail, the one who sends and the one
+		// who reads wait for each other, and the follower gets no entry any more
+		// from this leader, nor can this leader shut down (v1.8.0, netPipeline).
+		MaxRPCsInFlight: 1,
 	})
-	if err := n.startRaft(trans); err != nil {
-		_ = trans.Close() // the first error is told
+	if err := n.startRaft(n.trans); err != nil {
+		_ = n.trans.Close() // the first error is told
 		return nil, err
 	}
 	n.fsm.Started()

@@ -13,8 +13,10 @@ import (
 )
 
 const (
-	enqueueTimeout = 2 * time.Second       // for raft's main loop to take a command
-	leaderRetry    = 50 * time.Millisecond // before a leader that was none is asked again
+	enqueueTimeout  = 2 * time.Second // for raft's main loop to take a command
+	transferTimeout = 8 * time.Second
+	crownWait       = 500 * time.Millisecond // for a server that was told to stand for election to win it
+	leaderRetry     = 50 * time.Millisecond  // before a leader that was none is asked again
 )
 
 // Propose puts a command into the log, through the leader if that is another
@@ -196,38 +198,82 @@ func noLeader(err error) error {
 }
 
 // TransferLeadership hands the leadership to another voter, or, with an empty
-// name, to the one whose log is the most advanced.
+// name, to any that is up to date.
 func (n *Node) TransferLeadership(ctx context.Context, to string) error {
 	return n.withLeader(ctx, func(s Status) error {
-		if !s.Leading {
-			_, err := n.ask(ctx, s, askTransfer, []byte(to))
-			return err
+		switch {
+		case s.Leader == to:
+			return nil
+		case s.Leading:
+			return n.transfer(ctx, to)
 		}
-		return n.transfer(ctx, to)
+		_, err := n.ask(ctx, s, askTransfer, []byte(to))
+		if errors.Is(err, ErrUnknownOutcome) && ctx.Err() == nil {
+			return noLeader(err) // the next look at the leader shows what became of it
+		}
+		return err
 	})
 }
 
-func (n *Node) transfer(ctx context.Context, to string) error {
-	if to == n.o.Node {
+// transfer tells a voter that is up to date to stand for election at once. The
+// library's own transfer is not used: when leadership is lost in its middle it
+// can leave a flag behind, and the node, elected again later, then refuses every
+// command (hashicorp/raft issue 696). Without that flag commands go on during
+// the transfer; those that it overtakes end with ErrUnknownOutcome.
+func (n *Node) transfer(ctx context.Context, name string) error {
+	if name == n.o.Node {
 		return nil
 	}
-	target := Server{Voter: true}
-	if to != "" {
-		target = n.member(to)
-	}
-	if !target.Voter {
-		return fmt.Errorf("%w: %s is no voter", ErrRefused, to)
-	}
-	err := n.wait(ctx, func() raft.Future {
-		if to == "" {
-			return n.raft.LeadershipTransfer()
+	var among []Server
+	for _, s := range n.Members() {
+		if s.Voter && s.Node != n.o.Node && (name == "" || name == s.Node) {
+			among = append(among, s)
 		}
-		return n.raft.LeadershipTransferToServer(raft.ServerID(to), store.Address(to, target.Address))
-	})
-	if err == nil {
-		return nil
 	}
-	return fmt.Errorf("raftnode: transferring the leadership: %w", err)
+	if len(among) == 0 {
+		return fmt.Errorf("%w: there is no other voter %s", ErrRefused, name)
+	}
+	ctx, cancel := context.WithTimeout(ctx, transferTimeout)
+	defer cancel()
+	for {
+		for _, s := range among {
+			if n.crown(ctx, s) {
+				return nil
+			}
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("%w: nobody took the leadership over", ErrRefused)
+		}
+	}
+}
+
+// crown tries one server, and tells whether this node has ceased to lead.
+func (n *Node) crown(ctx context.Context, s Server) bool {
+	st, ok := n.askStats(ctx, s)
+	if ok && st.LastIndex >= n.raft.LastIndex() {
+		req := raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{
+			ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(n.o.Node), Addr: []byte(store.Address(n.o.Node, n.o.Address)),
+		}}
+		err := n.trans.TimeoutNow(raft.ServerID(s.Node), store.Address(s.Node, s.Address), &req, &raft.TimeoutNowResponse{})
+		n.log.Info("the leadership is handed over", "to", s.Node, "error", err)
+	}
+	wait := time.NewTimer(crownWait)
+	defer wait.Stop()
+	for {
+		status, changed := n.Changes()
+		if !status.Leading {
+			return true
+		}
+		select {
+		case <-changed:
+		case <-wait.C:
+			return false
+		case <-ctx.Done():
+			return false
+		case <-n.closed:
+			return true
+		}
+	}
 }
 
 // member returns what the configuration says of a node, or a zero Server.
