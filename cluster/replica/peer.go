@@ -119,17 +119,16 @@ func (p *peer) run(l *link, s stream, hangUp func()) error {
 // dial keeps a stream to the peer until ctx ends.
 func (p *peer) dial(ctx context.Context, self Peer, jitter *rand.Rand) {
 	o := &p.r.opts
-	pause, said := o.RetryMax/16, ""
+	pause, tries := o.RetryMax/16, 0
 	for {
 		up, err := p.try(ctx, self)
 		if ctx.Err() != nil {
 			return
 		}
 		if up {
-			pause, said = o.RetryMax/16, ""
-		} else if text := err.Error(); text != said {
-			said = text // once a reason, not once a second
-			o.Log.Warn("node cannot be reached", "peer", p.name, "error", err)
+			pause, tries = o.RetryMax/16, 0
+		} else if tries++; tries&(tries-1) == 0 { // ever more rarely, not once a second
+			o.Log.Warn("node cannot be reached", "peer", p.name, "tries", tries, "error", err)
 		}
 		wait := time.NewTimer(pause/2 + time.Duration(jitter.Int64N(int64(pause/2)+1)))
 		select {

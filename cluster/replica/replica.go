@@ -156,17 +156,16 @@ type Replicator struct {
 	pool      bufferPool
 	batches   sync.Pool // of *Batch
 	attempts  atomic.Uint64
-	said      atomic.Pointer[string] // the last refusal logged
-	pending   atomic.Int64           // incoming streams in their handshake
-	strangers atomic.Uint64          // incoming streams refused
+	strangers atomic.Uint64 // incoming streams refused
 	wg        sync.WaitGroup
 	ending    chan struct{} // closed by Close
 
-	mu     sync.RWMutex
-	self   Peer // Session 0 until Start
-	closed bool
-	seeds  *rand.Rand
-	peers  map[string]*peer
+	mu      sync.RWMutex
+	self    Peer // Session 0 until Start
+	closed  bool
+	seeds   *rand.Rand
+	peers   map[string]*peer
+	pending map[string]int // incoming streams in their handshake, by node
 }
 
 // New returns a Replicator that refuses incoming streams and dials nobody until
@@ -188,7 +187,7 @@ func New(o Options) (*Replicator, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	r := &Replicator{
-		opts: o, ending: make(chan struct{}), peers: map[string]*peer{},
+		opts: o, ending: make(chan struct{}), peers: map[string]*peer{}, pending: map[string]int{},
 		seeds: rand.New(rand.NewPCG(o.Seed, 0)),
 	}
 	r.batches.New = func() any { return new(Batch) }

@@ -10,8 +10,9 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// maxPending is the most incoming streams that have not yet said who they are.
-const maxPending = 64
+// maxPending is the most incoming streams of one node's certificate that are in
+// their handshake. An honest node has one, or two while it gives one up.
+const maxPending = 4
 
 // serve runs an incoming stream to its end. Returning ends the gRPC stream and
 // with it the calls of the link's reader and writer.
@@ -20,13 +21,13 @@ func (r *Replicator) serve(s grpc.ServerStream) error {
 	if err != nil {
 		return status.Errorf(codes.PermissionDenied, "certificate of the connection: %v", err)
 	}
-	self, err := r.enter()
+	self, err := r.enter(node)
 	if err != nil {
 		return status.Error(codes.Unavailable, err.Error())
 	}
 	defer r.wg.Done()
 	l, err := r.welcome(s, self, node)
-	r.pending.Add(-1)
+	r.entered(node)
 	if err != nil {
 		r.stranger(node, err)
 		return status.Error(codes.FailedPrecondition, err.Error())
@@ -34,32 +35,37 @@ func (r *Replicator) serve(s grpc.ServerStream) error {
 	return status.Error(codes.Aborted, l.p.run(l, s, func() {}).Error())
 }
 
-// stranger counts and logs a refused stream: a reason once, not at each of the
-// attempts that its other end makes.
+// stranger counts and logs a refused stream, ever more rarely.
 func (r *Replicator) stranger(node string, err error) {
-	r.strangers.Add(1)
-	text := err.Error()
-	if last := r.said.Swap(&text); last == nil || *last != text {
-		r.opts.Log.Warn("stream of a node refused", "peer", node, "error", err)
+	if n := r.strangers.Add(1); n&(n-1) == 0 {
+		r.opts.Log.Warn("stream of a node refused", "peer", node, "refused", n, "error", err)
 	}
 }
 
-// enter counts an incoming stream, if this node takes any.
-func (r *Replicator) enter() (Peer, error) {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	if r.closed {
+// enter counts an incoming stream, if this node takes any, as one in its
+// handshake; entered ends that.
+func (r *Replicator) enter(node string) (Peer, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.closed:
 		return Peer{}, ErrClosed
-	}
-	if r.self.Session == 0 {
+	case r.self.Session == 0:
 		return Peer{}, errors.New("replica: not started")
+	case r.pending[node] >= maxPending:
+		return Peer{}, fmt.Errorf("replica: more than %d handshakes of node %s at once", maxPending, node)
 	}
-	if r.pending.Add(1) > maxPending {
-		r.pending.Add(-1)
-		return Peer{}, fmt.Errorf("replica: more than %d handshakes at once", maxPending)
-	}
+	r.pending[node]++
 	r.wg.Add(1)
 	return r.self, nil
+}
+
+func (r *Replicator) entered(node string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.pending[node]--; r.pending[node] == 0 {
+		delete(r.pending, node)
+	}
 }
 
 // welcome makes the handshake of the side that was dialled.
