@@ -1,0 +1,44 @@
+package sim
+
+import "time"
+
+// message is what a client sent and what became of it: the truth, against
+// which the relay is held.
+type message struct {
+	id        int
+	records   int
+	acked     bool // a 250 was sent
+	refused   bool
+	seg       uint64 // where the copy lies that was acknowledged
+	first     uint64
+	commit    uint64
+	delivered int  // times the next hop took it
+	settled   bool // "delivered" was durable on all fresh members (I9)
+	settledBy int  // index of the log then
+}
+
+// Stats counts what happened in a run.
+type Stats struct {
+	Steps, Sent, Acked, Refused, Delivered, Duplicates int
+	Moved, Lost, Takeovers, Crashes, DisksLost         int
+	Entries, Segments                                  int
+	Virtual                                            time.Duration
+	Digest                                             uint64
+}
+
+func (s *Stats) add(o Stats) {
+	s.Steps += o.Steps
+	s.Sent += o.Sent
+	s.Acked += o.Acked
+	s.Refused += o.Refused
+	s.Delivered += o.Delivered
+	s.Duplicates += o.Duplicates
+	s.Moved += o.Moved
+	s.Lost += o.Lost
+	s.Takeovers += o.Takeovers
+	s.Crashes += o.Crashes
+	s.DisksLost += o.DisksLost
+	s.Entries += o.Entries
+	s.Segments += o.Segments
+	s.Virtual += o.Virtual
+}

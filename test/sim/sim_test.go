@@ -1,0 +1,127 @@
+package sim
+
+import (
+	"bytes"
+	"flag"
+	"os"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/clrelay/clrelay/cluster/lead"
+	"github.com/clrelay/clrelay/cluster/segment"
+)
+
+var (
+	seeds = flag.Int("seeds", 0, "runs of TestSeeds; 0: a few")
+	rough = flag.Duration("rough", 40*time.Second, "trouble in a run, in its own time")
+	first = flag.Uint64("seed", 1, "the first seed")
+	trace = flag.String("events", "", "write the events of the first failing seed to this file")
+)
+
+// options draws the shape of a run from its seed: how many nodes, which
+// troubles, how often.
+func options(seed uint64, rough time.Duration) Options {
+	w := newWorld(seed*31+7, nil)
+	o := Options{Seed: seed, Rough: rough, Nodes: 3 + w.rng.IntN(3), Copies: 2, Faults: AllFaults, Pace: w.between(500*time.Millisecond, 8*time.Second)}
+	if w.chance(300) {
+		o.Copies = 3
+	}
+	if w.chance(100) {
+		o.Nodes = 2
+	}
+	if w.chance(600) { // a few kinds only, so that each meets itself
+		o.Faults = Fault(w.rng.Uint32()) & AllFaults
+	}
+	return o
+}
+
+// many runs seeds on all processors; the first failure of the lowest seed is
+// reported.
+func many(t *testing.T, from uint64, n int, rough time.Duration, bend func(*Options)) (Stats, uint64, error) {
+	t.Helper()
+	var (
+		mu     sync.Mutex
+		sum    Stats
+		next   = from
+		bad    uint64
+		reason error
+		wg     sync.WaitGroup
+	)
+	for range 2 {
+		wg.Go(func() {
+			for {
+				mu.Lock()
+				seed := next
+				next++
+				stop := seed >= from+uint64(n) || reason != nil
+				mu.Unlock()
+				if stop {
+					return
+				}
+				o := options(seed, rough)
+				if bend != nil {
+					bend(&o)
+				}
+				st, err := Run(o)
+				mu.Lock()
+				sum.add(st)
+				if err != nil && (reason == nil || seed < bad) {
+					bad, reason = seed, err
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	return sum, bad, reason
+}
+
+func TestSeeds(t *testing.T) {
+	n := *seeds
+	if n == 0 {
+		n = 100
+	}
+	sum, bad, err := many(t, *first, n, *rough, nil)
+	t.Logf("%d seeds from %d, %v of trouble each and the calm after: %+v", n, *first, *rough, sum)
+	if err != nil {
+		t.Errorf("seed %d: %v\nagain with: go test ./test/sim -run TestSeeds -seeds 1 -seed %d -rough %v -events FILE", bad, err, bad, *rough)
+		writeTrace(t, options(bad, *rough))
+	}
+	if sum.Acked == 0 || sum.Delivered == 0 || sum.Takeovers == 0 {
+		t.Errorf("nothing happened: %+v", sum)
+	}
+}
+
+// writeTrace runs o again with its events, and keeps the last of them.
+func writeTrace(t *testing.T, o Options) {
+	var b bytes.Buffer
+	o.Trace = &b
+	_, err := Run(o)
+	t.Logf("again: %v", err)
+	if *trace != "" {
+		if err := os.WriteFile(*trace, b.Bytes(), 0o644); err != nil {
+			t.Error(err)
+		}
+		return
+	}
+	lines := bytes.Split(b.Bytes(), []byte("\n"))
+	t.Logf("the last events:\n%s", bytes.Join(lines[max(0, len(lines)-60):], []byte("\n")))
+}
+
+// A run is a function of its seed: the trace of the same seed is the same.
+func TestReplay(t *testing.T) {
+	for seed := uint64(1); seed <= 3; seed++ {
+		o := options(seed, 30*time.Second)
+		a, errA := Run(o)
+		b, errB := Run(o)
+		if a != b || (errA == nil) != (errB == nil) {
+			t.Errorf("seed %d ran in two ways: %+v %v, %+v %v", seed, a, errA, b, errB)
+		}
+	}
+}
+
+var _ = strconv.Itoa
+var _ = segment.WriteAll
+var _ = lead.WaitG
