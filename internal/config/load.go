@@ -21,7 +21,7 @@ type Errors = strict.Errors
 
 // clustersRun says whether this version can run more than one machine. While it
 // cannot, a cluster section is an error.
-const clustersRun = false
+const clustersRun = true
 
 // check is a file whose form was read; its methods check what the settings
 // mean together.

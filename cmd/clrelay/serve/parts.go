@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/clrelay/clrelay/cluster"
+	"github.com/clrelay/clrelay/cluster/pki"
 	"github.com/clrelay/clrelay/delivery"
 	"github.com/clrelay/clrelay/delivery/queue"
 	"github.com/clrelay/clrelay/delivery/route"
@@ -33,7 +35,9 @@ type parts struct {
 	smtp     *smtpd.Server
 	ports    []port
 	admin    *admin.Server
-	undo     []func() // closes what was bound and is not served yet
+	identity *pki.Identity // of the cluster; nil on a single machine
+	member   *cluster.Node // likewise
+	undo     []func()      // closes what was bound and is not served yet
 }
 
 // port is a bound listener of the SMTP server.
@@ -61,7 +65,7 @@ func (r *routes) Route(domain string) (mail.NextHop, *mail.Reply) {
 
 // start makes all parts, in the order that the package's comment gives.
 func (r *relay) start() error {
-	for _, step := range []func() error{r.startHealth, r.bindSMTP, r.makeDelivery, r.openSpool, r.startAdmin, r.startSMTP} {
+	for _, step := range []func() error{r.startHealth, r.bindSMTP, r.makeDelivery, r.makeMember, r.openSpool, r.startAdmin, r.startSMTP, r.joinCluster} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -158,15 +162,19 @@ func (r *relay) openSpool() error {
 		Hostname:  string(r.conf().node.Hostname),
 		Log:       r.log,
 	}
+	if m := r.parts.member; m != nil {
+		o.Lease = m
+	}
 	runner := queue.New(o)
 	sp, rec, err := spool.Open(spool.Options{
-		Dir:      string(r.conf().node.DataDir),
-		Node:     string(r.conf().node.Name),
-		Reserve:  uint64(r.conf().cluster.Spool.Reserve),
-		Log:      r.log,
-		Metrics:  r.metrics.Spool,
-		Fatal:    r.fatal,
-		Accepted: runner.Enqueue,
+		Dir:       string(r.conf().node.DataDir),
+		Node:      string(r.conf().node.Name),
+		Reserve:   uint64(r.conf().cluster.Spool.Reserve),
+		Log:       r.log,
+		Metrics:   r.metrics.Spool,
+		Fatal:     r.fatal,
+		Accepted:  runner.Enqueue,
+		Placement: r.parts.placement(),
 	})
 	if err != nil {
 		return err
@@ -219,7 +227,7 @@ func (r *relay) startSMTP() error {
 		Limits:   r.conf().limits(),
 		Acceptor: acceptor{r.parts.spool},
 		Policy:   r.parts.policy,
-		Ready:    r.parts.spool.Ready,
+		Ready:    r.parts.ready,
 		Observer: &sessions{r.maillog, r.metrics.SMTP},
 		Log:      r.log,
 	})
@@ -267,6 +275,9 @@ func (r *relay) stop() error {
 	}
 	if p.queue != nil {
 		end(r.wait.deliveries, p.queue.Shutdown, "deliveries were cut off: they are tried again after the next start")
+	}
+	if p.member != nil {
+		errs = append(errs, p.member.Close())
 	}
 	if p.admin != nil {
 		end(r.wait.requests, func(ctx context.Context) error { p.admin.Shutdown(ctx); return nil }, "")

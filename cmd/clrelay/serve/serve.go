@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -83,6 +84,9 @@ type relay struct {
 	state  atomic.Int32
 	broken atomic.Pointer[error]
 	failed chan error // servers that ended by themselves
+
+	applying sync.Mutex  // settings come from a reload and from the cluster
+	drained  atomic.Bool // clients are told 421 because the cluster drains this node
 }
 
 // The states of a relay, in their order.
@@ -219,6 +223,19 @@ func (r *relay) reloadAll() error {
 	if err != nil {
 		return err
 	}
+	if r.parts.member != nil {
+		s.cluster = r.conf().cluster // the cluster's own; the file was read at its birth
+		if err := r.parts.identity.Reload(); err != nil {
+			return err
+		}
+	}
+	return r.apply(s)
+}
+
+// apply puts settings into force, all or none.
+func (r *relay) apply(s *settings) error {
+	r.applying.Lock()
+	defer r.applying.Unlock()
 	table, err := s.routes()
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/clrelay/clrelay/cluster"
 	"github.com/clrelay/clrelay/delivery/queue"
 	"github.com/clrelay/clrelay/internal/admin"
 	"github.com/clrelay/clrelay/internal/health"
@@ -22,7 +23,10 @@ func (r *relay) notReady() string {
 	case draining:
 		return "draining"
 	}
-	if reply := r.parts.spool.Ready(); reply != nil {
+	if r.drained.Load() {
+		return "draining"
+	}
+	if reply := r.parts.ready(); reply != nil {
 		return reply.Line()
 	}
 	return ""
@@ -33,7 +37,8 @@ func (r *relay) health() health.State {
 	st := health.State{
 		Node:        string(r.conf().node.Name),
 		NotReady:    r.notReady(),
-		Draining:    r.state.Load() == draining,
+		Draining:    r.state.Load() == draining || r.drained.Load(),
+		OthersReady: r.parts.othersReady(),
 		MaxSessions: r.conf().cluster.Receive.MaxConnections,
 	}
 	if e := r.broken.Load(); e != nil {
@@ -59,7 +64,7 @@ func (r *relay) Status(context.Context) admin.Status {
 	reason := r.notReady()
 	return admin.Status{
 		Node: string(r.conf().node.Name), Version: r.o.Version, Started: r.started,
-		Ready: reason == "", Draining: r.state.Load() == draining, Reason: reason,
+		Ready: reason == "", Draining: r.state.Load() == draining || r.drained.Load(), Reason: reason,
 		SMTP: r.parts.addresses(),
 	}
 }
@@ -80,13 +85,16 @@ func (r *relay) sources(q *queue.Runner, sp *spool.Spool) metrics.Sources {
 			return time.Since(oldest).Seconds()
 		},
 		Segments: func() []metrics.SegmentCount {
+			if m := r.parts.member; m != nil {
+				return memberSegments(m.Figures())
+			}
 			st := sp.Stats()
 			return []metrics.SegmentCount{
 				{Role: "owner", State: "open", N: int64(st.OpenSegments)},
 				{Role: "owner", State: "sealed", N: int64(st.Segments - st.OpenSegments)},
 			}
 		},
-		UnderReplicated: func() int64 { return 0 }, // one copy is all that was asked for
+		UnderReplicated: r.underReplicated,
 		LedgerImbalance: func() int64 { return imbalance(q, sp) },
 		SpoolBytes:      func() int64 { return sp.Stats().FileBytes },
 		SpoolFree:       func() uint64 { return sp.Stats().Free },
@@ -98,14 +106,14 @@ func (r *relay) sources(q *queue.Runner, sp *spool.Spool) metrics.Sources {
 	}
 }
 
-// imbalance holds the spool's books against the queue's: what was recovered
-// and accepted, less what was finished, is what the queue must know. The two
+// imbalance holds the spool's books against the queue's: what was recovered,
+// accepted and taken over, less what was finished and handed over, is what the queue must know. The two
 // are not read at one instant, so a difference counts when it stays.
 func imbalance(q *queue.Runner, sp *spool.Spool) int64 {
 	var diff int64
 	for range 20 {
 		c := sp.Stats().Counts
-		diff = int64(c.Recovered+c.Accepted) - int64(c.Finished) - int64(q.Counts().Messages)
+		diff = int64(c.Recovered+c.Accepted+c.TakenOver) - int64(c.Finished+c.HandedOver) - int64(q.Counts().Messages)
 		if diff == 0 {
 			break
 		}
@@ -113,3 +121,25 @@ func imbalance(q *queue.Runner, sp *spool.Spool) int64 {
 	}
 	return diff
 }
+
+// memberSegments counts the segments of a node of a cluster.
+func memberSegments(f cluster.Figures) []metrics.SegmentCount {
+	return []metrics.SegmentCount{
+		{Role: "owner", State: "open", N: int64(f.Open)},
+		{Role: "owner", State: "recovering", N: int64(f.Recovering)},
+		{Role: "owner", State: "sealed", N: int64(f.Owned - f.Open - f.Recovering)},
+		{Role: "member", State: "any", N: int64(f.Member)},
+	}
+}
+
+// underReplicated counts the segments of this node's with too few copies. On a
+// single machine one copy is all that was asked for.
+func (r *relay) underReplicated() int64 {
+	if r.parts.member == nil {
+		return 0
+	}
+	return int64(r.parts.member.Figures().UnderReplicated)
+}
+
+// othersReady tells whether another node of the cluster would take mail.
+func (p *parts) othersReady() bool { return p.member != nil && p.member.OthersReady() }
