@@ -46,6 +46,16 @@
 // own goroutines, queue and window: a slow, dead or hostile peer costs the
 // others nothing, and the callers of Send nothing.
 //
+// # Cost
+//
+// Measured on two cores over TLS 1.3 on loopback, both ends and the answers in
+// one process (BenchmarkEcho): an item of 10 KB that a peer answers takes 37 us
+// of CPU when one sender waits for each, 15 us with 100 senders; 2 KB take 28
+// and 3.6 us. On the way an item makes no garbage; a frame makes a few hundred
+// bytes, in gRPC. A link holds at most Window bytes to be sent, Hold bytes
+// received, and gRPC's stream window of 8 MiB; an idle one sends four frames of
+// 41 bytes a second.
+//
 // # Threads
 //
 // All methods may be called from any goroutine. A handler's calls for one peer

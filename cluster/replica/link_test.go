@@ -1,9 +1,11 @@
 package replica
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"io"
+	"net"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -326,5 +328,56 @@ func TestSlowReceiverStallsItsOwnLinkAlone(t *testing.T) {
 		h.verify(t)
 		hb.verify(t)
 		hc.verify(t)
+	})
+}
+
+// A node that cannot be reached is tried at least once a second, for ever, and
+// at once when its address changes; Close ends that.
+func TestDialling(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		type try struct {
+			at      time.Time
+			address string
+		}
+		var mu sync.Mutex
+		var tries []try
+		r, err := New(Options{
+			Dial: func(_ context.Context, _, address string) (net.Conn, error) {
+				mu.Lock()
+				defer mu.Unlock()
+				tries = append(tries, try{time.Now(), address})
+				return nil, errors.New("nobody there")
+			},
+			Identify: noIdentity, Handler: newRecorder(),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.SetPeers([]PeerAddr{{Node: "b", Address: "old"}, {Node: "a"}, {Node: "0"}})
+		if err := r.Start(node("a", 1)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		mu.Lock()
+		if len(tries) < 600 || len(tries) > 1300 {
+			t.Errorf("%d tries in ten minutes", len(tries))
+		}
+		for i := range tries[1:] {
+			if d := tries[i+1].at.Sub(tries[i].at); d > time.Second {
+				t.Errorf("try %d after %v", i+1, d)
+			}
+		}
+		mu.Unlock()
+		r.SetPeers([]PeerAddr{{Node: "b", Address: "new"}})
+		synctest.Wait()
+		mu.Lock()
+		if last := tries[len(tries)-1]; last.address != "new" || time.Since(last.at) > 0 {
+			t.Errorf("last try %v", last)
+		}
+		mu.Unlock()
+		if err := r.Close(); err != nil {
+			t.Fatal(err)
+		}
 	})
 }

@@ -134,7 +134,8 @@ type Options struct {
 	// beyond it, so that answers get through where bulk does not.
 	Window int64
 	// Hold is the most bytes of batches not yet released for one link; beyond
-	// it the link takes no further frame. Default twice Window.
+	// it the link takes no further frame, and if that lasts the peer gives the
+	// stream up. A batch counts whole until its Release. Default twice Window.
 	Hold int64
 	// Stall is how long a link may make no progress before it is closed;
 	// default 1 s.

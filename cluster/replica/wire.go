@@ -96,7 +96,8 @@ func ServerOptions() []grpc.ServerOption {
 }
 
 // Register adds the streams' service to a gRPC server, which must have been
-// made with ServerOptions.
+// made with ServerOptions. Close the Replicator before the server is stopped
+// gracefully: its streams do not end by themselves.
 func (r *Replicator) Register(s grpc.ServiceRegistrar) {
 	s.RegisterService(&grpc.ServiceDesc{
 		ServiceName: ServiceName,
