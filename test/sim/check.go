@@ -297,7 +297,8 @@ func (c *cluster) unwell() string {
 		}
 	}
 	for _, n := range c.truth.Nodes() {
-		if n.State != fsm.Alive {
+		if n.State != fsm.Alive { // the operator's order came late
+			c.operator(fsm.NodeChange{Node: n.Name, Verb: fsm.NodeResume})
 			return n.Name + " is " + n.State.String()
 		}
 	}

@@ -326,12 +326,20 @@ func (c *cluster) loseDisk(i int) {
 // another member's disk: the promise is about one disk.
 func (c *cluster) mayLose(i int) bool {
 	n := c.nodes[i]
-	for seg, list := range c.bySeg {
-		g, ok := c.truth.Segment(fsm.SegmentID(seg))
-		if !ok || !g.IsMember(n.ref) {
+	for _, g := range c.truth.Segments() {
+		if !g.IsMember(n.ref) {
 			continue
 		}
-		for _, m := range list {
+		there := 0
+		for _, r := range g.Members {
+			if s := c.stores[r]; s != nil && !s.lost {
+				there++
+			}
+		}
+		if there < 2 {
+			return false
+		}
+		for _, m := range c.bySeg[uint64(g.ID)] {
 			if m.delivered == 0 && !c.elsewhere(&g, m, n.ref) {
 				return false
 			}
