@@ -196,3 +196,71 @@ func TestOpenIsBounded(t *testing.T) {
 		t.Errorf("%d segments are recovered", len(r.Segments))
 	}
 }
+
+func TestMembersAreBounded(t *testing.T) {
+	list := []string{"a", "b", "c", "d", "e", "f", "g", "h", "i"}
+	w := newWorld(t, list...)
+	w.refused(ops(w.openOp(1, list...)), LimitReached)
+	id := w.open(1, list[:MaxMembers]...)
+	w.must(w.seal(id, 1))
+	w.refused(w.about(OpAddMember, id, "i"), LimitReached)
+	lost := MakeSegmentID(w.session("a"), 9)
+	w.must(GenerationBump{2})
+	for _, n := range []string{"a", "i"} {
+		w.register(n, 1, 1)
+	}
+	adopt := SegmentOp{Kind: OpAdopt, ID: lost, By: w.session("i"), EndSet: true, End: 6}
+	for _, n := range list {
+		adopt.Members = append(adopt.Members, w.ref(n))
+	}
+	w.refused(ops(adopt), LimitReached)
+	adopt.Members = adopt.Members[:MaxMembers]
+	w.refused(ops(adopt), LimitReached)
+	adopt.By = w.session("a")
+	r := w.must(ops(adopt))
+	if g := w.segment(lost); !g.EndSet || g.End != 6 || g.Epoch != 2<<32|1 || r.Ops[0].Epoch != g.Epoch {
+		t.Errorf("adopted: %+v", g)
+	}
+	adopt.By = w.session("i")
+	w.refused(ops(adopt), LimitReached)
+	adopt.ID, adopt.Members = lost+1, []Ref{w.ref("a")}
+	w.must(ops(adopt))
+	adopt.By = w.session("a")
+	w.refused(ops(adopt), AlreadyMember)
+	w.register("b", 1, 1)
+	before := w.segment(lost + 1).Epoch
+	adopt.By = w.session("b")
+	w.must(ops(adopt))
+	if g := w.segment(lost + 1); g.Epoch != before+1 {
+		t.Errorf("joined under epoch %v after %v", g.Epoch, before)
+	}
+}
+
+func TestWhoDrainsTakesNothing(t *testing.T) {
+	w := newWorld(t, "a", "b", "c", "d")
+	id := w.open(1, "a", "b", "c")
+	w.must(w.seal(id, 1))
+	w.must(NodeChange{Node: "b", Verb: NodeDrain})
+	w.refused(w.about(OpTransfer, id, "b"), NodeNotAlive)
+	o := w.reassign(id, "b")
+	o.By = w.session("a")
+	w.refused(ops(o), Malformed)
+	o.By = 0
+	w.must(ops(o)) // the last resort: it has a copy, and it lives
+	w.must(NodeChange{Node: "d", Verb: NodeDrain})
+	w.must(NodeChange{Node: "d", Verb: NodeDrained, By: w.session("d")})
+	w.refused(ops(w.openOp(1, "d")), NodeNotAlive)
+}
+
+func TestOnlyTheNodeItselfHasAnInventory(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	lost := MakeSegmentID(w.session("a"), 9)
+	w.must(NodeChange{Node: "b", Verb: NodeDrain})
+	w.must(NodeChange{Node: "b", Verb: NodeDrained, By: w.session("b")})
+	w.must(GenerationBump{2})
+	w.register("a", 1, 1)
+	w.register("b", 1, 1)
+	w.refused(NodeChange{Node: "a", Verb: NodeInventoried, By: w.session("b")}, OldSession)
+	w.must(ops(SegmentOp{Kind: OpAdopt, ID: lost, By: w.session("b")}))
+	w.refused(NodeChange{Node: "b", Verb: NodeRemove}, StillHolds)
+}

@@ -251,6 +251,6 @@ func (g *Segment) sound() bool {
 			return false
 		}
 	}
-	return g.ID.Replicated() && g.IsMember(g.Owner) && !repeats(g.Members) && !repeats(g.Stale) &&
+	return g.ID.Replicated() && g.Epoch != 0 && g.IsMember(g.Owner) && !repeats(g.Members) && !repeats(g.Stale) &&
 		(g.State != Open || !g.EndSet) && (g.State != Sealed || g.EndSet) && (g.EndSet || g.End == 0)
 }
