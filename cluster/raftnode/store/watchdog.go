@@ -14,6 +14,7 @@ const watchSteps = 10
 type watchdog struct {
 	bark func(op string)
 	quit chan struct{}
+	once sync.Once
 	done sync.WaitGroup
 
 	mu   sync.Mutex
@@ -74,6 +75,6 @@ func (w *watchdog) end(id uint64) {
 }
 
 func (w *watchdog) stop() {
-	close(w.quit)
+	w.once.Do(func() { close(w.quit) })
 	w.done.Wait()
 }
