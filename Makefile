@@ -45,6 +45,7 @@ fuzz: ## every fuzz target for FUZZTIME each
 	GO="$(GO)" sh test/fuzz.sh $(FUZZTIME)
 
 include Makefile.proto
+include Makefile.deploy
 
 clean: ## remove what was built
 	rm -rf bin .bench
