@@ -66,7 +66,7 @@ func (s *State) settingsApply(c SettingsApply) Result {
 	switch {
 	case c.Settings.Version != s.settings.Version+1:
 		return refuse(WrongVersion)
-	case !c.Settings.valid():
+	case !valid(c.Settings):
 		return refuse(Malformed)
 	}
 	s.settings = c.Settings
@@ -75,7 +75,7 @@ func (s *State) settingsApply(c SettingsApply) Result {
 }
 
 // valid says whether the numbers make sense.
-func (t Settings) valid() bool {
+func valid(t Settings) bool {
 	return t.Copies >= 1 && t.Copies <= MaxMembers &&
 		t.G >= MinG && t.G <= MaxG &&
 		t.RereplicateAfter >= 0 && t.UncleanAfter >= 0

@@ -79,7 +79,7 @@ func (s *State) open(o *SegmentOp) Code {
 		return NodeNotAlive
 	case len(o.Members) > MaxMembers || len(s.segments) >= MaxSegments || n.owned[n.Store].open >= MaxOpen:
 		return LimitReached
-	case !contains(o.Members, n.Ref()) || repeats(o.Members):
+	case !slices.Contains(o.Members, n.Ref()) || repeats(o.Members):
 		return Malformed
 	}
 	for i, m := range o.Members {
@@ -158,7 +158,7 @@ func (s *State) recovered(g *Segment, o *SegmentOp) Code {
 		return WrongState
 	case g.EndSet && g.End != o.End:
 		return EndDiffers
-	case len(o.Stale) > len(g.Members) || contains(o.Stale, g.Owner) || repeats(o.Stale):
+	case len(o.Stale) > len(g.Members) || slices.Contains(o.Stale, g.Owner) || repeats(o.Stale):
 		return Malformed
 	}
 	for i, m := range o.Stale {
@@ -336,7 +336,7 @@ func without(list []Ref, r Ref) []Ref {
 // repeats says whether a Ref is in the list twice.
 func repeats(list []Ref) bool {
 	for i := range list {
-		if contains(list[:i], list[i]) {
+		if slices.Contains(list[:i], list[i]) {
 			return true
 		}
 	}

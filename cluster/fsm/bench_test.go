@@ -97,7 +97,7 @@ func BenchmarkRenew(b *testing.B) {
 	var c Renew
 	for i := range 50 {
 		name := fmt.Sprintf("node-%d", i)
-		c.Renewals = append(c.Renewals, Renewal{name, w.register(name, 1, 1), 1})
+		c.Renewals = append(c.Renewals, Renewal{Node: name, Session: w.register(name, 1, 1), Beacon: 1})
 	}
 	data, err := Encode(c)
 	if err != nil {

@@ -40,7 +40,7 @@ func TestNodeStates(t *testing.T) {
 	w.refused(NodeChange{Node: "b", Verb: NodeRemove}, WrongState)
 	w.refused(Register{Node: "b", Store: store(1), Nonce: [16]byte{3}, Info: info("x")}, NodeNotAlive)
 	w.refused(Register{Node: "b", Store: store(1), Nonce: [16]byte{2}, Info: info("x")}, OldNonce)
-	w.refused(Renew{[]Renewal{{"b", w.session("b"), 1}}}, OK)
+	w.refused(Renew{Renewals: []Renewal{{Node: "b", Session: w.session("b"), Beacon: 1}}}, OK)
 	w.register("b", 2, 4)
 	if n, _ := w.s.Node("b"); n.State != Alive {
 		t.Errorf("with a new store the node is %v", n.State)
@@ -82,13 +82,13 @@ func TestALostStore(t *testing.T) {
 	w.must(lost)
 	w.refused(lost, WrongState)
 	w.refused(NodeChange{Node: "b", Verb: NodeDrain}, NodeNotAlive)
-	w.refused(Renew{[]Renewal{{"b", w.session("b"), 3}}}, OK)
+	w.refused(Renew{Renewals: []Renewal{{Node: "b", Session: w.session("b"), Beacon: 3}}}, OK)
 	w.refused(Register{Node: "b", Store: store(1), Nonce: [16]byte{3}, Info: info("x")}, NodeNotAlive)
 	w.refused(ops(w.reassign(id, "b")), UnknownNode)
 	w.must(w.about(OpStale, id, "c"))
 	w.refused(w.about(OpRemoveMember, id, "c"), TooFewCopies) // b is no copy
 	w.register("b", 2, 4)
-	if w.s.Current(Ref{"b", store(1)}) || !w.s.Current(Ref{"b", store(2)}) {
+	if w.s.Current(Ref{Node: "b", Store: store(1)}) || !w.s.Current(Ref{Node: "b", Store: store(2)}) {
 		t.Error("the wrong store is current")
 	}
 }
@@ -96,7 +96,7 @@ func TestALostStore(t *testing.T) {
 func TestSettingsAndConfig(t *testing.T) {
 	w := newWorld(t, "a", "b", "c", "d")
 	x := w.s.Settings()
-	w.refused(SettingsApply{x}, WrongVersion)
+	w.refused(SettingsApply{Settings: x}, WrongVersion)
 	x.Version++
 	for _, f := range []func(*Settings){
 		func(x *Settings) { x.Copies = 0 }, func(x *Settings) { x.Copies = MaxMembers + 1 },
@@ -104,10 +104,10 @@ func TestSettingsAndConfig(t *testing.T) {
 	} {
 		y := x
 		f(&y)
-		w.refused(SettingsApply{y}, Malformed)
+		w.refused(SettingsApply{Settings: y}, Malformed)
 	}
 	x.Copies = 3
-	w.must(SettingsApply{x})
+	w.must(SettingsApply{Settings: x})
 	if w.s.Copies() != 3 || w.s.Settings() != x {
 		t.Errorf("settings %+v, copies %d", w.s.Settings(), w.s.Copies())
 	}
@@ -116,10 +116,10 @@ func TestSettingsAndConfig(t *testing.T) {
 	}
 	at := time.UnixMilli(1_800_000_000_123).UTC()
 	for v := uint64(1); v <= KeepConfigs+5; v++ {
-		w.must(ConfigApply{Config{v, fmt.Append(nil, "v", v), "me", "because", at}})
-		w.refused(ConfigApply{Config{Version: v}}, WrongVersion)
+		w.must(ConfigApply{Config: Config{Version: v, Text: fmt.Append(nil, "v", v), Author: "me", Reason: "because", At: at}})
+		w.refused(ConfigApply{Config: Config{Version: v}}, WrongVersion)
 	}
-	w.refused(ConfigApply{Config{Version: KeepConfigs + 6, Text: make([]byte, MaxConfigText+1)}}, LimitReached)
+	w.refused(ConfigApply{Config: Config{Version: KeepConfigs + 6, Text: make([]byte, MaxConfigText+1)}}, LimitReached)
 	c, _ := w.s.Config()
 	if len(w.s.Configs()) != KeepConfigs || c.Version != KeepConfigs+5 || string(c.Text) != "v25" || c.At != at {
 		t.Errorf("newest %+v of %d", c, len(w.s.Configs()))
@@ -150,8 +150,8 @@ func TestFeatureLevel(t *testing.T) {
 	if r := w.s.Apply(9, next(register)); r.Code != LevelTooLow {
 		t.Errorf("a command of level 2: %v", r.Code)
 	}
-	w.refused(FeatureRaise{1}, WrongVersion)
-	w.refused(FeatureRaise{2}, FeatureMissing)
+	w.refused(FeatureRaise{Level: 1}, WrongVersion)
+	w.refused(FeatureRaise{Level: 2}, FeatureMissing)
 	register.Info.Features = 2
 	w.must(register)
 	image := w.s.Snapshot()
@@ -159,12 +159,12 @@ func TestFeatureLevel(t *testing.T) {
 	if err := old.Restore(image); err != nil {
 		t.Fatal(err)
 	}
-	raise, _ := Encode(FeatureRaise{2})
+	raise, _ := Encode(FeatureRaise{Level: 2})
 	before := face(old)
 	if r := old.Apply(10, raise); !r.Fatal || face(old) != before {
 		t.Errorf("a program of level 1 goes on at level 2: %+v", r)
 	}
-	w.must(FeatureRaise{2})
+	w.must(FeatureRaise{Level: 2})
 	if r := w.s.Apply(11, next(Renew{})); r.Code != OK {
 		t.Errorf("a command of level 2 at level 2: %v", r.Code)
 	}
@@ -190,10 +190,10 @@ func TestGeneration(t *testing.T) {
 	w.must(w.seal(sealed, 8))
 	w.renew("a", 1)
 	lost := MakeSegmentID(w.session("a"), 7)
-	w.refused(GenerationBump{1}, WrongVersion)
-	w.refused(GenerationBump{MaxGeneration + 1}, LimitReached)
+	w.refused(GenerationBump{Generation: 1}, WrongVersion)
+	w.refused(GenerationBump{Generation: MaxGeneration + 1}, LimitReached)
 	oldSession := w.session("a")
-	if r := w.must(GenerationBump{4}); !r.All {
+	if r := w.must(GenerationBump{Generation: 4}); !r.All {
 		t.Error("a generation does not touch all")
 	}
 	w.want(open, Recovering, "a", "[a b]", "[]")
@@ -210,7 +210,7 @@ func TestGeneration(t *testing.T) {
 
 	// a and b hold a segment that the backup did not know.
 	adopt := func(by string, id SegmentID) SegmentOps {
-		return ops(SegmentOp{Kind: OpAdopt, ID: id, By: w.session(by), Members: []Ref{w.ref("a"), w.ref("b"), {"never", store(1)}}})
+		return ops(SegmentOp{Kind: OpAdopt, ID: id, By: w.session(by), Members: []Ref{w.ref("a"), w.ref("b"), {Node: "never", Store: store(1)}}})
 	}
 	w.must(adopt("a", lost))
 	w.want(lost, Recovering, "a", "[b a]", "[]")
@@ -278,7 +278,7 @@ func TestViews(t *testing.T) {
 
 func TestResultTravels(t *testing.T) {
 	r := Result{
-		Code: WrongEpoch, Text: "x", Session: 5, Ops: []OpResult{{OK, 7}, {WrongEpoch, 0}},
+		Code: WrongEpoch, Text: "x", Session: 5, Ops: []OpResult{{Code: OK, Epoch: 7}, {Code: WrongEpoch, Epoch: 0}},
 		Segments: []SegmentID{1, 2}, Nodes: []string{"a"}, Cluster: true, All: true, Fatal: true,
 	}
 	b, err := EncodeResult(r)
@@ -295,16 +295,16 @@ func TestResultTravels(t *testing.T) {
 }
 
 func TestCommandTravels(t *testing.T) {
-	member := Ref{"b", store(2)}
+	member := Ref{Node: "b", Store: store(2)}
 	for _, c := range []Command{
 		Register{Node: "a", Store: store(1), Nonce: [16]byte{1}, Info: info("x")},
-		Renew{[]Renewal{{"a", 5, 6}}},
-		ops(SegmentOp{OpReassign, 1 << 63, 2, 3, member, []Ref{member}, []Ref{member}, 4, true, 5, 6, true}),
-		NodeChange{"a", NodeLost, 1, store(1), 5, true},
-		ConfigApply{Config{1, []byte("t"), "a", "r", time.UnixMilli(5).UTC()}},
-		SettingsApply{DefaultSettings()},
-		FeatureRaise{2},
-		GenerationBump{3},
+		Renew{Renewals: []Renewal{{Node: "a", Session: 5, Beacon: 6}}},
+		ops(SegmentOp{Kind: OpReassign, ID: 1 << 63, Epoch: 2, By: 3, Member: member, Members: []Ref{member}, Stale: []Ref{member}, End: 4, EndSet: true, Silent: 5, Renewed: 6, Unclean: true}),
+		NodeChange{Node: "a", Verb: NodeLost, By: 1, Store: store(1), Renewed: 5, Force: true},
+		ConfigApply{Config: Config{Version: 1, Text: []byte("t"), Author: "a", Reason: "r", At: time.UnixMilli(5).UTC()}},
+		SettingsApply{Settings: DefaultSettings()},
+		FeatureRaise{Level: 2},
+		GenerationBump{Generation: 3},
 	} {
 		b, err := Encode(c)
 		if err != nil {
@@ -318,7 +318,7 @@ func TestCommandTravels(t *testing.T) {
 	if _, err := Encode(nil); err == nil {
 		t.Error("nothing was encoded")
 	}
-	if _, err := Encode(Renew{[]Renewal{{"\xff", 1, 1}}}); err == nil {
+	if _, err := Encode(Renew{Renewals: []Renewal{{Node: "\xff", Session: 1, Beacon: 1}}}); err == nil {
 		t.Error("a name that is not UTF-8 was encoded")
 	}
 	if !ops(SegmentOp{}, SegmentOp{Kind: OpReassign}).LeaderOnly() || ops(SegmentOp{Kind: OpOpen}).LeaderOnly() {
@@ -360,7 +360,7 @@ func TestGoldenSnapshot(t *testing.T) {
 	id := w.open(1, "a", "b")
 	w.renew("a", 4)
 	w.must(w.about(OpStale, id, "b"))
-	w.must(ConfigApply{Config{1, []byte("text"), "me", "first", time.UnixMilli(1_800_000_000_000)}})
+	w.must(ConfigApply{Config: Config{Version: 1, Text: []byte("text"), Author: "me", Reason: "first", At: time.UnixMilli(1_800_000_000_000)}})
 	w.register("b", 2, 2)
 	want, err := hex.DecodeString(goldenSnapshot)
 	if err != nil {

@@ -24,7 +24,7 @@ func Encode(c Command) ([]byte, error) {
 	switch c := c.(type) {
 	case Register:
 		m.Kind = &controlv1.Command_Register{Register: &controlv1.Register{
-			Ref: putRef(Ref{c.Node, c.Store}), Nonce: c.Nonce[:], Info: putInfo(c.Info),
+			Ref: putRef(Ref{Node: c.Node, Store: c.Store}), Nonce: c.Nonce[:], Info: putInfo(c.Info),
 		}}
 	case Renew:
 		m.Kind = &controlv1.Command_Renew{Renew: putRenew(c)}
@@ -98,13 +98,13 @@ func getCommand(m *controlv1.Command) (Command, bool) {
 			Store: store, Renewed: n.GetRenewed(), Force: n.GetForce(),
 		}, ok && fits
 	case *controlv1.Command_ConfigApply:
-		return ConfigApply{getConfig(k.ConfigApply.GetConfig())}, true
+		return ConfigApply{Config: getConfig(k.ConfigApply.GetConfig())}, true
 	case *controlv1.Command_SettingsApply:
-		return SettingsApply{getSettings(k.SettingsApply.GetSettings())}, true
+		return SettingsApply{Settings: getSettings(k.SettingsApply.GetSettings())}, true
 	case *controlv1.Command_FeatureRaise:
-		return FeatureRaise{k.FeatureRaise.GetLevel()}, true
+		return FeatureRaise{Level: k.FeatureRaise.GetLevel()}, true
 	case *controlv1.Command_GenerationBump:
-		return GenerationBump{k.GenerationBump.GetGeneration()}, true
+		return GenerationBump{Generation: k.GenerationBump.GetGeneration()}, true
 	}
 	return nil, false
 }
@@ -129,7 +129,7 @@ func getRenew(m *controlv1.Renew) (Command, bool) {
 	}
 	c := Renew{Renewals: make([]Renewal, len(m.GetRenewals()))}
 	for i, b := range m.GetRenewals() {
-		c.Renewals[i] = Renewal{b.GetNode(), Session(b.GetSession()), b.GetBeacon()}
+		c.Renewals[i] = Renewal{Node: b.GetNode(), Session: Session(b.GetSession()), Beacon: b.GetBeacon()}
 	}
 	return c, true
 }
@@ -211,7 +211,7 @@ func DecodeResult(data []byte) (Result, error) {
 		if o.GetCode() > 255 {
 			return Result{}, fmt.Errorf("fsm: decoding a result: %w", ErrMalformed)
 		}
-		r.Ops = append(r.Ops, OpResult{Code(o.GetCode()), Epoch(o.GetEpoch())})
+		r.Ops = append(r.Ops, OpResult{Code: Code(o.GetCode()), Epoch: Epoch(o.GetEpoch())})
 	}
 	for _, id := range m.GetSegments() {
 		r.Segments = append(r.Segments, SegmentID(id))
@@ -223,7 +223,7 @@ func putRef(r Ref) *controlv1.Ref { return &controlv1.Ref{Node: r.Node, Store: r
 
 func getRef(m *controlv1.Ref) (Ref, bool) {
 	id, ok := getID(m.GetStore())
-	return Ref{m.GetNode(), id}, ok
+	return Ref{Node: m.GetNode(), Store: id}, ok
 }
 
 func putRefs(list []Ref) []*controlv1.Ref {
@@ -280,7 +280,7 @@ func putConfig(c Config) *controlv1.Config {
 }
 
 func getConfig(m *controlv1.Config) Config {
-	return Config{m.GetVersion(), m.GetText(), m.GetAuthor(), m.GetReason(), time.UnixMilli(m.GetAtMs()).UTC()}
+	return Config{Version: m.GetVersion(), Text: m.GetText(), Author: m.GetAuthor(), Reason: m.GetReason(), At: time.UnixMilli(m.GetAtMs()).UTC()}
 }
 
 func putSettings(t Settings) *controlv1.Settings {

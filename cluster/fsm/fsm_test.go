@@ -101,7 +101,7 @@ func (w *world) session(name string) Session {
 
 func (w *world) renew(name string, beacon uint64) uint64 {
 	w.t.Helper()
-	w.must(Renew{[]Renewal{{name, w.session(name), beacon}}})
+	w.must(Renew{Renewals: []Renewal{{Node: name, Session: w.session(name), Beacon: beacon}}})
 	return w.index
 }
 
@@ -122,7 +122,7 @@ func (w *world) openOp(n uint32, members ...string) SegmentOp {
 	return o
 }
 
-func ops(list ...SegmentOp) SegmentOps { return SegmentOps{list} }
+func ops(list ...SegmentOp) SegmentOps { return SegmentOps{Ops: list} }
 
 // op fills in what the record says: epoch and the owner's session.
 func (w *world) op(kind OpKind, id SegmentID) SegmentOp {
@@ -276,7 +276,7 @@ func TestLeases(t *testing.T) {
 	if l, _ := w.s.LeaseOf(w.ref("a")); l.Renewed != 1 || l.Beacon != 0 {
 		t.Errorf("a new session's lease is %+v", l)
 	}
-	r := w.must(Renew{[]Renewal{{"a", w.session("a"), 4}, {"b", w.session("a"), 9}, {"b", 77, 1}, {"b", w.session("b"), 0}}})
+	r := w.must(Renew{Renewals: []Renewal{{Node: "a", Session: w.session("a"), Beacon: 4}, {Node: "b", Session: w.session("a"), Beacon: 9}, {Node: "b", Session: 77, Beacon: 1}, {Node: "b", Session: w.session("b"), Beacon: 0}}})
 	if !slices.Equal(r.Nodes, []string{"a"}) {
 		t.Errorf("renewed %v", r.Nodes)
 	}
@@ -327,7 +327,7 @@ func TestGNeverFallsWithinASession(t *testing.T) {
 		x := w.s.Settings()
 		x.Version++
 		x.G = d
-		w.must(SettingsApply{x})
+		w.must(SettingsApply{Settings: x})
 	}
 	w.renew("a", 1)
 	set(2 * time.Second)

@@ -76,7 +76,7 @@ func TestTakeover(t *testing.T) {
 	o = w.reassign(id, "a")
 	w.refused(ops(o), WrongState)
 	o = w.reassign(id, "b")
-	o.Member = Ref{"d", store(1)}
+	o.Member = Ref{Node: "d", Store: store(1)}
 	w.refused(ops(o), NotMember)
 	w.must(w.about(OpStale, id, "c"))
 	w.refused(ops(w.reassign(id, "c")), NotMember)
@@ -86,7 +86,7 @@ func TestTakeover(t *testing.T) {
 	w.refused(w.recovered(id, 4, "b"), Malformed)
 	w.refused(w.recovered(id, 4, "c", "c"), Malformed)
 	o = w.recovered(id, 4).Ops[0]
-	o.Stale = []Ref{{"d", store(1)}}
+	o.Stale = []Ref{{Node: "d", Store: store(1)}}
 	w.refused(ops(o), NotMember)
 	o = w.recovered(id, 4).Ops[0]
 	o.By = w.session("a")
@@ -155,7 +155,7 @@ func TestABatchIsDoneOneByOne(t *testing.T) {
 	stale := w.about(OpStale, id, "b").Ops[0]
 	stale.Epoch++
 	r := w.apply(ops(w.openOp(3, "a"), seal, w.openOp(2, "a"), stale, SegmentOp{Kind: 200, ID: id}))
-	want := []OpResult{{OK, 1<<32 | 1}, {OK, 1<<32 | 2}, {StaleID, 0}, {OK, 1<<32 | 3}, {Malformed, 1<<32 | 3}}
+	want := []OpResult{{Code: OK, Epoch: 1<<32 | 1}, {Code: OK, Epoch: 1<<32 | 2}, {Code: StaleID, Epoch: 0}, {Code: OK, Epoch: 1<<32 | 3}, {Code: Malformed, Epoch: 1<<32 | 3}}
 	if r.Code != OK || !slices.Equal(r.Ops, want) {
 		t.Errorf("outcomes %+v", r.Ops)
 	}
@@ -205,7 +205,7 @@ func TestMembersAreBounded(t *testing.T) {
 	w.must(w.seal(id, 1))
 	w.refused(w.about(OpAddMember, id, "i"), LimitReached)
 	lost := MakeSegmentID(w.session("a"), 9)
-	w.must(GenerationBump{2})
+	w.must(GenerationBump{Generation: 2})
 	for _, n := range []string{"a", "i"} {
 		w.register(n, 1, 1)
 	}
@@ -257,7 +257,7 @@ func TestOnlyTheNodeItselfHasAnInventory(t *testing.T) {
 	lost := MakeSegmentID(w.session("a"), 9)
 	w.must(NodeChange{Node: "b", Verb: NodeDrain})
 	w.must(NodeChange{Node: "b", Verb: NodeDrained, By: w.session("b")})
-	w.must(GenerationBump{2})
+	w.must(GenerationBump{Generation: 2})
 	w.register("a", 1, 1)
 	w.register("b", 1, 1)
 	w.refused(NodeChange{Node: "a", Verb: NodeInventoried, By: w.session("b")}, OldSession)

@@ -155,7 +155,7 @@ func (s *State) fill(m *controlv1.Snapshot) error {
 	for _, c := range m.GetConfigs() {
 		s.configs = append(s.configs, getConfig(c))
 	}
-	if !s.settings.valid() || s.generation == 0 || s.generation > MaxGeneration || s.lastN > maxSessionN || len(s.configs) > KeepConfigs {
+	if !valid(s.settings) || s.generation == 0 || s.generation > MaxGeneration || s.lastN > maxSessionN || len(s.configs) > KeepConfigs {
 		return fmt.Errorf("%w: numbers out of range", ErrMalformed)
 	}
 	for _, x := range m.GetNodes() {
@@ -241,11 +241,11 @@ func getSegment(x *controlv1.Segment, refs []Ref) (*Segment, bool) {
 		State: SegmentState(x.GetState()), End: x.GetEnd(), EndSet: x.GetEndSet(),
 	}
 	ok = ok && x.GetState() >= uint32(Open) && x.GetState() <= uint32(Sealed)
-	return g, ok && g.sound()
+	return g, ok && sound(g)
 }
 
 // sound says whether the record keeps the rules that every record keeps.
-func (g *Segment) sound() bool {
+func sound(g *Segment) bool {
 	for _, r := range g.Stale {
 		if !g.IsMember(r) || r == g.Owner && g.State != Recovering {
 			return false

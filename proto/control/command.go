@@ -1,4 +1,4 @@
-package fsm
+package control
 
 // Command is one of Register, Renew, SegmentOps, NodeChange, ConfigApply,
 // SettingsApply, FeatureRaise and GenerationBump.

@@ -1,4 +1,4 @@
-package fsm
+package control
 
 import (
 	"encoding/hex"
@@ -137,6 +137,7 @@ func (g *Segment) IsStale(r Ref) bool { return contains(g.Stale, r) }
 // IsFresh says whether r is a member that is not stale.
 func (g *Segment) IsFresh(r Ref) bool { return contains(g.Members, r) && !contains(g.Stale, r) }
 
+// contains says whether r is in the list.
 func contains(list []Ref, r Ref) bool {
 	for i := range list {
 		if list[i].Store == r.Store && list[i].Node == r.Node {
