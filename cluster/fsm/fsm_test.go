@@ -292,12 +292,12 @@ func TestWaitOfANewSession(t *testing.T) {
 	reg := func(nonce byte, boot string, st byte) {
 		w.must(Register{Node: "a", Store: store(st), Nonce: [16]byte{nonce}, Info: info(boot)})
 	}
-	last := w.renew("a", 1)
+	w.renew("a", 1)
 	reg(2, "boota", 1)
 	if waits() != 0 {
 		t.Error("the same data_dir on the same boot of the same host has to wait")
 	}
-	last = w.renew("a", 1)
+	last := w.renew("a", 1)
 	reg(3, "elsewhere", 1)
 	if waits() != last {
 		t.Errorf("after a move waits for %d, want %d", waits(), last)
