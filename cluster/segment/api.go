@@ -24,6 +24,7 @@ const (
 	JobPatience    = 30 * time.Second       // a member that makes no progress in this is let go, and tried again later
 	JobPause       = time.Second            // between two tries
 	CopyGrace      = 60 * time.Second       // how long a copy that did not become a member is kept
+	avoidFor       = 30 * time.Second       // a node that stalled a segment is chosen last
 	liveWithin     = 3 * time.Second        // a node whose last renewal is this much behind the others' is not asked
 	retryAfter     = TickEvery              // an append that came too early is sent again
 	leaseNumerator = 8                      // a lease holds 8/10 of G

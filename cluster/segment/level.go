@@ -293,10 +293,7 @@ func (m *Machine) peerUp(ev *PeerUp) {
 	if p.up {
 		m.peerDown(ev.Peer) // the stream was replaced
 	}
-	if p.session != ev.Session {
-		p.session, p.troubled = ev.Session, false
-	}
-	p.up = true
+	p.session, p.troubled, p.up = ev.Session, false, true // it says so again if it is
 	if m.troubled {
 		m.send(p, Item{Kind: ItemTrouble, Arg: 1})
 	}

@@ -114,6 +114,7 @@ type member struct {
 	retryAt time.Duration // 0: none; appends go on then
 	gap     uint64        // where they go on
 	refused bool
+	noRoom  bool // for want of room
 	lost    bool // has less than it acknowledged
 	stale   bool // by the record
 	pending bool // Fresh was proposed at this epoch

@@ -93,7 +93,10 @@ func (m *Machine) answered(s *seg, p *peer, it Item) {
 			return
 		}
 		b.refused = true
-		p.troubled = p.troubled || it.Seq == 1
+		if it.Seq == 1 {
+			b.noRoom = true
+			p.avoidUntil = m.now + avoidFor
+		}
 		m.evaluate(s)
 	case ItemResultsAck:
 		if fsm.Session(it.Arg) == m.session {

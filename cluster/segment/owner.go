@@ -176,7 +176,7 @@ func (m *Machine) mustSeal(s *seg) bool {
 	stalled := o.acked < s.last && m.now-o.progressAt >= StallAfter
 	for _, b := range s.members {
 		switch {
-		case b.lost, b.stale:
+		case b.lost, b.stale, b.noRoom:
 			return true
 		case b.peer.troubled:
 			return true
@@ -184,7 +184,7 @@ func (m *Machine) mustSeal(s *seg) bool {
 			return true
 		}
 		if stalled && b.acked <= o.acked {
-			b.peer.avoidUntil = m.now + 30*time.Second
+			b.peer.avoidUntil = m.now + avoidFor
 		}
 		if m.behind(s, b) >= StaleAfter {
 			return true
