@@ -216,6 +216,7 @@ func (g *Gossip) end(leave bool) error {
 	g.cancel()
 	err := g.list.Shutdown()
 	g.loops.Wait()
+	g.table.end()
 	if err != nil {
 		return fmt.Errorf("gossip: shut down: %w", err)
 	}

@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"slices"
@@ -33,10 +32,11 @@ type inbound struct {
 	halfAll int
 	packets map[string][]net.Conn // by peer, oldest first
 	streams map[string]int
+	where   map[string]netip.AddrPort // where they say they are, of those in packets
 }
 
 func newInbound() inbound {
-	return inbound{conns: map[net.Conn]struct{}{}, half: map[netip.Addr]int{}, packets: map[string][]net.Conn{}, streams: map[string]int{}}
+	return inbound{conns: map[net.Conn]struct{}{}, half: map[netip.Addr]int{}, packets: map[string][]net.Conn{}, streams: map[string]int{}, where: map[string]netip.AddrPort{}}
 }
 
 func (in *inbound) all() []net.Conn {
@@ -92,7 +92,7 @@ func (t *transport) admit(conn net.Conn) {
 // serve is the life of a connection that another made.
 func (t *transport) serve(raw net.Conn, ip netip.Addr) {
 	conn := tls.Server(raw, t.opts.TLS.Server(alpnPackets, alpnStream))
-	name, err := t.welcome(conn)
+	name, at, err := t.welcome(conn)
 	t.mu.Lock()
 	t.in.halfAll--
 	if t.in.half[ip]--; t.in.half[ip] == 0 {
@@ -116,56 +116,53 @@ func (t *transport) serve(raw net.Conn, ip netip.Addr) {
 		return
 	}
 	defer release()
-	t.takePackets(conn, name)
+	t.takePackets(conn, name, at)
 }
 
 // welcome finds out who connects: a node, whose certificate bears the name
-// under which it speaks.
-func (t *transport) welcome(conn *tls.Conn) (string, error) {
+// under which it speaks. Where it can be reached is its own word.
+func (t *transport) welcome(conn *tls.Conn) (name string, at netip.AddrPort, err error) {
 	ctx, cancel := context.WithTimeout(t.ctx, handshakeTimeout)
 	defer cancel()
 	if err := conn.HandshakeContext(ctx); err != nil {
-		return "", err
+		return "", at, err
 	}
 	p, err := pki.PeerOf(conn.ConnectionState())
 	if err != nil {
-		return "", err
+		return "", at, err
 	}
 	if p.Kind != pki.Node {
-		return "", fmt.Errorf("%s is no node: %w", p, pki.ErrWrongName)
+		return "", at, fmt.Errorf("%s is no node: %w", p, pki.ErrWrongName)
 	}
 	if p.Name == t.opts.Node {
-		return "", errSelf
+		return "", at, errSelf
 	}
 	if err := conn.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
-		return "", err
+		return "", at, err
 	}
-	claimed, err := readHello(conn)
-	if err != nil {
-		return "", err
+	if name, at, err = readHello(conn); err != nil {
+		return "", at, err
 	}
-	if claimed != p.Name {
-		return "", fmt.Errorf("%s calls itself %q: %w", p, claimed, pki.ErrWrongName)
+	if name != p.Name {
+		return "", at, fmt.Errorf("%s calls itself %q: %w", p, name, pki.ErrWrongName)
 	}
-	return p.Name, conn.SetDeadline(time.Time{})
+	return name, at, conn.SetDeadline(time.Time{})
 }
 
-// readHello reads the name under which the other end speaks.
-func readHello(r io.Reader) (string, error) {
-	var b [256]byte
-	if _, err := io.ReadFull(r, b[:1]); err != nil {
-		return "", err
+// callers gives the nodes that keep a connection to us and where they say
+// they are.
+func (t *transport) callers() []target {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	out := make([]target, 0, len(t.in.where))
+	for name, at := range t.in.where {
+		out = append(out, target{name, at})
 	}
-	n := int(b[0])
-	if _, err := io.ReadFull(r, b[:n]); err != nil {
-		return "", err
-	}
-	name := string(b[:n])
-	return name, pki.ValidName(name)
+	return out
 }
 
 // takePackets hands on what comes in, and answers heartbeats.
-func (t *transport) takePackets(conn *tls.Conn, name string) {
+func (t *transport) takePackets(conn *tls.Conn, name string, at netip.AddrPort) {
 	sock := conn.NetConn() // see pump
 	t.mu.Lock()
 	mine := append(t.in.packets[name], sock)
@@ -173,7 +170,7 @@ func (t *transport) takePackets(conn *tls.Conn, name string) {
 		_ = mine[0].Close()
 		mine = mine[1:]
 	}
-	t.in.packets[name] = mine
+	t.in.packets[name], t.in.where[name] = mine, at
 	t.mu.Unlock()
 	err := t.readPackets(conn, name)
 	_ = sock.Close() // it is over
@@ -182,6 +179,7 @@ func (t *transport) takePackets(conn *tls.Conn, name string) {
 	left := slices.DeleteFunc(t.in.packets[name], func(c net.Conn) bool { return c == sock })
 	if t.in.packets[name] = left; len(left) == 0 {
 		delete(t.in.packets, name)
+		delete(t.in.where, name)
 	}
 	t.log.Debug("gossip: a connection is over", "peer", name, "err", err)
 }

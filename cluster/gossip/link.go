@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -58,7 +59,7 @@ func (t *transport) greet(ctx context.Context, conn *tls.Conn) error {
 	if err := conn.SetDeadline(end); err != nil {
 		return err
 	}
-	if _, err := conn.Write(append([]byte{byte(len(t.opts.Node))}, t.opts.Node...)); err != nil {
+	if _, err := conn.Write(hello(t.opts.Node, t.advertise)); err != nil {
 		return err
 	}
 	return conn.SetDeadline(time.Time{})
@@ -209,6 +210,39 @@ func (l *link) listen(conn net.Conn) (out heardOut) {
 			return out
 		}
 	}
+}
+
+// hello is what the end that connects says first: the name under which it
+// speaks and where it can be reached, each with its length.
+func hello(node string, at netip.AddrPort) []byte {
+	addr := at.String()
+	b := append([]byte{byte(len(node))}, node...)
+	return append(append(b, byte(len(addr))), addr...)
+}
+
+// readHello reads it.
+func readHello(r io.Reader) (node string, at netip.AddrPort, err error) {
+	if node, err = readText(r); err == nil {
+		err = pki.ValidName(node)
+	}
+	var addr string
+	if err == nil {
+		addr, err = readText(r)
+	}
+	if err == nil {
+		at, err = netip.ParseAddrPort(addr)
+	}
+	return node, at, err
+}
+
+func readText(r io.Reader) (string, error) {
+	var b [256]byte
+	if _, err := io.ReadFull(r, b[:1]); err != nil {
+		return "", err
+	}
+	n := int(b[0])
+	_, err := io.ReadFull(r, b[:n])
+	return string(b[:n]), err
 }
 
 // frame appends a packet with its length; none at all is a heartbeat.

@@ -64,8 +64,21 @@ type table struct {
 	all     map[string]*entry
 	changed chan struct{} // closed at every change
 	peopled chan struct{} // closed when somebody comes or goes
-	clash   time.Time     // when a clash of names was last spoken of
+	clash   clash
+	over    bool // memberlist's timers outlive it: nothing changes any more
 }
+
+// clash is about two nodes with the same name.
+type clash struct {
+	since, last, said time.Time
+}
+
+// A clash of names is spoken of when it has lasted, and is over when it was
+// not seen for a while.
+const (
+	clashAfter = 20 * time.Second
+	clashOver  = 30 * time.Second
+)
 
 type entry struct {
 	Member
@@ -135,6 +148,9 @@ func (t *table) update(n *memberlist.Node, joined bool) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.over {
+		return
+	}
 	e, now := t.all[n.Name], time.Now()
 	if e == nil {
 		e = &entry{Member: Member{Node: n.Name, Self: n.Name == t.self}}
@@ -158,7 +174,7 @@ func (t *table) NotifyLeave(n *memberlist.Node) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	e := t.all[n.Name]
-	if e == nil || e.Self || e.State == Dead {
+	if e == nil || e.Self || e.State == Dead || t.over {
 		return
 	}
 	e.State, e.Since = Dead, time.Now()
@@ -167,17 +183,25 @@ func (t *table) NotifyLeave(n *memberlist.Node) {
 	t.people()
 }
 
-// NotifyConflict hears of two nodes with the same name.
+// NotifyConflict hears of two addresses for one node. One that comes back
+// elsewhere looks like this until its old address is given up, so only what
+// lasts is spoken of.
 func (t *table) NotifyConflict(known, other *memberlist.Node) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	// One that comes back at another address looks like this until the old one
-	// is given up: no more than one line a minute.
-	if now := time.Now(); now.Sub(t.clash) >= time.Minute {
-		t.clash = now
+	now := time.Now()
+	if t.over {
+		return
+	}
+	if now.Sub(t.clash.last) > clashOver {
+		t.clash = clash{since: now}
+	}
+	t.clash.last = now
+	if now.Sub(t.clash.since) >= clashAfter && now.Sub(t.clash.said) >= time.Minute {
+		t.clash.said = now
 		a, _ := addrOf(known)
 		b, _ := addrOf(other)
-		t.log.Warn("gossip: two addresses for one node; the first counts until it is dead", "peer", known.Name, "addr", a.String(), "other", b.String())
+		t.log.Warn("gossip: two nodes have the same name", "peer", known.Name, "addr", a.String(), "other", b.String())
 	}
 }
 
@@ -186,7 +210,7 @@ func (t *table) heard(node string, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	e := t.all[node]
-	if e == nil {
+	if e == nil || t.over {
 		return
 	}
 	e.heard = now
@@ -230,6 +254,13 @@ func (t *table) forgive(now time.Time) {
 	for _, e := range t.all {
 		e.heard = now
 	}
+}
+
+// end stops all change.
+func (t *table) end() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.over = true
 }
 
 func (t *table) members() []Member {

@@ -51,15 +51,21 @@ func (g *Gossip) seek() {
 	}
 }
 
+// target is where somebody might be.
+type target struct {
+	node string // empty: whoever is there
+	addr netip.AddrPort
+}
+
 // missing gives the addresses at which somebody might be that we do not know
-// of.
-func (g *Gossip) missing() []netip.AddrPort {
+// of: seeds, the dead, and who talks to us from elsewhere than we think.
+func (g *Gossip) missing() []target {
 	skip := map[netip.AddrPort]bool{g.wire.advertise: true}
-	var out []netip.AddrPort
-	add := func(a netip.AddrPort) {
-		if !skip[a] && len(out) < maxSeek {
-			skip[a] = true
-			out = append(out, a)
+	var out []target
+	add := func(t target) {
+		if !skip[t.addr] && len(out) < maxSeek {
+			skip[t.addr] = true
+			out = append(out, t)
 		}
 	}
 	members := g.Members()
@@ -67,6 +73,9 @@ func (g *Gossip) missing() []netip.AddrPort {
 		if m.State != Dead {
 			skip[m.Addr] = true
 		}
+	}
+	for _, c := range g.wire.callers() {
+		add(c)
 	}
 	ctx, cancel := context.WithTimeout(g.ctx, lookupTimeout)
 	defer cancel()
@@ -76,28 +85,32 @@ func (g *Gossip) missing() []netip.AddrPort {
 			g.opts.Log.Debug("gossip: a seed is not found", "seed", s, "err", err)
 		}
 		for _, a := range found {
-			add(a)
+			add(target{"", a})
 		}
 	}
 	for _, m := range members {
-		add(m.Addr)
+		add(target{m.Node, m.Addr})
 	}
 	return out
 }
 
 // join exchanges what is known with whoever is at these addresses.
-func (g *Gossip) join(addrs []netip.AddrPort) {
+func (g *Gossip) join(targets []target) {
 	slots := make(chan struct{}, seekAtOnce)
 	var wg sync.WaitGroup
-	for _, a := range addrs {
+	for _, t := range targets {
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
 			if g.ctx.Err() != nil {
 				return
 			}
-			if _, err := g.list.Join([]string{a.String()}); err != nil {
-				g.opts.Log.Debug("gossip: nobody joined", "addr", a.String(), "err", err)
+			where := t.addr.String()
+			if t.node != "" {
+				where = t.node + "/" + where // and nobody else
+			}
+			if _, err := g.list.Join([]string{where}); err != nil {
+				g.opts.Log.Debug("gossip: nobody joined", "addr", where, "err", err)
 			}
 		})
 	}
