@@ -106,8 +106,8 @@ func (m *Machine) nodeLevel(rec *fsm.Node) bool {
 	case m.session != 0 && rec.Lease.Session > m.session,
 		m.active && rec.Lease.Session != m.session:
 		m.fatal(0, "another process has registered as this node, or the generation has changed")
-	case m.active && (rec.Store != m.cfg.Self.Store || rec.State == fsm.Removed):
-		m.fatal(0, "this node was removed")
+	case m.active && (rec.Store != m.cfg.Self.Store || rec.State == fsm.Removed || rec.Lost):
+		m.fatal(0, "this node was removed, or its store declared lost")
 	}
 	m.renewed(rec)
 	return changed
@@ -158,6 +158,9 @@ func (m *Machine) level(s *seg) {
 	case continuous && s.seenState == fsm.Sealed && s.rec.State == fsm.Sealed:
 		s.handed = false // a Transfer: the owner before had stopped and told all
 	}
+	if s.seen == 0 && s.from != nil {
+		m.firstLevel(s)
+	}
 	s.seen, s.seenState = s.rec.Epoch, s.rec.State
 	s.prop, s.rcv = proposal{}, nil
 	m.endJob(s, 0)
@@ -182,6 +185,19 @@ func (m *Machine) level(s *seg) {
 	m.evaluate(s)
 }
 
+// firstLevel compares what the disk had at the start with the record.
+func (m *Machine) firstLevel(s *seg) {
+	switch {
+	case !s.rec.IsMember(m.cfg.Self):
+		// It may be a copy that the process before confirmed, and an AddMember
+		// that relies on it may still commit.
+		s.confirmed = s.rec.Epoch
+	case s.rec.State == fsm.Sealed && s.rec.Owner == m.cfg.Self && s.durable < s.rec.End:
+		m.alarm(s, "this node owns a segment and has not all of it")
+		s.suspect = true
+	}
+}
+
 // ownLevel brings the owner's view of a segment up to its record.
 func (m *Machine) ownLevel(s *seg, continuous bool) {
 	was := s.mine
@@ -204,7 +220,7 @@ func (m *Machine) ownLevel(s *seg, continuous bool) {
 	}
 	if s.rec.State == fsm.Recovering {
 		if s.owned {
-			s.owned = false
+			s.owned, s.res.paused, s.quiet = false, false, notQuiet
 			m.act(Action{Kind: ActDisown, Segment: s.id})
 		}
 		return

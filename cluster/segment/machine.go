@@ -257,7 +257,7 @@ func (m *Machine) tick() {
 		// long enough shows in no event.
 		m.scanAt = m.now + time.Second
 		for _, s := range m.list {
-			if s.mine || s.held && !s.rec.IsMember(m.cfg.Self) {
+			if s.mine || m.damaged(s) || s.held && !s.rec.IsMember(m.cfg.Self) {
 				m.touch(s)
 			}
 		}

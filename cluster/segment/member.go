@@ -76,7 +76,7 @@ func (m *Machine) answered(s *seg, p *peer, it Item) {
 			b = o
 		}
 	}
-	if b == nil || !s.mine || it.Epoch > s.rec.Epoch && it.Kind != ItemRefused {
+	if b == nil || !s.mine {
 		return
 	}
 	switch it.Kind {
@@ -233,10 +233,14 @@ func (m *Machine) foreignLevel(s *seg) {
 // tellDamage tells the owner that this node, though held to be fresh, does not
 // have all that was acknowledged: its disk went back.
 func (m *Machine) tellDamage(s *seg) {
-	if s.rec.State != fsm.Sealed || !s.rec.IsFresh(m.cfg.Self) || s.durable >= s.rec.End {
+	if !m.damaged(s) {
 		return
 	}
 	m.send(m.peers[s.rec.Owner], Item{Kind: ItemDamaged, Segment: s.id, Epoch: s.rec.Epoch, Seq: s.durable})
+}
+
+func (m *Machine) damaged(s *seg) bool {
+	return s.known && s.rec.State == fsm.Sealed && s.durable < s.rec.End && s.rec.IsFresh(m.cfg.Self)
 }
 
 // tendForeign deletes what is here of a segment that this node is no member of,
@@ -244,10 +248,15 @@ func (m *Machine) tellDamage(s *seg) {
 // until the record has moved past the epoch it was confirmed at: the AddMember
 // may commit late.
 func (m *Machine) tendForeign(s *seg) time.Duration {
+	if m.damaged(s) {
+		m.tellDamage(s) // until it is no longer held to be fresh
+		return time.Second
+	}
 	if s.rec.IsMember(m.cfg.Self) || !s.held {
 		return 0
 	}
-	if s.confirmed >= s.rec.Epoch || s.sync.token != 0 || s.rec.State == fsm.Recovering {
+	// A node that does not take part is not added by anybody.
+	if s.confirmed >= s.rec.Epoch && m.takesPart(m.cfg.Self) || s.sync.token != 0 || s.rec.State == fsm.Recovering {
 		return time.Second
 	}
 	if s.copyAt != 0 && m.now-s.copyAt < CopyGrace || !m.forgetful {

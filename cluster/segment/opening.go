@@ -142,7 +142,14 @@ func (m *Machine) refused(ev *Refused) {
 		}
 		return
 	}
-	if s := m.segs[ev.Op.ID]; s != nil && ev.Op.Epoch == s.rec.Epoch && ev.Op.Kind == fsm.OpAddMember {
+	s := m.segs[ev.Op.ID]
+	if s == nil || ev.Op.Epoch != s.rec.Epoch {
+		return
+	}
+	if s.prop.kind == ev.Op.Kind {
+		s.prop.at = m.now + 4*ProposeEvery // not the same again at once
+	}
+	if ev.Op.Kind == fsm.OpAddMember {
 		m.endJob(s, CopyGrace)
 	}
 }

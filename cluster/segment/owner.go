@@ -115,7 +115,8 @@ func (m *Machine) memberAcked(s *seg, b *member, seq uint64) {
 // memberGap is a member's word that it has records up to seq alone, so that
 // what was sent after it was in vain.
 func (m *Machine) memberGap(s *seg, b *member, it Item) {
-	if it.Seq < b.acked {
+	behind := it.Arg == 1 // with the log of Raft: what it has is not said
+	if it.Seq < b.acked && !behind {
 		m.alarm(s, "a member has lost records that it had acknowledged")
 		b.lost = true
 		m.evaluate(s)
@@ -124,7 +125,10 @@ func (m *Machine) memberGap(s *seg, b *member, it Item) {
 	if b.retryAt == 0 {
 		b.retryAt = m.now + retryAfter
 	}
-	b.gap = it.Seq
+	b.gap = 0
+	if !behind {
+		b.gap = it.Seq
+	}
 	m.touch(s)
 }
 

@@ -45,7 +45,7 @@ func (m *Machine) tendSealed(s *seg) time.Duration {
 // message has its final results, on all fresh members, and what this node
 // does not have is not merely damaged.
 func (m *Machine) finished(s *seg) bool {
-	if !s.empty || s.res.acked < s.res.last || s.own.late || s.quiet == transferring {
+	if !s.empty || !m.forgetful || s.res.acked < s.res.last || s.own.late || s.quiet == transferring {
 		return false
 	}
 	if !s.suspect {
