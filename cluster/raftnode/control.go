@@ -79,8 +79,25 @@ func (n *Node) answerAsLeader(ctx context.Context, peer string, kind byte, body 
 }
 
 // ask puts a question to the leader that s names and turns the answer's status
-// into this package's errors.
+// into this package's errors. It gives up when that leader is none any more: a
+// machine that vanished sends no word of it.
 func (n *Node) ask(ctx context.Context, s Status, kind byte, body []byte) ([]byte, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		for {
+			now, changed := n.Changes()
+			if now.Leader != s.Leader || now.Term != s.Term {
+				cancel()
+				return
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
 	status, answer, err := n.pool.Ask(ctx, ask.To{Node: s.Leader, Address: s.Address}, kind, body)
 	switch {
 	case errors.Is(err, ask.ErrNotAsked):

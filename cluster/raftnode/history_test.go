@@ -18,9 +18,9 @@ import (
 // are killed and cut off, is linearizable. What ended without a known outcome
 // may take effect at any later time, or never.
 func TestHistoriesAreLinearizable(t *testing.T) {
-	seeds := []uint64{1, 2, 3, rand.Uint64()}
+	seeds := []uint64{1, rand.Uint64()}
 	for _, seed := range seeds {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { history(t, seed) })
 		})
 	}
@@ -47,7 +47,7 @@ func history(t *testing.T, seed uint64) {
 		all   sync.WaitGroup
 		begun = time.Now()
 	)
-	over, stop := context.WithTimeout(context.Background(), 2*time.Minute)
+	over, stop := context.WithTimeout(context.Background(), time.Minute)
 	defer stop()
 	for client := range 5 {
 		all.Go(func() {

@@ -95,6 +95,39 @@ func TestALeaderThatIsCutOffAnswersUnknownAndOthersGoOn(t *testing.T) {
 	})
 }
 
+// A leader whose machine vanishes sends no word of it: who has asked it learns
+// that the outcome is unknown as soon as there is another leader, and who asks
+// from then on is served by that one.
+func TestALeaderThatVanishesKeepsNobodyWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.close()
+		w.born("a", "b", "c")
+		old := w.leader().o.Node
+		var rest []string
+		for _, name := range []string{"a", "b", "c"} {
+			if name != old {
+				rest = append(rest, name)
+				w.must(w.nodes[name], command{Key: name, New: 1}) // there is a connection now
+			}
+		}
+		w.isolate(old, "a", "b", "c")
+		begun := time.Now()
+		_, _, err := w.nodes[rest[0]].Propose(ctxFor(t, time.Minute), command{Key: "x", New: 1}.encode())
+		if took := time.Since(begun); !errors.Is(err, ErrUnknownOutcome) || took > 3*time.Second {
+			t.Errorf("%v after %v", err, took)
+		}
+		w.leader(rest...)
+		w.must(w.nodes[rest[1]], command{Key: "y", New: 1})
+		if took := time.Since(begun); took > 5*time.Second {
+			t.Errorf("served after %v", took)
+		}
+		w.heal()
+		w.leader()
+		w.same()
+	})
+}
+
 // A follower that was away for a while gets entries soon after its return, and
 // not at the end of a pause that has grown with each failure.
 func TestAFollowerIsServedSoonAfterItsReturn(t *testing.T) {
