@@ -35,7 +35,7 @@ func (s *Spool) Accept(ctx context.Context, env *mail.Envelope, content io.Reade
 	if n := len(env.Recipients); n == 0 || n > state.MaxRecipients || env.ID.IsZero() {
 		return nil, mail.NewReply(554, "5.5.1", "no valid recipients").WithCause(fmt.Errorf("spool: message %s with %d recipients", env.ID, n))
 	}
-	buf, err := s.buffers.get(ctx)
+	buf, err := s.buffers.Get(ctx)
 	if err != nil {
 		return nil, mail.NewReply(451, "4.3.2", "system busy, try again later").WithCause(fmt.Errorf("spool: waiting for a buffer: %w", err))
 	}
@@ -112,7 +112,7 @@ func (in *intake) fill(content io.Reader) (n int, eof bool, err error) {
 		case err != nil:
 			return n, false, err
 		case n == len(*in.buf):
-			in.buf = in.s.buffers.larger(in.buf, in.s.limit)
+			in.buf = in.s.buffers.Larger(in.buf, in.s.limit)
 			if n == len(*in.buf) {
 				return n, false, nil
 			}
@@ -346,10 +346,10 @@ func (s *Spool) unpend(chunks []state.Chunk) {
 // release gives the buffer back.
 func (in *intake) release() {
 	if in.dirty {
-		in.s.buffers.abandon(in.buf)
+		in.s.buffers.Abandon(in.buf)
 		return
 	}
-	in.s.buffers.put(in.buf)
+	in.s.buffers.Put(in.buf)
 }
 
 // refusal makes an error of the log a reply for the client.

@@ -4,12 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync"
 
 	"github.com/clrelay/clrelay/spool/datadir"
 	"github.com/clrelay/clrelay/spool/record"
 	"github.com/clrelay/clrelay/spool/state"
 	"github.com/clrelay/clrelay/spool/wal"
+	"github.com/clrelay/clrelay/spool/wal/buffers"
 )
 
 // Content is the content of a message, to be read from the log as often as
@@ -88,7 +88,7 @@ func (r *reader) Close() error {
 
 func (r *reader) giveBack() {
 	if r.buf != nil {
-		r.s.readers.pool(cap(*r.buf)).Put(r.buf)
+		r.s.readers.Put(r.buf)
 		r.buf = nil
 	}
 }
@@ -136,12 +136,12 @@ func (r *reader) chunk() ([]byte, error) {
 	var h wal.Header
 	var data []byte
 	err := r.elsewhere(at.Pos, func(pos wal.Pos) (err error) {
-		if at.Len <= pieceSize {
+		if at.Len <= buffers.PieceSize {
 			r.need(int(at.Len))
 			h, data, err = r.s.readWritten(pos, int(at.Len), *r.buf)
 			return err
 		}
-		r.need(pieceSize)
+		r.need(buffers.PieceSize)
 		if r.long, err = r.s.section(pos); err == nil {
 			h, r.at = r.long.Header(), pos
 			data, err = r.long.Next(*r.buf)
@@ -200,7 +200,7 @@ func (r *reader) elsewhere(pos wal.Pos, read func(wal.Pos) error) error {
 func (r *reader) need(size int) {
 	if r.buf == nil || cap(*r.buf) < size+wal.HeaderSize {
 		r.giveBack()
-		r.buf = r.s.readers.get(size + wal.HeaderSize)
+		r.buf = r.s.readers.Get(size + wal.HeaderSize)
 	}
 }
 
@@ -225,36 +225,4 @@ func (r *reader) missing() error {
 		return fmt.Errorf("spool: content of message %s: %w", r.m.ID(), ErrFinished)
 	}
 	return &DamageError{Place: datadir.LogDir(r.s.opts.Dir), What: fmt.Sprintf("content of message %s: chunk %d is missing", r.m.ID(), r.next+1)}
-}
-
-// pieceSize is how much of a chunk is read at once, and so what a reader of
-// long content holds in memory however slow it is.
-const pieceSize = 64 << 10
-
-// readers are the buffers of readers: those for small chunks and those for
-// pieces.
-type readers [2]sync.Pool
-
-// readerSizes are their capacities: what is read, and the record's header.
-var readerSizes = [2]int{16<<10 + 64, pieceSize + 64}
-
-// pool gives the pool for buffers of that capacity.
-func (r *readers) pool(size int) *sync.Pool {
-	if size == readerSizes[0] {
-		return &r[0]
-	}
-	return &r[1]
-}
-
-// get gives a buffer of at least that capacity.
-func (r *readers) get(size int) *[]byte {
-	i := 0
-	if size > readerSizes[0] {
-		i = 1
-	}
-	if buf, ok := r[i].Get().(*[]byte); ok {
-		return buf
-	}
-	buf := make([]byte, readerSizes[i])
-	return &buf
 }

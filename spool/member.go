@@ -15,16 +15,16 @@ var (
 	// their segment and never will be: the message has to go elsewhere.
 	ErrMoved = errors.New("the segment takes no more")
 	// ErrNotOwner says that the message's segment is not this node's now.
-	ErrNotOwner = state.ErrNotOwner
+	ErrNotOwner = record.ErrNotOwner
 	// ErrNoSegment says that nothing is known of the segment here.
-	ErrNoSegment = state.ErrNoSegment
+	ErrNoSegment = record.ErrNoSegment
 	// ErrUnknownRecord says that a record is of a kind that this program does
 	// not know; nothing of the call was done.
-	ErrUnknownRecord = state.ErrUnknownRecord
+	ErrUnknownRecord = record.ErrUnknownRecord
 	// ErrRefused says that records do not fit what is here: an older epoch, a
 	// place above the segment's end, a payload that is none. Nothing of the
 	// call was done.
-	ErrRefused = state.ErrRefused
+	ErrRefused = record.ErrRefused
 )
 
 // Placement decides, in a cluster, where new messages go, and tells when they
@@ -65,7 +65,7 @@ type (
 	// result, see package record for the kinds.
 	Copy = record.Copy
 	// Segment is what Raft says of a segment.
-	Segment = state.View
+	Segment = record.View
 	// HeldSegment is what this node has of a segment.
 	HeldSegment = state.Held
 	// Inventory is what a node holds unfinished of a segment.

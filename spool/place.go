@@ -91,7 +91,7 @@ func (in *intake) again() error {
 		return nil
 	}
 	s := in.s
-	buf, back := s.buffers.second(s.limit)
+	buf, back := s.buffers.Second(s.limit)
 	src := &chunkReader{s: s, chunks: in.source}
 	for {
 		n, err := io.ReadFull(src, *buf)

@@ -22,7 +22,7 @@ func (s *Spool) openSegment() (*state.Segment, error) {
 		return g, nil
 	}
 	self := s.self()
-	fresh := &state.Segment{Owned: true, View: state.View{
+	fresh := &state.Segment{Owned: true, View: record.View{
 		ID: s.nextSegment, Epoch: 1, State: record.SegmentOpen, Owner: self, Members: []record.Member{self},
 	}}
 	if err := s.putHeader(fresh); err != nil {

@@ -249,7 +249,7 @@ func (s *Spool) read(pos wal.Pos, where func() wal.Pos, hint int, buf []byte) (w
 		}
 		pos = now
 	}
-	return wal.Header{}, nil, state.ErrFinished
+	return wal.Header{}, nil, record.ErrFinished
 }
 
 // readWritten reads a record that may just have been appended, or moved.

@@ -15,13 +15,15 @@ import (
 	"github.com/clrelay/clrelay/spool/datadir"
 	"github.com/clrelay/clrelay/spool/record"
 	"github.com/clrelay/clrelay/spool/state"
+	"github.com/clrelay/clrelay/spool/state/standing"
 	"github.com/clrelay/clrelay/spool/wal"
+	"github.com/clrelay/clrelay/spool/wal/buffers"
 )
 
 // Errors that callers act on; all come wrapped.
 var (
 	// ErrFinished says that the message has no recipient left to do.
-	ErrFinished = state.ErrFinished
+	ErrFinished = record.ErrFinished
 	// ErrPoisoned says that the log failed and the process has to end.
 	ErrPoisoned = wal.ErrPoisoned
 	// ErrNoSpace says that the disk is too full even for a result. Nothing is
@@ -35,11 +37,11 @@ type (
 	// Message is a message of the spool that is not finished yet.
 	Message = state.Message
 	// RecipientState is where one recipient of a message stands.
-	RecipientState = state.RecipientState
+	RecipientState = standing.RecipientState
 	// Result is what became of one recipient.
-	Result = state.Result
+	Result = standing.Result
 	// DamageError says which part of the log cannot be read.
-	DamageError = state.DamageError
+	DamageError = record.DamageError
 )
 
 // Options say where the spool is and how it behaves. Dir, Node and Fatal have
@@ -102,8 +104,8 @@ type Spool struct {
 	opts    Options
 	store   *datadir.Dir
 	log     *wal.Log
-	buffers *buffers
-	readers readers
+	buffers *buffers.Stock
+	readers buffers.Readers
 	space   spaceCheck
 	limit   int // of a chunk
 	// readOnly says that it was opened by View.
@@ -153,7 +155,7 @@ func Open(o Options) (*Spool, *Recovery, error) {
 		err = datadir.CloseToOthers(o.Dir, o.Log)
 	}
 	s := &Spool{
-		opts: o, store: dir, buffers: newBuffers(o.MaxBuffer),
+		opts: o, store: dir, buffers: buffers.New(o.MaxBuffer),
 		wake: make(chan struct{}, 1), stop: make(chan struct{}),
 		state: state.New(), nextSegment: uint64(dir.Now.Count) << 32,
 	}
@@ -167,7 +169,7 @@ func Open(o Options) (*Spool, *Recovery, error) {
 		}
 		return nil, nil, errors.Join(err, dir.Close(false))
 	}
-	s.limit = int(min(int64(chunkSizes[len(chunkSizes)-1]), s.log.MaxAppend()/2))
+	s.limit = int(min(int64(buffers.Largest()), s.log.MaxAppend()/2))
 	rec.Duration = time.Since(began)
 	return s, rec, nil
 }

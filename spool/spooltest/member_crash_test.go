@@ -136,11 +136,11 @@ func (w *world) look(s *spool.Spool, g *seg, p *past) error {
 // TestMemberCrashesAtEveryWrite opens what a crash would leave after each
 // write of each of three spools that carry each other's copies.
 func TestMemberCrashesAtEveryWrite(t *testing.T) {
-	for _, seed := range seeds(t, 3) {
+	for _, seed := range seeds(t, 2) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			w := newWorld(t, seed, 3)
 			images := 0
-			for i := range 80 {
+			for i := range 60 {
 				p := w.past()
 				for _, n := range w.nodes {
 					n.cam.start(seed + uint64(i)<<20)

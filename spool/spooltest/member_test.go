@@ -659,7 +659,7 @@ func (w *world) drain() {
 // crashes, takeovers, new members and compaction: what was acknowledged is at
 // every member, whole and once; what was finished or void is nowhere.
 func TestMembers(t *testing.T) {
-	for _, seed := range seeds(t, 12) {
+	for _, seed := range seeds(t, 8) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			w := newWorld(t, seed, 3)
 			for i := range 250 {

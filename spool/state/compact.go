@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/clrelay/clrelay/spool/record"
+	"github.com/clrelay/clrelay/spool/state/standing"
 	"github.com/clrelay/clrelay/spool/wal"
 )
 
@@ -26,50 +27,41 @@ type Item struct {
 
 // Reclaimable tells whether, since the last call of Compacting, a file has
 // become empty or much has ceased to be live.
-func (s *State) Reclaimable(much int64) bool { return s.books.emptied || s.books.dropped > much }
+func (s *State) Reclaimable(much int64) bool { return s.books.Changed(much) }
 
 // Compacting begins a new account for Reclaimable.
-func (s *State) Compacting() { s.books.emptied, s.books.dropped = false, 0 }
+func (s *State) Compacting() { s.books.Look() }
 
 // HasFile notes that there is a log file with that number.
-func (s *State) HasFile(number uint32) { s.books.page(number) }
+func (s *State) HasFile(number uint32) { s.books.Page(number) }
 
 // LiveBytes is about how many octets of all files are needed.
-func (s *State) LiveBytes() (n int64) {
-	for _, p := range s.books.files {
-		n += p.live()
-	}
-	return n
-}
+func (s *State) LiveBytes() int64 { return s.books.Live() }
 
 // Disposable tells whether nothing in a file is needed, and whether so little
 // is that it is worth moving. head is the number of the newest file.
 func (s *State) Disposable(f wal.FileInfo, fileSize int64, head uint32) (empty, move bool) {
-	p := s.books.page(f.Number)
-	if !f.Sealed || f.Damaged || p.pending > 0 {
+	p := s.books.Page(f.Number)
+	if !f.Sealed || f.Damaged || p.Pending > 0 {
 		return false, false
 	}
-	little := f.Number+compactBehind <= head && p.live()*100 < fileSize*compactBelow
-	return !p.needed(), little || s.books.stale[f.Number]
+	little := f.Number+compactBehind <= head && p.Live()*100 < fileSize*compactBelow
+	return !p.Needed(), little || s.books.IsStale(f.Number)
 }
 
 // Freed notes that a file is gone, durably.
 func (s *State) Freed(number uint32) {
-	s.books.freed(number)
+	s.books.Freed(number)
 	s.bury()
 }
 
 // Stale notes that a file stays, for it is damaged, and holds older copies of
 // records that were moved.
-func (s *State) Stale(number uint32) { s.books.stale[number] = true }
+func (s *State) Stale(number uint32) { s.books.Stale(number) }
 
 // Moved notes that all that was needed in a file lies elsewhere now, and tells
 // how many records are missing there, although they should have been in it.
-func (s *State) Moved(number uint32) int {
-	p := s.books.page(number)
-	p.kills = nil
-	return p.refs
-}
+func (s *State) Moved(number uint32) int { return s.books.Copied(number) }
 
 // Owner gives the function that notes a record's new place, or nil if the
 // record is needed no more. It is not for chunks.
@@ -82,7 +74,7 @@ func (s *State) Owner(it Item) func(wal.Pos) {
 		}
 	case record.KindCommit:
 		if m := s.committed(it); m != nil {
-			return func(pos wal.Pos) { s.books.moved(it.Pos, pos, m.commitSize()); m.commit = pos }
+			return func(pos wal.Pos) { s.books.Moved(it.Pos.File(), pos.File(), m.commitSize()); m.commit = pos }
 		}
 	case record.KindAttempt:
 		return s.attemptOwner(g, it)
@@ -94,10 +86,10 @@ func (s *State) Owner(it Item) func(wal.Pos) {
 		}
 		victim, finishes, err := record.Victim(kind, it.Data)
 		if err == nil && finishes {
-			if victim == it.Pos.File() || !s.books.exists(victim) {
+			if victim == it.Pos.File() || !s.books.Exists(victim) {
 				return nil
 			}
-			return func(pos wal.Pos) { s.books.kill(pos, victim) }
+			return func(pos wal.Pos) { s.books.Kill(pos.File(), victim) }
 		}
 		return s.resultOwner(g, it)
 	}
@@ -125,7 +117,7 @@ func (s *State) attemptOwner(g *Segment, it Item) func(wal.Pos) {
 	if i < 0 {
 		return nil
 	}
-	return func(pos wal.Pos) { s.books.moved(it.Pos, pos, starts[i].size); starts[i].pos = pos }
+	return func(pos wal.Pos) { s.books.Moved(it.Pos.File(), pos.File(), starts[i].size); starts[i].pos = pos }
 }
 
 func (s *State) resultOwner(g *Segment, it Item) func(wal.Pos) {
@@ -136,7 +128,7 @@ func (s *State) resultOwner(g *Segment, it Item) func(wal.Pos) {
 	if m == nil {
 		return nil
 	}
-	here := func(r rcpt) bool { return r.pos() == it.Pos }
+	here := func(r standing.Rcpt) bool { return wal.Pos(r.At()) == it.Pos }
 	if !slices.ContainsFunc(m.rcpts(), here) {
 		return nil
 	}
@@ -144,8 +136,8 @@ func (s *State) resultOwner(g *Segment, it Item) func(wal.Pos) {
 		rcpts := m.rcpts()
 		for i := range rcpts {
 			if here(rcpts[i]) {
-				s.books.moved(it.Pos, pos, rcpts[i].bytes())
-				rcpts[i].setPos(pos)
+				s.books.Moved(it.Pos.File(), pos.File(), rcpts[i].Bytes())
+				rcpts[i].Put(uint64(pos))
 			}
 		}
 	}
@@ -189,7 +181,7 @@ func (s *State) ChunkOwner(it Item, first uint64, index int) func(wal.Pos) {
 		return nil
 	}
 	return func(pos wal.Pos) {
-		s.books.moved(it.Pos, pos, wal.RecordSize(int(it.Header.Len)))
+		s.books.Moved(it.Pos.File(), pos.File(), wal.RecordSize(int(it.Header.Len)))
 		m.moveChunk(index, pos)
 	}
 }

@@ -43,10 +43,10 @@ func (s *State) Forgotten(segment uint64, f *record.Forget, pos wal.Pos, size in
 func (s *State) addTomb(t tomb) {
 	i := slices.IndexFunc(s.tombs, func(o tomb) bool { return o.segment == t.segment && o.Forget == t.Forget })
 	if i >= 0 { // a copy, made by a compaction that a crash has ended
-		s.books.drop(s.tombs[i].pos, s.tombs[i].size)
+		s.books.Drop(s.tombs[i].pos.File(), s.tombs[i].size)
 		s.tombs = slices.Delete(s.tombs, i, i+1)
 	}
-	s.books.add(t.pos, t.size)
+	s.books.Add(t.pos.File(), t.size)
 	s.tombs = append(s.tombs, t)
 	s.floor = max(s.floor, t.Index)
 	s.bury()
@@ -59,8 +59,8 @@ func (s *State) bury() {
 	for i, t := range s.tombs {
 		top := t.Index == s.floor && !newest
 		newest = newest || top
-		if !top && !s.books.any(t.From, wal.Pos(t.Below).File()) {
-			s.books.drop(t.pos, t.size)
+		if !top && !s.books.Any(t.From, wal.Pos(t.Below).File()) {
+			s.books.Drop(t.pos.File(), t.size)
 			continue
 		}
 		kept = append(kept, s.tombs[i])
@@ -88,7 +88,7 @@ func (s *State) tombOwner(it Item) func(wal.Pos) {
 		return nil
 	}
 	return func(pos wal.Pos) {
-		s.books.moved(it.Pos, pos, s.tombs[i].size)
+		s.books.Moved(it.Pos.File(), pos.File(), s.tombs[i].size)
 		s.tombs[i].pos = pos
 	}
 }
@@ -107,10 +107,10 @@ func (f *Replay) forget(g *found, pos wal.Pos, data []byte) error {
 func (g *found) prune() {
 	seg := g.seg
 	if seg.header != 0 && seg.header <= g.gone {
-		seg.header, seg.View, seg.told = 0, View{ID: seg.ID}, 0
+		seg.header, seg.View, seg.told = 0, record.View{ID: seg.ID}, 0
 	}
 	if g.gone != 0 {
-		g.results = slices.DeleteFunc(g.results, func(r foundResult) bool { return r.pos() <= g.gone })
+		g.results = slices.DeleteFunc(g.results, func(r foundResult) bool { return wal.Pos(r.At()) <= g.gone })
 		g.attempts = slices.DeleteFunc(g.attempts, func(a foundAttempt) bool { return a.pos <= g.gone })
 		g.killers = slices.DeleteFunc(g.killers, func(k foundKiller) bool { return k.pos <= g.gone })
 	}

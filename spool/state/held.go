@@ -2,36 +2,18 @@ package state
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"time"
 
 	"github.com/clrelay/clrelay/spool/record"
+	"github.com/clrelay/clrelay/spool/state/standing"
 )
-
-// Errors of a member's calls; all come wrapped.
-var (
-	ErrNotOwner      = errors.New("not the owner of the segment")
-	ErrNoSegment     = errors.New("unknown segment")
-	ErrUnknownRecord = errors.New("unknown kind of record")
-	ErrRefused       = errors.New("records refused")
-)
-
-// View is what Raft says of a segment.
-type View struct {
-	ID, Epoch uint64
-	State     record.SegmentState
-	Owner     record.Member
-	Members   []record.Member
-	End       uint64 // with EndSet: whatever is above it is void
-	EndSet    bool
-}
 
 // Held is what a node has of a replicated segment.
 type Held struct {
-	View
+	record.View
 	Last       uint64 // everything up to it was appended here, once
 	Unfinished int    // messages
 	Bytes      int64  // of all messages ever entered
@@ -63,11 +45,11 @@ func (s *State) At(segment, first uint64) *Message {
 // above End is void from now on; voided tells how many messages were. The
 // header record has to be written if told, and nothing else makes that hold
 // after a restart.
-func (s *State) Set(v View, head uint32) (g *Segment, told bool, voided int, err error) {
+func (s *State) Set(v record.View, head uint32) (g *Segment, told bool, voided int, err error) {
 	g = s.segments[v.ID]
 	switch {
 	case !Replicated(v.ID):
-		return nil, false, 0, fmt.Errorf("segment %d is a local one: %w", v.ID, ErrRefused)
+		return nil, false, 0, fmt.Errorf("segment %d is a local one: %w", v.ID, record.ErrRefused)
 	case g == nil:
 		g = &Segment{View: v, from: head}
 		s.segments[v.ID] = g
@@ -75,7 +57,7 @@ func (s *State) Set(v View, head uint32) (g *Segment, told bool, voided int, err
 	case v.Epoch < g.Epoch || v.Epoch == g.Epoch && g.header != 0 && g.EndSet == v.EndSet && g.State == v.State:
 		return g, false, 0, nil
 	case g.EndSet && v.EndSet && g.End != v.End:
-		return g, false, 0, fmt.Errorf("segment %d ends at %d, not at %d: %w", v.ID, g.End, v.End, ErrRefused)
+		return g, false, 0, fmt.Errorf("segment %d ends at %d, not at %d: %w", v.ID, g.End, v.End, record.ErrRefused)
 	case g.EndSet:
 		v.End, v.EndSet = g.End, true
 	}
@@ -119,12 +101,12 @@ func (s *State) Own(g *Segment, all bool, now time.Time) (msgs []*Message, unsur
 		return nil, 0
 	}
 	g.Owned = true
-	sec := Seconds(now.UnixMilli())
+	sec := standing.Seconds(now.UnixMilli())
 	for _, m := range g.msgs {
-		s.index.insert(m)
+		s.index.Insert(m)
 		for i, r := range m.rcpts() {
 			tried := slices.ContainsFunc(s.starts[m], func(a attempt) bool { return slices.Contains(a.rcpts, i) })
-			if tried || all && r.due(sec) {
+			if tried || all && r.Due(sec) {
 				unsure++
 			}
 		}
@@ -140,7 +122,7 @@ func (s *State) Disown(g *Segment) int {
 	g.Owned = false
 	for _, m := range g.msgs {
 		s.endStarts(m, func(int) bool { return true })
-		s.index.remove(m)
+		s.index.Remove(m)
 	}
 	return len(g.msgs)
 }
@@ -168,7 +150,7 @@ func (s *State) Owned(m *Message) bool { return m.seg.Owned }
 
 // Touched tells whether any recipient has a result.
 func (m *Message) Touched() bool {
-	return slices.ContainsFunc(m.rcpts(), func(r rcpt) bool { return r.pos() != 0 })
+	return slices.ContainsFunc(m.rcpts(), func(r standing.Rcpt) bool { return r.At() != 0 })
 }
 
 // Unite makes the record that brings a message up to results that come from
@@ -181,23 +163,18 @@ func (s *State) Unite(m *Message, settled []record.Settled, finished bool) *reco
 	}
 	rcpts := m.rcpts()
 	rec := &record.Result{ID: m.id}
-	left := 0
-	for i := range rcpts {
-		if !rcpts[i].state.Final() {
-			left++
-		}
-	}
+	left := m.left()
 	for i := range settled {
 		o := &settled[i]
 		if int64(o.Recipient) >= int64(len(rcpts)) || slices.ContainsFunc(rec.Settled, func(p record.Settled) bool { return p.Recipient == o.Recipient }) {
 			continue
 		}
 		old := &rcpts[o.Recipient]
-		was, now := old.state, *old
-		if !now.merge(o) {
+		was, now := old.State, *old
+		if !now.Merge(o) {
 			continue
 		}
-		if now.state.Final() && !was.Final() {
+		if now.State.Final() && !was.Final() {
 			left--
 		}
 		rec.Settled = append(rec.Settled, *o)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/clrelay/clrelay/spool/record"
+	"github.com/clrelay/clrelay/spool/state/standing"
 	"github.com/clrelay/clrelay/spool/wal"
 )
 
@@ -18,7 +19,7 @@ type Replay struct {
 	last   *found
 	commit record.Commit
 	result record.Result
-	damage []*DamageError
+	damage []*record.DamageError
 	tombs  []tomb
 	place  func(wal.Pos) string
 }
@@ -48,7 +49,7 @@ type foundChunk struct {
 type foundResult struct {
 	first uint32
 	index uint16
-	rcpt
+	standing.Rcpt
 }
 
 type foundAttempt struct {
@@ -69,7 +70,7 @@ func (f *Replay) segment(pos wal.Pos, h wal.Header) *found {
 	}
 	g := f.segs[h.Segment]
 	if g == nil {
-		g = &found{seg: &Segment{View: View{ID: h.Segment}, from: pos.File()}, more: map[*Message][]uint32{}}
+		g = &found{seg: &Segment{View: record.View{ID: h.Segment}, from: pos.File()}, more: map[*Message][]uint32{}}
 		if !Replicated(h.Segment) {
 			g.seg.Epoch = h.Epoch
 		}
@@ -109,7 +110,7 @@ func (f *Replay) Visit(pos wal.Pos, h wal.Header, data []byte) error {
 		return fmt.Errorf("spool: %s holds a record of kind %d, which this clrelay does not know: use the version that wrote it, or a newer one", f.place(pos), h.Kind)
 	}
 	if err != nil { // damage that the checksum does not see costs the record, too
-		f.damage = append(f.damage, &DamageError{Place: f.place(pos), What: fmt.Sprintf("record of kind %d, segment %d, seq %d", h.Kind, h.Segment, h.Seq), Err: err})
+		f.damage = append(f.damage, &record.DamageError{Place: f.place(pos), What: fmt.Sprintf("record of kind %d, segment %d, seq %d", h.Kind, h.Segment, h.Seq), Err: err})
 	}
 	return nil
 }
@@ -122,7 +123,7 @@ func (g *found) header(pos wal.Pos, h wal.Header, data []byte) error {
 	if h.Epoch < g.seg.Epoch || !Replicated(h.Segment) && s.State < g.seg.State {
 		return nil
 	}
-	g.seg.View = View{ID: h.Segment, Epoch: h.Epoch, State: s.State, Owner: s.Owner, Members: s.Members, End: s.End, EndSet: s.EndSet}
+	g.seg.View = record.View{ID: h.Segment, Epoch: h.Epoch, State: s.State, Owner: s.Owner, Members: s.Members, End: s.End, EndSet: s.EndSet}
 	g.seg.told = s.LastSeq
 	g.seg.header, g.seg.headerLen = pos, wal.RecordSize(len(data))
 	return nil
@@ -146,7 +147,7 @@ func (f *Replay) message(g *found, pos wal.Pos, seq uint64, data []byte) error {
 		g.more[m] = slices.Clone(c.More)
 	}
 	if m.n > 1 {
-		m.rich().rcpts = make([]rcpt, m.n)
+		m.rich().rcpts = make([]standing.Rcpt, m.n)
 	}
 	g.msgs = append(g.msgs, m)
 	return nil
@@ -160,13 +161,13 @@ func (f *Replay) outcome(g *found, pos wal.Pos, h wal.Header, data []byte) error
 		g.killers = append(g.killers, foundKiller{uint32(h.Seq), pos})
 		return nil
 	}
-	share := shareOf(wal.RecordSize(len(data)), len(f.result.Settled))
+	share := standing.ShareOf(wal.RecordSize(len(data)), len(f.result.Settled))
 	for i := range f.result.Settled {
 		s := &f.result.Settled[i]
 		r := foundResult{first: uint32(h.Seq), index: uint16(s.Recipient)}
-		r.set(s)
-		r.setPos(pos)
-		r.share = share
+		r.Set(s)
+		r.Put(uint64(pos))
+		r.Share = share
 		g.results = append(g.results, r)
 	}
 	return nil
@@ -176,7 +177,7 @@ func (f *Replay) outcome(g *found, pos wal.Pos, h wal.Header, data []byte) error
 type Recovered struct {
 	Recipients int    // without a final result
 	LastID     uint64 // the highest id of a segment of the spool's own in the log
-	Damage     []*DamageError
+	Damage     []*record.DamageError
 	unsure     map[*Message][]bool // recipients whose last delivery has no known end
 }
 
@@ -195,7 +196,7 @@ func (s *State) Load(f *Replay, damage []*wal.DamageError) *Recovered {
 		s.addTomb(t)
 	}
 	for _, d := range damage {
-		rec.Damage = append(rec.Damage, &DamageError{Place: fmt.Sprintf("%s:%d", d.Path, d.Offset), What: d.What, Err: d})
+		rec.Damage = append(rec.Damage, &record.DamageError{Place: fmt.Sprintf("%s:%d", d.Path, d.Offset), What: d.What, Err: d})
 		if d.Header != nil {
 			s.suspect(d.Header, rec.unsure)
 		}
@@ -219,7 +220,7 @@ func (s *State) restore(g *found, rec *Recovered) {
 	}
 	for _, k := range g.killers {
 		if m := find(k.first); m != nil {
-			s.books.kill(k.pos, m.commit.File())
+			s.books.Kill(k.pos.File(), m.commit.File())
 			m.size = 0
 			m.chunk = dead
 		}
@@ -247,16 +248,16 @@ func (s *State) restore(g *found, rec *Recovered) {
 	g.seg.msgs = make([]*Message, 0, len(live))
 	s.segments[g.seg.ID] = g.seg
 	if g.seg.header != 0 {
-		s.books.add(g.seg.header, g.seg.headerLen)
+		s.books.Add(g.seg.header.File(), g.seg.headerLen)
 	}
 	for _, m := range live {
 		s.Enter(m)
 		rcpts := m.rcpts()
 		for i := range rcpts {
-			if rcpts[i].pos() != 0 {
-				s.books.add(rcpts[i].pos(), rcpts[i].bytes())
+			if wal.Pos(rcpts[i].At()) != 0 {
+				s.books.Add(wal.Pos(rcpts[i].At()).File(), rcpts[i].Bytes())
 			}
-			if m.seg.Owned && !rcpts[i].state.Final() {
+			if m.seg.Owned && !rcpts[i].State.Final() {
 				rec.Recipients++
 			}
 		}
@@ -279,7 +280,7 @@ func (s *State) newest(g *found) []*Message {
 	for _, m := range g.msgs {
 		if n := len(out); n > 0 && out[n-1].first == m.first {
 			if old := out[n-1].commit.File(); old != m.commit.File() {
-				s.books.stale[old] = true
+				s.books.Stale(old)
 			}
 			out[n-1] = m
 			continue
@@ -297,8 +298,8 @@ func (m *Message) take(r *foundResult) {
 	}
 	at := &rcpts[r.index]
 	switch {
-	case at.pos() == 0, r.supersedes(at), !at.supersedes(&r.rcpt) && r.rcpt.pos() > at.pos():
-		*at = r.rcpt
+	case wal.Pos(at.At()) == 0, r.Supersedes(at), !at.Supersedes(&r.Rcpt) && wal.Pos(r.Rcpt.At()) > wal.Pos(at.At()):
+		*at = r.Rcpt
 	}
 }
 
@@ -311,13 +312,13 @@ func (s *State) resume(m *Message, a *foundAttempt, unsure map[*Message][]bool) 
 		if int(index) >= int(m.n) {
 			continue
 		}
-		if r := m.rcpts()[index]; a.Versions[i] > r.version && !r.state.Final() {
+		if r := m.rcpts()[index]; a.Versions[i] > r.Version && !r.State.Final() {
 			at.rcpts = append(at.rcpts, int(index))
 			m.doubt(int(index), unsure)
 		}
 	}
 	if len(at.rcpts) > 0 {
-		s.books.add(at.pos, at.size)
+		s.books.Add(at.pos.File(), at.size)
 		s.starts[m] = append(s.starts[m], at)
 	}
 }
@@ -355,7 +356,7 @@ func (g *found) locate(live []*Message, rec *Recovered) {
 			chunks = append(chunks, find(m.first+more))
 		}
 		if i := slices.IndexFunc(chunks, func(c Chunk) bool { return c.Pos == 0 }); i >= 0 {
-			rec.Damage = append(rec.Damage, &DamageError{
+			rec.Damage = append(rec.Damage, &record.DamageError{
 				Place: fmt.Sprintf("segment %d, message at seq %d", g.seg.ID, m.first),
 				What:  fmt.Sprintf("chunk %d of %d of message %s is missing", i+1, len(chunks), m.id),
 			})
@@ -376,7 +377,7 @@ func (s *State) suspect(h *wal.Header, unsure map[*Message][]bool) {
 		return
 	}
 	for i := range m.rcpts() {
-		if !m.rcpts()[i].state.Final() {
+		if !m.rcpts()[i].State.Final() {
 			m.doubt(i, unsure)
 		}
 	}
@@ -399,14 +400,14 @@ func (s *State) PossibleDuplicates(rec *Recovered, lost bool, now time.Time) (n 
 	if !lost {
 		return n
 	}
-	sec := Seconds(now.UnixMilli())
+	sec := standing.Seconds(now.UnixMilli())
 	for _, g := range s.segments {
 		if !g.Owned {
 			continue
 		}
 		for _, m := range g.msgs {
 			for i, r := range m.rcpts() {
-				if r.due(sec) && (rec.unsure[m] == nil || !rec.unsure[m][i]) {
+				if r.Due(sec) && (rec.unsure[m] == nil || !rec.unsure[m][i]) {
 					n++
 				}
 			}
@@ -421,7 +422,7 @@ func (s *State) PossibleDuplicates(rec *Recovered, lost bool, now time.Time) (n 
 func (s *State) Leftovers() (done []*Message, open []*Segment) {
 	for _, g := range s.segments {
 		for _, m := range g.msgs {
-			if !slices.ContainsFunc(m.rcpts(), func(r rcpt) bool { return !r.state.Final() }) {
+			if m.left() == 0 {
 				done = append(done, m)
 			}
 		}

@@ -17,7 +17,7 @@ const (
 // Segment is the unit of ownership: a run of messages with one owner and one
 // set of members.
 type Segment struct {
-	View
+	record.View
 	Last     uint64 // the highest sequence number given
 	Arriving int    // messages of the spool's own segments that have no commit yet
 	Owned    bool   // its messages are the queue's, and in the index

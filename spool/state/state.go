@@ -2,43 +2,23 @@ package state
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/spool/record"
+	"github.com/clrelay/clrelay/spool/state/books"
+	"github.com/clrelay/clrelay/spool/state/index"
+	"github.com/clrelay/clrelay/spool/state/standing"
 	"github.com/clrelay/clrelay/spool/wal"
 )
 
-// ErrFinished says that the message has no recipient left to do.
-var ErrFinished = errors.New("message is finished")
-
-// DamageError says which part of the log cannot be read.
-type DamageError struct {
-	Place string // "FILE:OFFSET", or what is known instead
-	What  string
-	Err   error // may be nil
-}
-
-// Error tells place and damage.
-func (e *DamageError) Error() string {
-	s := "spool: damage at " + e.Place + ": " + e.What
-	if e.Err != nil {
-		s += ": " + e.Err.Error()
-	}
-	return s
-}
-
-// Unwrap gives the cause.
-func (e *DamageError) Unwrap() error { return e.Err }
-
 // State is all of it. New makes one.
 type State struct {
-	index    index
+	index    *index.Index[Message, *Message]
 	segments map[uint64]*Segment
-	books    books
+	books    *books.Books
 	starts   map[*Message][]attempt
 	tombs    []tomb
 	floor    uint64
@@ -58,18 +38,18 @@ type attempt struct {
 
 // New makes an empty state.
 func New() *State {
-	return &State{segments: map[uint64]*Segment{}, starts: map[*Message][]attempt{}, books: newBooks()}
+	return &State{index: index.New[Message](), segments: map[uint64]*Segment{}, starts: map[*Message][]attempt{}, books: books.New()}
 }
 
 // Find gives an unfinished message, or nil.
-func (s *State) Find(id mail.ID) *Message { return s.index.find(id) }
+func (s *State) Find(id mail.ID) *Message { return s.index.Find(id) }
 
 // Messages counts the unfinished messages.
-func (s *State) Messages() int { return s.index.n }
+func (s *State) Messages() int { return s.index.Len() }
 
 // All gives the unfinished messages in the order of arrival.
 func (s *State) All() []*Message {
-	out := make([]*Message, 0, s.index.n)
+	out := make([]*Message, 0, s.index.Len())
 	for _, g := range s.segments {
 		out = append(out, g.msgs...)
 	}
@@ -94,7 +74,7 @@ func (s *State) Open(g *Segment) { s.segments[g.ID] = g }
 func (s *State) Retire(g *Segment) {
 	delete(s.segments, g.ID)
 	if g.header != 0 {
-		s.books.drop(g.header, g.headerLen)
+		s.books.Drop(g.header.File(), g.headerLen)
 		g.header = 0
 	}
 }
@@ -102,10 +82,10 @@ func (s *State) Retire(g *Segment) {
 // HeaderAt notes where a segment's newest header record lies.
 func (s *State) HeaderAt(g *Segment, pos wal.Pos, size int64) {
 	if g.header != 0 {
-		s.books.drop(g.header, g.headerLen)
+		s.books.Drop(g.header.File(), g.headerLen)
 	}
 	g.header, g.headerLen = pos, size
-	s.books.add(pos, size)
+	s.books.Add(pos.File(), size)
 }
 
 // Told notes that the segment's newest header record, just appended, has its
@@ -123,14 +103,14 @@ func (g *Segment) Advance(seq uint64, file uint32) {
 
 // Pend notes a record of a message that is still arriving, Unpend that it is
 // no longer one.
-func (s *State) Pend(pos wal.Pos) { s.books.page(pos.File()).pending++ }
+func (s *State) Pend(pos wal.Pos) { s.books.Page(pos.File()).Pending++ }
 
 // Unpend takes back a Pend.
-func (s *State) Unpend(pos wal.Pos) { s.books.page(pos.File()).pending-- }
+func (s *State) Unpend(pos wal.Pos) { s.books.Page(pos.File()).Pending-- }
 
 // Killed notes that the record at killer has ended a message that is not in
 // the index, whose commit record lies in the file victim.
-func (s *State) Killed(killer wal.Pos, victim uint32) { s.books.kill(killer, victim) }
+func (s *State) Killed(killer wal.Pos, victim uint32) { s.books.Kill(killer.File(), victim) }
 
 // Arrival is a message that has arrived.
 type Arrival struct {
@@ -157,15 +137,15 @@ func NewMessage(env *mail.Envelope, a *Arrival) *Message {
 // Enter puts a message into the index.
 func (s *State) Enter(m *Message) {
 	if m.seg.Owned {
-		s.index.insert(m)
+		s.index.Insert(m)
 	}
 	m.seg.insert(m)
 	m.seg.count++
 	m.seg.bytes += int64(m.size)
-	s.books.add(m.commit, m.commitSize())
+	s.books.Add(m.commit.File(), m.commitSize())
 	for _, c := range m.chunks() {
 		if c.Pos != 0 {
-			s.books.add(c.Pos, wal.RecordSize(int(c.Len)))
+			s.books.Add(c.Pos.File(), wal.RecordSize(int(c.Len)))
 		}
 	}
 }
@@ -199,7 +179,7 @@ func (m *Message) Header(kind uint8) wal.Header {
 
 // Standing is a recipient's state and where the record of it lies.
 type Standing struct {
-	RecipientState
+	standing.RecipientState
 	Pos wal.Pos // 0: there is none
 }
 
@@ -207,22 +187,22 @@ type Standing struct {
 func (s *State) Standings(m *Message, dst []Standing) []Standing {
 	rcpts := m.rcpts()
 	for i := range rcpts {
-		dst = append(dst, Standing{rcpts[i].public(), rcpts[i].pos()})
+		dst = append(dst, Standing{rcpts[i].Public(), wal.Pos(rcpts[i].At())})
 	}
 	return dst
 }
 
 // ResultAt tells where a recipient's newest result record lies.
-func (s *State) ResultAt(m *Message, rcpt int) wal.Pos { return m.rcpts()[rcpt].pos() }
+func (s *State) ResultAt(m *Message, rcpt int) wal.Pos { return wal.Pos(m.rcpts()[rcpt].At()) }
 
 // Attempt makes the record of an attempt at recipients. early says that the
 // time of one of them has not come yet.
 func (s *State) Attempt(m *Message, recipients []int, now time.Time) (a *record.Attempt, early bool, err error) {
 	if m.finished() {
-		return nil, false, fmt.Errorf("spool: attempt at message %s: %w", m.id, ErrFinished)
+		return nil, false, fmt.Errorf("spool: attempt at message %s: %w", m.id, record.ErrFinished)
 	}
 	if !m.seg.Owned {
-		return nil, false, fmt.Errorf("spool: attempt at message %s: %w", m.id, ErrNotOwner)
+		return nil, false, fmt.Errorf("spool: attempt at message %s: %w", m.id, record.ErrNotOwner)
 	}
 	a = &record.Attempt{Recipients: make([]uint32, 0, len(recipients)), Versions: make([]uint32, 0, len(recipients))}
 	rcpts := m.rcpts()
@@ -231,49 +211,44 @@ func (s *State) Attempt(m *Message, recipients []int, now time.Time) (a *record.
 			return nil, false, fmt.Errorf("spool: attempt at message %s: it has no recipient %d", m.id, i)
 		}
 		a.Recipients = append(a.Recipients, uint32(i))
-		a.Versions = append(a.Versions, rcpts[i].version+1)
-		early = early || !rcpts[i].due(Seconds(now.UnixMilli()))
+		a.Versions = append(a.Versions, rcpts[i].Version+1)
+		early = early || !rcpts[i].Due(standing.Seconds(now.UnixMilli()))
 	}
 	return a, early, nil
 }
 
 // Started notes where the record of an attempt lies.
 func (s *State) Started(m *Message, recipients []int, pos wal.Pos, size int64) {
-	s.books.add(pos, size)
+	s.books.Add(pos.File(), size)
 	s.starts[m] = append(s.starts[m], attempt{pos: pos, size: size, rcpts: slices.Clone(recipients)})
 }
 
 // Settle makes the record of those results that say something new; nil when
 // none does. If it leaves no recipient without a final result, it says so.
-func (s *State) Settle(m *Message, results []Result) (*record.Result, error) {
+func (s *State) Settle(m *Message, results []standing.Result) (*record.Result, error) {
 	if m.finished() {
-		return nil, fmt.Errorf("spool: settling message %s: %w", m.id, ErrFinished)
+		return nil, fmt.Errorf("spool: settling message %s: %w", m.id, record.ErrFinished)
 	}
 	if !m.seg.Owned {
-		return nil, fmt.Errorf("spool: settling message %s: %w", m.id, ErrNotOwner)
+		return nil, fmt.Errorf("spool: settling message %s: %w", m.id, record.ErrNotOwner)
 	}
 	rcpts := m.rcpts()
 	rec := &record.Result{ID: m.id, Settled: make([]record.Settled, 0, len(results))}
-	left := 0
-	for i := range rcpts {
-		if !rcpts[i].state.Final() {
-			left++
-		}
-	}
+	left := m.left()
 	for i := range results {
 		r := &results[i]
 		if r.Recipient < 0 || r.Recipient >= len(rcpts) {
 			return nil, fmt.Errorf("spool: settling message %s: it has no recipient %d", m.id, r.Recipient)
 		}
 		at := &rcpts[r.Recipient]
-		if at.state.Final() || slices.ContainsFunc(rec.Settled, func(o record.Settled) bool { return int(o.Recipient) == r.Recipient }) {
+		if at.State.Final() || slices.ContainsFunc(rec.Settled, func(o record.Settled) bool { return int(o.Recipient) == r.Recipient }) {
 			continue
 		}
 		if r.State.Final() {
 			left--
 		}
 		rec.Settled = append(rec.Settled, record.Settled{
-			Recipient: uint32(r.Recipient), Version: at.version + 1, State: r.State, Attempts: r.Attempts,
+			Recipient: uint32(r.Recipient), Version: at.Version + 1, State: r.State, Attempts: r.Attempts,
 			NextMS: millis(r.Next), AtMS: millis(r.At), Reply: r.Reply, Remote: r.Remote,
 		})
 	}
@@ -290,19 +265,19 @@ func (s *State) Settle(m *Message, results []Result) (*record.Result, error) {
 // finishes the message, that is gone.
 func (s *State) Settled(m *Message, rec *record.Result, pos wal.Pos, size int64) {
 	rcpts := m.rcpts()
-	share := shareOf(size, len(rec.Settled))
+	share := standing.ShareOf(size, len(rec.Settled))
 	for i := range rec.Settled {
 		r := &rcpts[rec.Settled[i].Recipient]
-		old, bytes := r.pos(), r.bytes()
-		if !r.merge(&rec.Settled[i]) {
+		old, bytes := wal.Pos(r.At()), r.Bytes()
+		if !r.Merge(&rec.Settled[i]) {
 			continue
 		}
 		if old != 0 {
-			s.books.drop(old, bytes)
+			s.books.Drop(old.File(), bytes)
 		}
-		r.setPos(pos)
-		r.share = share
-		s.books.add(pos, r.bytes())
+		r.Put(uint64(pos))
+		r.Share = share
+		s.books.Add(pos.File(), r.Bytes())
 	}
 	if rec.Finished {
 		s.finish(m, pos)
@@ -325,7 +300,7 @@ func (s *State) endStarts(m *Message, ended func(rcpt int) bool) {
 			kept = append(kept, a)
 			continue
 		}
-		s.books.drop(a.pos, a.size)
+		s.books.Drop(a.pos.File(), a.size)
 	}
 	if s.starts[m] = kept; len(kept) == 0 {
 		delete(s.starts, m)
@@ -335,7 +310,7 @@ func (s *State) endStarts(m *Message, ended func(rcpt int) bool) {
 // finish takes a message out of the index; the record at killer has finished
 // it.
 func (s *State) finish(m *Message, killer wal.Pos) {
-	s.books.kill(killer, m.commit.File())
+	s.books.Kill(killer.File(), m.commit.File())
 	s.remove(m)
 	if g := m.seg; g.State == record.SegmentSealed && g.Empty() && !Replicated(g.ID) {
 		s.Retire(g)
@@ -347,19 +322,19 @@ func (s *State) remove(m *Message) {
 	s.endStarts(m, func(int) bool { return true })
 	rcpts := m.rcpts()
 	for i := range rcpts {
-		if r := &rcpts[i]; r.pos() != 0 {
-			s.books.drop(r.pos(), r.bytes())
+		if r := &rcpts[i]; wal.Pos(r.At()) != 0 {
+			s.books.Drop(wal.Pos(r.At()).File(), r.Bytes())
 		}
 	}
 	for _, c := range m.chunks() {
 		if c.Pos != 0 {
-			s.books.drop(c.Pos, wal.RecordSize(int(c.Len)))
+			s.books.Drop(c.Pos.File(), wal.RecordSize(int(c.Len)))
 		}
 	}
-	s.books.drop(m.commit, m.commitSize())
+	s.books.Drop(m.commit.File(), m.commitSize())
 	m.commit = 0
 	if m.seg.Owned {
-		s.index.remove(m)
+		s.index.Remove(m)
 	}
 	m.seg.remove(m)
 }

@@ -18,12 +18,9 @@ type arrival struct {
 }
 
 func (s *State) dropArrivals(g *Segment) {
-	for _, a := range g.arrivals {
-		for _, c := range a.chunks {
-			s.Unpend(c.Pos)
-		}
+	for first := range g.arrivals {
+		s.giveUp(g, first)
 	}
-	g.arrivals = nil
 }
 
 // Batch are records of other nodes on their way into the log. Plan makes one.
@@ -61,20 +58,20 @@ func (s *State) Plan(segment, epoch uint64, recs []record.Copy, put bool) (*Batc
 	g := s.segments[segment]
 	switch {
 	case g == nil || !Replicated(segment):
-		return nil, fmt.Errorf("spool: segment %d: %w", segment, ErrNoSegment)
+		return nil, fmt.Errorf("spool: segment %d: %w", segment, record.ErrNoSegment)
 	case epoch < g.Epoch:
-		return nil, fmt.Errorf("spool: segment %d: epoch %d is over, %d holds: %w", segment, epoch, g.Epoch, ErrRefused)
+		return nil, fmt.Errorf("spool: segment %d: epoch %d is over, %d holds: %w", segment, epoch, g.Epoch, record.ErrRefused)
 	}
 	for i := range recs {
 		if k := recs[i].Kind; k != record.KindChunk && k != record.KindCommit && (put || k != record.KindResult && k != record.KindAbort) {
-			return nil, fmt.Errorf("spool: segment %d, kind %d: %w", segment, k, ErrUnknownRecord)
+			return nil, fmt.Errorf("spool: segment %d, kind %d: %w", segment, k, record.ErrUnknownRecord)
 		}
 	}
 	b := &Batch{s: s, g: g, put: put, last: g.Last}
 	for i := range recs {
 		if err := b.plan(&recs[i]); err != nil {
 			b.Undo()
-			return nil, fmt.Errorf("spool: segment %d, seq %d: %w: %w", segment, recs[i].Seq, ErrRefused, err)
+			return nil, fmt.Errorf("spool: segment %d, seq %d: %w: %w", segment, recs[i].Seq, record.ErrRefused, err)
 		}
 	}
 	for i := range b.Records {
@@ -250,9 +247,9 @@ func (b *Batch) Done(at func(i int) wal.Pos) {
 // replace notes that a chunk was written again elsewhere.
 func (s *State) replace(m *Message, i int, c Chunk) {
 	if old := m.chunks()[i]; old.Pos != 0 {
-		s.books.drop(old.Pos, wal.RecordSize(int(old.Len)))
+		s.books.Drop(old.Pos.File(), wal.RecordSize(int(old.Len)))
 	}
-	s.books.add(c.Pos, wal.RecordSize(int(c.Len)))
+	s.books.Add(c.Pos.File(), wal.RecordSize(int(c.Len)))
 	if m.more != nil && m.more.chunks != nil {
 		m.more.chunks[i].Len = c.Len
 	}

@@ -1,4 +1,4 @@
-package state
+package standing
 
 import (
 	"slices"
@@ -19,11 +19,11 @@ func TestOrderDoesNotMatter(t *testing.T) {
 	wins := []int{2, 0, 2}
 	for n, set := range sets {
 		permute(set, 0, func(order []record.Settled) {
-			var r rcpt
+			var r Rcpt
 			for i := range order {
-				r.merge(&order[i])
+				r.Merge(&order[i])
 			}
-			if want := sets[n][wins[n]]; r.state != want.State || r.version != want.Version {
+			if want := sets[n][wins[n]]; r.State != want.State || r.Version != want.Version {
 				t.Errorf("%+v gives %+v, want %+v", order, r, want)
 			}
 		})

@@ -1,4 +1,4 @@
-package spool
+package buffers
 
 import (
 	"context"
@@ -11,17 +11,17 @@ import (
 // TestBufferWait: with every buffer in slow hands, the wait for one ends.
 func TestBufferWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBuffers(1) // one of each size
-		held, err := b.get(t.Context())
+		b := New(1) // one of each size
+		held, err := b.Get(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
 		began := time.Now()
-		if _, err := b.get(t.Context()); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != bufferWait {
+		if _, err := b.Get(t.Context()); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != Wait {
 			t.Errorf("after %v: %v", time.Since(began), err)
 		}
-		b.put(held)
-		if _, err := b.get(t.Context()); err != nil {
+		b.Put(held)
+		if _, err := b.Get(t.Context()); err != nil {
 			t.Error(err)
 		}
 	})
