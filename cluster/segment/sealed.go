@@ -113,13 +113,15 @@ func (m *Machine) freshWithout(s *seg, but fsm.Ref) int {
 	return n
 }
 
-// tendHandOver gives the segment to another member while this node drains.
+// tendHandOver gives the segment to another member while this node drains. It
+// needs a lease: an older process of this node, on another machine, may
+// deliver until this one gets its first.
 func (m *Machine) tendHandOver(s *seg) {
 	draining := !m.takesPart(m.cfg.Self)
 	to := m.heir(s)
 	switch {
 	case s.quiet == transferring:
-		if s.heir != (fsm.Ref{}) {
+		if s.heir != (fsm.Ref{}) && m.mayHandOver() {
 			m.propose(s, fsm.SegmentOp{Kind: fsm.OpTransfer, Member: s.heir})
 		}
 	case !draining || to == nil:
@@ -130,11 +132,13 @@ func (m *Machine) tendHandOver(s *seg) {
 		}
 		s.quiet = quiescing
 		m.act(Action{Kind: ActQuiesce, Segment: s.id})
-	case s.quiet == quiet && to.racked == s.res.last && s.res.durable == s.res.last && !s.own.late:
+	case s.quiet == quiet && to.racked == s.res.last && s.res.durable == s.res.last && !s.own.late && m.mayHandOver():
 		s.quiet, s.heir = transferring, to.ref
 		m.propose(s, fsm.SegmentOp{Kind: fsm.OpTransfer, Member: to.ref})
 	}
 }
+
+func (m *Machine) mayHandOver() bool { return m.Holds(m.now) || m.without(LeaseToDeliver) }
 
 func (m *Machine) resumeDelivery(s *seg) {
 	if s.quiet == notQuiet {
