@@ -125,6 +125,7 @@ func TestPlain(t *testing.T) {
 	}{
 		{nil, false},
 		{[]byte{0, 1}, true},
+		{[]byte("\x00\x81\xa1X\xc9\xff\xff\xff\xff0"), false},
 		{[]byte{5}, true},
 		{[]byte{8}, true},
 		{[]byte{11}, true},
@@ -148,6 +149,45 @@ func TestPlain(t *testing.T) {
 	} {
 		if got := plain(c.b); got != c.want {
 			t.Errorf("%x: %v", c.b, got)
+		}
+	}
+}
+
+// What our own nodes send passes, in one piece or octet by octet; what makes
+// the decoder take memory does not.
+func TestLexer(t *testing.T) {
+	for _, c := range []struct {
+		what, b string
+		counts  int
+		want    bool
+	}{
+		{what: "nothing", want: true},
+		{what: "a ping", b: "\x82\xa5SeqNo\xce\xff\xff\xff\xff\xa4Node\xa3mx1", want: true},
+		{what: "an exchange", b: "\x83\xa5Nodes\x01\xacUserStateLen\x00\xa4Join\xc3\x81\xabIncarnation\xce\xff\xff\xff\xff", counts: exchangeHead, want: true},
+		{what: "a million nodes", b: "\x83\xa5Nodes\xce\x00\x10\x00\x00", counts: exchangeHead},
+		{what: "a negative number of nodes", b: "\x83\xa5Nodes\xd1\xff\x00", counts: exchangeHead},
+		{what: "an extension", b: "\x81\xa1X\xc9\xff\xff\xff\xff0"},
+		{what: "a fixed extension", b: "\x81\xa1X\xd4\x00\x00"},
+		{what: "no token", b: "\xc1"},
+		{what: "a long string", b: "\xdb\x00\x01\x00\x00"},
+		{what: "long octets", b: "\xc6\x00\x01\x00\x00"},
+		{what: "a great map", b: "\xdf\x00\x01\x00\x00"},
+		{what: "a great list", b: "\xdd\x00\x01\x00\x00"},
+		{what: "lists and maps with lengths", b: "\xdc\x00\x01\xde\x00\x01\xdd\x00\x00\x00\x01\xdf\x00\x00\x00\x01\xc0\xc2", want: true},
+		{what: "all numbers", b: "\x7f\xe0\xcc1\xcd12\xce1234\xcf12345678\xd01\xd112\xd21234\xd312345678\xca1234\xcb12345678\xc0", want: true},
+		{what: "what looks like an extension in a string", b: "\xd9\x01\xc9\xda\x00\x01\xc9\xc4\x01\xc9\xa1\xc9\xc0", want: true},
+	} {
+		whole, slow := lexer{counts: c.counts}, lexer{counts: c.counts}
+		err := whole.take([]byte(c.b))
+		if (err == nil) != c.want {
+			t.Errorf("%s: %v", c.what, err)
+		}
+		var again error
+		for i := 0; i < len(c.b) && again == nil; i++ {
+			again = slow.take([]byte{c.b[i]})
+		}
+		if (again == nil) != c.want || c.want && whole != slow {
+			t.Errorf("%s, octet by octet: %v, %+v and %+v", c.what, again, whole, slow)
 		}
 	}
 }
@@ -202,9 +242,6 @@ func FuzzMemberlist(f *testing.F) {
 			if plain(b) && len(b) <= maxPacket {
 				wire.packets <- &memberlist.Packet{Buf: b, From: from, Timestamp: time.Now()}
 			}
-			return
-		}
-		if len(b) > 1<<10 { // an exchange with a header of a million nodes is slow to refuse
 			return
 		}
 		ours, theirs := net.Pipe()

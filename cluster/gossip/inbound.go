@@ -223,6 +223,7 @@ func (t *transport) readPackets(conn net.Conn, name string) error {
 // protocol and never change.
 const (
 	kindDead               = 5 // ping, indirect ping, answer, suspect and alive are below
+	kindPushPull           = 6
 	kindCompound           = 7
 	kindUser, kindNack     = 8, 11
 	kindCRC                = 12
@@ -257,7 +258,15 @@ func plain(b []byte) bool {
 }
 
 func single(b []byte) bool {
-	return len(b) > 0 && (b[0] <= kindDead || b[0] == kindUser || b[0] == kindNack)
+	switch {
+	case len(b) == 0:
+		return false
+	case b[0] == kindUser: // not msgpack
+		return true
+	case b[0] <= kindDead, b[0] == kindNack:
+		return new(lexer).take(b[1:]) == nil
+	}
+	return false
 }
 
 // takeStream hands a stream to memberlist, which closes it.
@@ -300,6 +309,7 @@ type stream struct {
 	net.Conn
 	left  int64
 	kinds string // what it may begin with; empty once it has begun
+	lex   lexer
 	once  sync.Once
 	done  func()
 }
@@ -314,15 +324,25 @@ func (s *stream) Read(b []byte) (int, error) {
 	}
 	n, err := s.Conn.Read(b[:min(int64(len(b)), s.left)])
 	s.left -= int64(n)
-	if n > 0 && s.kinds != "" {
-		known := strings.IndexByte(s.kinds, b[0]) >= 0
-		s.kinds = ""
-		if !known {
-			s.left = 0
-			return 0, fmt.Errorf("gossip: a stream of a kind that is not used here: %#x", b[0])
-		}
+	if bad := s.check(b[:n]); bad != nil {
+		s.left = 0
+		return 0, fmt.Errorf("gossip: %w", bad)
 	}
 	return n, err
+}
+
+// check looks at what was read before anybody else does.
+func (s *stream) check(b []byte) error {
+	if len(b) > 0 && s.kinds != "" {
+		if strings.IndexByte(s.kinds, b[0]) < 0 {
+			return fmt.Errorf("%w: a stream of kind %#x", errMsgpack, b[0])
+		}
+		if b[0] == kindPushPull {
+			s.lex.counts = exchangeHead
+		}
+		s.kinds, b = "", b[1:]
+	}
+	return s.lex.take(b)
 }
 
 // Close ends it.
