@@ -136,7 +136,7 @@ func TestTheFirstErrorLatches(t *testing.T) {
 		t.Errorf("the failed write: %v", err)
 	}
 	mem.failAt = 100 // the disk pretends to be well again
-	for _, err := range []error{s.Set([]byte("c"), nil), s.StoreLog(&raft.Log{Index: 1}), s.DeleteRange(1, 1), s.SetUint64([]byte(keyVoteTerm), 1)} {
+	for _, err := range []error{s.Set([]byte("c"), nil), s.DeleteRange(1, 1), s.StoreLog(&raft.Log{Index: 1}), s.SetUint64([]byte(keyVoteTerm), 1)} {
 		if !errors.Is(err, ErrFailed) {
 			t.Errorf("a later write: %v", err)
 		}
