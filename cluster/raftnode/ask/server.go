@@ -75,7 +75,7 @@ func (c *Server) Serve() {
 		}
 		c.done.Go(func() {
 			defer c.remove(conn)
-			if err := c.talk(conn); err != nil && !errors.Is(err, io.EOF) && c.ctx.Err() == nil {
+			if err := c.talk(conn); !errors.Is(err, io.EOF) && c.ctx.Err() == nil {
 				c.o.Log.Debug("a control connection ended", "remote", conn.RemoteAddr().String(), "error", err)
 			}
 		})
@@ -112,7 +112,7 @@ func (c *Server) Stop() {
 	c.done.Wait()
 }
 
-// talk answers the questions of one connection.
+// talk answers the questions of one connection until it ends, and says why.
 func (c *Server) talk(conn net.Conn) error {
 	peer, err := c.o.Peer(conn)
 	if err != nil {
