@@ -99,7 +99,9 @@ const (
 	// from 0, the last has LastPiece set. Arg: the token.
 	ItemInventory
 	// ItemMerged says that the inventory of token Arg is merged and durable;
-	// Seq messages are still missing at the sender.
+	// Seq messages are still missing at the sender. With Again nothing is, but
+	// something was, and results may have passed while it was fetched: the owner
+	// sends its inventory once more.
 	ItemMerged
 	// ItemSync announces to a node that it is to hold a full copy, as the
 	// member it is or to become one. Seq 1 asks for its own inventory first.
@@ -117,6 +119,9 @@ const (
 
 // LastPiece marks the last piece in ItemInventory's Seq.
 const LastPiece = uint64(1) << 63
+
+// Again is ItemMerged's Seq of a node that fetched what was missing.
+const Again = uint64(1) << 63
 
 // Doubtful marks ItemAnswer's Seq of a store that found damage at its start.
 const Doubtful = uint64(1) << 63
@@ -249,8 +254,8 @@ type (
 	}
 
 	// Fetched: an ActFetch has ended, what came is durable. Missing are left,
-	// not counting what is finished at the peer by now. Where none are: as Merged.
-	// To be sent, too, when the peer goes down.
+	// not counting what is finished at the peer by now. To be sent, too, when the
+	// peer goes down.
 	Fetched struct {
 		Segment fsm.SegmentID
 		From    fsm.Ref

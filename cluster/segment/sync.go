@@ -247,7 +247,13 @@ func (m *Machine) fetched(s *seg, ev *Fetched) {
 		}
 		return
 	}
-	if s.sync.token == ev.Token && s.sync.from == ev.From {
+	switch {
+	case s.sync.token != ev.Token || s.sync.from != ev.From:
+	case ev.Missing == 0 && s.rec.State == fsm.Sealed:
+		// A result of a message that was on its way here may have come before
+		// the message, and have found nothing to say it of.
+		m.send(m.peer(ev.From), Item{Kind: ItemMerged, Segment: s.id, Epoch: s.rec.Epoch, Seq: Again, Arg: ev.Token})
+	default:
 		m.syncDone(s, ev.Missing)
 	}
 }
@@ -306,10 +312,13 @@ func (m *Machine) peerMerged(s *seg, p *peer, it Item) {
 	if j == nil || j.to != p.ref || j.token != it.Arg || j.phase != giving {
 		return
 	}
-	if it.Seq > 0 {
+	switch it.Seq {
+	case 0:
+		j.phase = caughtUp
+		m.evaluate(s)
+	case Again:
+		m.act(Action{Kind: ActSendInventory, Peer: j.to, Segment: s.id, Epoch: s.rec.Epoch, Token: j.token})
+	default:
 		m.endJob(s, JobPause)
-		return
 	}
-	j.phase = caughtUp
-	m.evaluate(s)
 }
