@@ -25,6 +25,10 @@ type Options struct {
 	// Bend changes commands before they are applied, on all nodes alike: how
 	// the tests take rules out of the control plane. nil: none.
 	Bend func(st *fsm.State, c fsm.Command) fsm.Command
+	// LeaseFree does not ask for a lease at each 250: whether mail is lost without.
+	LeaseFree bool
+	// FlatEpochs shows the nodes the same epoch whatever has changed.
+	FlatEpochs bool
 }
 
 // Bounds of a run after the trouble.
@@ -59,7 +63,17 @@ type cluster struct {
 	stale  map[uint64]bool // segments that a stale member took over, or whose fresh members lost their disks
 	ends   map[uint64]uint64
 	recov  map[uint64]time.Duration
+	ghosts []ghost
 	stats  Stats
+}
+
+// ghost is a process that is cut off from everything, but may deliver until
+// its lease ends.
+type ghost struct {
+	name  string
+	ref   fsm.Ref
+	m     *segment.Machine
+	clock clock
 }
 
 // snap is the control plane after index.
@@ -306,6 +320,20 @@ func (c *cluster) crash(i int, power bool) {
 	if power {
 		n.clock = clock{since: c.w.now, millionths: n.clock.millionths}
 	}
+}
+
+// move starts the node's disk on another machine; what ran on the old one is
+// cut off and does not know.
+func (c *cluster) move(i int) {
+	n := c.nodes[i]
+	if n.proc == nil {
+		return
+	}
+	c.w.logf("%s is moved", n.name)
+	c.ghosts = append(c.ghosts, ghost{n.name + "'s old process", n.ref, n.proc.m, n.clock})
+	n.end(true)
+	n.machine++
+	n.clock = clock{since: c.w.now, millionths: c.rate(), base: c.w.between(0, 1000*time.Second)}
 }
 
 func (c *cluster) loseDisk(i int) {

@@ -328,7 +328,7 @@ func (p *process) sendInventory(a *segment.Action) {
 	if to < 0 {
 		return
 	}
-	inv := p.n.store.mem.inventory(uint64(a.Segment))
+	inv := p.n.store.mem.inventory(uint64(a.Segment), p.n.ref)
 	it := segment.Item{Kind: segment.ItemInventory, Segment: a.Segment, Epoch: a.Epoch, Arg: a.Token}
 	for {
 		n := min(invEach, len(inv.live))
@@ -465,10 +465,13 @@ func (p *process) forget(seg, index uint64) {
 }
 
 // inventory is what an image has of a segment.
-func (im image) inventory(seg uint64) *inventory {
+func (im image) inventory(seg uint64, self fsm.Ref) *inventory {
 	inv := &inventory{}
 	if h := im.segs[seg]; h != nil {
 		inv.last = h.last
+		if h.rec0.EndSet && h.rec0.IsFresh(self) {
+			inv.last = max(inv.last, h.rec0.End) // it may have come by copy
+		}
 		for _, commit := range h.whole() {
 			if r, tried := h.results[commit]; !r.final {
 				inv.live = append(inv.live, alive{h.recs[commit].first, commit, r, tried})

@@ -96,7 +96,7 @@ func (s *mstate) doCopies(i int, a *segment.Action, w *wire) {
 	switch a.Kind {
 	case segment.ActSendInventory:
 		it := segment.Item{Kind: segment.ItemInventory, Segment: a.Segment, Epoch: a.Epoch, Seq: segment.LastPiece, Arg: a.Token}
-		s.put(i, wire{it: it, inv: n.mem.inventory(seg)})
+		s.put(i, wire{it: it, inv: n.mem.inventory(seg, n.ref)})
 	case segment.ActMerge:
 		inv := *w.inv
 		h := n.mem.seg(seg)

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/clrelay/clrelay/cluster/fsm"
@@ -23,6 +24,7 @@ type node struct {
 	stopped  time.Duration
 	troubled bool
 	slow     time.Duration
+	machine  int // the disk has been moved so often
 }
 
 func (n *node) now() time.Duration { return n.clock.local(n.c.w.now) }
@@ -184,7 +186,7 @@ func (p *process) register() {
 	}
 	cmd := fsm.Register{Node: p.n.name, Store: p.n.ref.Store, Nonce: p.nonce, Info: fsm.NodeInfo{
 		Address: p.n.name, SMTP: p.n.name, Zone: string(rune('a' + p.n.index%2)), Features: 1,
-		BootID: "b", MachineID: p.n.name,
+		BootID: "b", MachineID: fmt.Sprintf("%s-%d", p.n.name, p.n.machine),
 	}}
 	p.propose(cmd, func(index uint64) {
 		if index == 0 || p.session != 0 {
@@ -242,6 +244,11 @@ func (p *process) tell(index uint64, res fsm.Result) {
 			if n, ok := p.state.Node(name); ok {
 				nodes = append(nodes, n)
 			}
+		}
+	}
+	if p.c.o.FlatEpochs {
+		for i := range segs {
+			segs[i].Epoch = fsm.Epoch(1<<32 | 1)
 		}
 	}
 	set := p.state.Settings()

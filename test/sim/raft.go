@@ -21,6 +21,7 @@ type raft struct {
 	commitQ bool // a commit is on its way
 
 	peers []*raftPeer
+	late  int // of 1,000 proposals: on their way for seconds, or twice
 
 	// committed is called with each entry as it commits, in order.
 	committed func(index uint64, data []byte)
@@ -276,7 +277,7 @@ func (r *raft) propose(from int, data []byte, done func(index uint64)) {
 			once(0)
 		}
 	})
-	r.net.datagram(from, to, "proposal", func() {
+	arrive := func() {
 		l := r.peers[to]
 		if !l.alive || !l.leads || r.leader != to {
 			back(0) // refused, or accepted by a leader that is none and lost
@@ -284,7 +285,14 @@ func (r *raft) propose(from int, data []byte, done func(index uint64)) {
 		}
 		r.pending = append(r.pending, proposal{data: data, from: from, done: back})
 		r.commitSoon()
-	})
+	}
+	for range 1 + b2i(r.w.chance(r.late)) {
+		if r.w.chance(r.late) {
+			r.w.after(r.w.between(0, 8*time.Second), "late proposal", arrive)
+		} else {
+			r.net.datagram(from, to, "proposal", arrive)
+		}
+	}
 }
 
 func (r *raft) commitSoon() {
@@ -292,7 +300,11 @@ func (r *raft) commitSoon() {
 		return
 	}
 	r.commitQ = true
-	r.w.after(r.w.between(500*time.Microsecond, 5*time.Millisecond), "commit", func() {
+	d := r.w.between(500*time.Microsecond, 5*time.Millisecond)
+	if r.w.chance(r.late) {
+		d = r.w.between(0, raftLease)
+	}
+	r.w.after(d, "commit", func() {
 		r.commitQ = false
 		if len(r.pending) == 0 || r.leader < 0 {
 			return
