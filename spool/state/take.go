@@ -35,6 +35,7 @@ type Batch struct {
 	steps []step // one for each of Records
 	put   bool
 	last  uint64
+	env   mail.Envelope // of the commit looked at
 }
 
 // Foreign is a result or abort from another node.
@@ -169,8 +170,7 @@ func (b *Batch) chunk(c *record.Copy) (step, error) {
 func (b *Batch) commit(c *record.Copy) (step, error) {
 	data := c.Payload()
 	var rec record.Commit
-	skim, err := record.SkimCommit(data, &rec)
-	if err != nil {
+	if err := record.ParseCommit(data, &rec, &b.env); err != nil {
 		return step{}, err
 	}
 	if b.put && b.g.find(rec.First) != nil {
@@ -178,7 +178,7 @@ func (b *Batch) commit(c *record.Copy) (step, error) {
 	}
 	a := b.g.arrivals[rec.First]
 	if a == nil || a.done || len(a.chunks) != 1+len(rec.More) || rec.Length > MaxSize ||
-		uint64(a.seqs[len(a.seqs)-1]) >= c.Seq || skim.Recipients == 0 || skim.Recipients > MaxRecipients {
+		uint64(a.seqs[len(a.seqs)-1]) >= c.Seq || len(b.env.Recipients) == 0 || len(b.env.Recipients) > MaxRecipients || b.env.ID.IsZero() {
 		return step{}, fmt.Errorf("commit of message %d, which is not here whole", rec.First)
 	}
 	length := uint64(0)
@@ -192,10 +192,10 @@ func (b *Batch) commit(c *record.Copy) (step, error) {
 		return step{}, fmt.Errorf("commit of message %d has %d octets, its chunks %d", rec.First, rec.Length, length)
 	}
 	m := &Message{
-		id: skim.ID, seg: b.g, commitLen: units(wal.RecordSize(len(data))),
-		first: uint32(rec.First), size: uint32(rec.Length), n: uint16(skim.Recipients),
+		id: b.env.ID, seg: b.g, commitLen: units(wal.RecordSize(len(data))),
+		first: uint32(rec.First), size: uint32(rec.Length), n: uint16(len(b.env.Recipients)),
 	}
-	m.stamp(skim.ArrivedMS, c.Seq)
+	m.stamp(b.env.Arrived.UnixMilli(), c.Seq)
 	a.done = true
 	return step{a: a, first: rec.First, m: m}, nil
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/clrelay/clrelay/internal/vfs"
@@ -242,11 +243,48 @@ func (l *Log) poison(cause error) {
 // watch runs a write or sync under the watchdog, which poisons the log if it
 // hangs.
 func (l *Log) watch(what string, f *file, do func() error) error {
-	limit := time.AfterFunc(l.o.HangLimit, func() {
+	w := &watchdog{step: l.o.HangLimit / watchSteps, left: watchSteps, bark: func() {
 		l.poison(fmt.Errorf("%s %s: no answer from the disk for %v", what, f.Path, l.o.HangLimit))
-	})
-	defer limit.Stop()
+	}}
+	w.timer.Store(time.AfterFunc(w.step, w.look))
+	defer w.end()
 	return do()
+}
+
+// watchSteps is in how many steps a hang is counted.
+const watchSteps = 10
+
+// watchdog counts steps of time in which a disk did not answer, and not the
+// time itself: a process that was stopped for long counts one step when it goes
+// on, for its disk had no chance to answer.
+type watchdog struct {
+	step  time.Duration
+	left  int // read and written by look alone
+	bark  func()
+	done  atomic.Bool
+	timer atomic.Pointer[time.Timer]
+}
+
+func (w *watchdog) end() {
+	w.done.Store(true)
+	if t := w.timer.Load(); t != nil {
+		t.Stop()
+	}
+}
+
+func (w *watchdog) look() {
+	if w.done.Load() {
+		return
+	}
+	if w.left--; w.left <= 0 {
+		w.bark()
+		return
+	}
+	if t := w.timer.Load(); t != nil {
+		t.Reset(w.step)
+	} else { // the first step was over before the timer was noted
+		w.timer.Store(time.AfterFunc(w.step, w.look))
+	}
 }
 
 // guard is watch for what must not fail either. It tells whether the log is
