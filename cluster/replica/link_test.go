@@ -381,3 +381,101 @@ func TestDialling(t *testing.T) {
 		}
 	})
 }
+
+// keeper is a recorder that leaves its batches to the test.
+type keeper struct {
+	*recorder
+	kept chan *Batch
+}
+
+func (k *keeper) Receive(_ Peer, b *Batch) { k.kept <- b }
+
+// Batches that the handler keeps stop the link, not the process.
+func TestHold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := &keeper{recorder: newRecorder(), kept: make(chan *Batch, 100)}
+		ra, pa := lone(t, node("a", 1), node("b", 2), newRecorder())
+		rb, pb := lone(t, node("b", 2), node("a", 1), k)
+		rb.opts.Hold = 1 << 20
+		x, y := newPipe()
+		start(t, pa, node("a", 1), node("b", 2), x)
+		start(t, pb, node("b", 2), node("a", 1), y)
+		synctest.Wait()
+		for seq := uint64(1); seq <= 20; seq++ {
+			if err := ra.Send("b", numbered(seq, 300<<10)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		seq := 0
+		for seq < 20 {
+			synctest.Wait()
+			if s := rb.Stats()[0]; s.Held > 2*(MaxFrame+(301<<10)) || s.Held == 0 {
+				t.Errorf("%d bytes held at item %d", s.Held, seq)
+			}
+			b := <-k.kept
+			for i := range b.Items {
+				k.check(node("a", 1), &b.Items[i])
+			}
+			seq += len(b.Items)
+			b.Release()
+		}
+		if s := rb.Stats()[0]; s.Held != 0 {
+			t.Errorf("%d bytes held in the end", s.Held)
+		}
+		_ = ra.Close()
+		_ = rb.Close()
+		k.verify(t)
+	})
+}
+
+// deaf is a stream that goes on delivering when it should have ended, as one
+// may that has frames in its buffers.
+type deaf struct{ *pipe }
+
+func (d deaf) RecvMsg(m any) error {
+	b, ok := <-d.in
+	if !ok {
+		return io.EOF
+	}
+	m.(*wireFrame).buf = &b
+	return nil
+}
+
+// Nothing is received on a stream behind its Down, nor once it must end.
+func TestNothingBehindDown(t *testing.T) {
+	for _, first := range []bool{true, false} { // the frame is there before the end, or comes after it
+		synctest.Test(t, func(t *testing.T) {
+			x, y := newPipe()
+			h := newRecorder()
+			_, p := lone(t, node("a", 1), node("b", 2), h)
+			l := p.newLink(node("a", 1), node("b", 2), 1)
+			if err := p.admit(l); err != nil {
+				t.Fatal(err)
+			}
+			h.gate = make(chan struct{})
+			p.r.wg.Go(func() { _ = p.run(l, deaf{x}, func() {}) }) // the handler hears the reason
+			f := func(n uint64) {
+				y.out <- frameOf(t, header{kind: frameItems, from: 2, to: 1, num: n}, numbered(n, 100))
+			}
+			if first {
+				f(1) // is in Receive while the stream ends, and arrives
+				synctest.Wait()
+				f(2)
+			}
+			synctest.Wait()
+			l.end(ErrReplaced)
+			close(h.gate) // no waiting before: the bubble does not see through a mutex
+			<-l.done
+			if !first {
+				f(1)
+			}
+			synctest.Wait()
+			if want := map[bool]int{true: 1}[first]; h.total != want {
+				t.Errorf("first %v: %d items arrived", first, h.total)
+			}
+			h.verify(t)
+			close(y.out)
+			_ = p.r.Close()
+		})
+	}
+}

@@ -190,47 +190,6 @@ func TestWindow(t *testing.T) {
 	b.h.verify(t)
 }
 
-// Batches that the handler keeps stop the link, not the process.
-func TestHold(t *testing.T) {
-	k := &keeper{recorder: newRecorder(), kept: make(chan *Batch, 100)}
-	ca := newAuthority(t)
-	o := Options{Hold: 1 << 20, Stall: time.Hour}
-	a := newHost(t, node("a", 1), hostOptions{Options: o, ca: ca})
-	b := newHost(t, node("b", 2), hostOptions{Options: o, ca: ca, handler: k})
-	join(a, b)
-	a.h.waitUp("b", 2)
-	for seq := uint64(1); seq <= 20; seq++ {
-		if err := a.r.Send("b", numbered(seq, 300<<10)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	var most int64
-	for n := 0; n < 20; {
-		batch := <-k.kept
-		for _, s := range b.r.Stats() {
-			most = max(most, s.Held)
-		}
-		for i := range batch.Items {
-			k.mu.Lock()
-			k.check(node("a", 1), &batch.Items[i])
-			k.mu.Unlock()
-		}
-		n += len(batch.Items)
-		batch.Release()
-	}
-	if most > 1<<20+2*(MaxFrame+300<<10) {
-		t.Errorf("held %d bytes", most)
-	}
-	k.verify(t)
-}
-
-type keeper struct {
-	*recorder
-	kept chan *Batch
-}
-
-func (k *keeper) Receive(_ Peer, b *Batch) { k.kept <- b }
-
 // A peer that is cut off without a word is noticed with and without traffic,
 // by both ends.
 func TestHalfOpen(t *testing.T) {
