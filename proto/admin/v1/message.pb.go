@@ -26,7 +26,9 @@ const (
 type ShowRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The ID that the 250 named.
-	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The node that is asked alone. Nodes ask each other so.
+	Local         bool `protobuf:"varint,2,opt,name=local,proto3" json:"local,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -66,6 +68,13 @@ func (x *ShowRequest) GetId() string {
 		return x.Id
 	}
 	return ""
+}
+
+func (x *ShowRequest) GetLocal() bool {
+	if x != nil {
+		return x.Local
+	}
+	return false
 }
 
 // ShowResponse holds the message.
@@ -472,9 +481,10 @@ var File_admin_v1_message_proto protoreflect.FileDescriptor
 
 const file_admin_v1_message_proto_rawDesc = "" +
 	"\n" +
-	"\x16admin/v1/message.proto\x12\badmin.v1\x1a\x17admin/v1/selector.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x1d\n" +
+	"\x16admin/v1/message.proto\x12\badmin.v1\x1a\x17admin/v1/selector.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"3\n" +
 	"\vShowRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\";\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05local\x18\x02 \x01(\bR\x05local\";\n" +
 	"\fShowResponse\x12+\n" +
 	"\amessage\x18\x01 \x01(\v2\x11.admin.v1.MessageR\amessage\"\xeb\x02\n" +
 	"\aMessage\x12\x0e\n" +

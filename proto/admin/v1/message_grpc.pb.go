@@ -28,8 +28,8 @@ const (
 //
 // MessageService shows single messages. It never shows their content.
 type MessageServiceClient interface {
-	// Show tells what is known of a message that is in the queue. Any other ID
-	// fails with NOT_FOUND.
+	// Show tells what is known of a message that is in the queue of any node. Any
+	// other ID fails with NOT_FOUND, or UNAVAILABLE when not every node answered.
 	Show(ctx context.Context, in *ShowRequest, opts ...grpc.CallOption) (*ShowResponse, error)
 }
 
@@ -57,8 +57,8 @@ func (c *messageServiceClient) Show(ctx context.Context, in *ShowRequest, opts .
 //
 // MessageService shows single messages. It never shows their content.
 type MessageServiceServer interface {
-	// Show tells what is known of a message that is in the queue. Any other ID
-	// fails with NOT_FOUND.
+	// Show tells what is known of a message that is in the queue of any node. Any
+	// other ID fails with NOT_FOUND, or UNAVAILABLE when not every node answered.
 	Show(context.Context, *ShowRequest) (*ShowResponse, error)
 	mustEmbedUnimplementedMessageServiceServer()
 }

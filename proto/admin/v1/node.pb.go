@@ -22,6 +22,319 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// DrainRequest names a node.
+type DrainRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name.
+	Node          string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainRequest) Reset() {
+	*x = DrainRequest{}
+	mi := &file_admin_v1_node_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainRequest) ProtoMessage() {}
+
+func (x *DrainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_node_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
+func (*DrainRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_node_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *DrainRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+// DrainResponse tells how far a draining has come.
+type DrainResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whether it is over: the node owns nothing, holds no copy and no session.
+	Done bool `protobuf:"varint,1,opt,name=done,proto3" json:"done,omitempty"`
+	// Segments that it still owns.
+	Segments int64 `protobuf:"varint,2,opt,name=segments,proto3" json:"segments,omitempty"`
+	// Segments that it still has a copy of, those among them.
+	Copies int64 `protobuf:"varint,3,opt,name=copies,proto3" json:"copies,omitempty"`
+	// Recipients in its queue; left out when it did not answer.
+	Queued *int64 `protobuf:"varint,4,opt,name=queued,proto3,oneof" json:"queued,omitempty"`
+	// SMTP sessions that are still open.
+	Sessions int64 `protobuf:"varint,5,opt,name=sessions,proto3" json:"sessions,omitempty"`
+	// Why it does not go on; empty when it does.
+	Blocked       string `protobuf:"bytes,6,opt,name=blocked,proto3" json:"blocked,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainResponse) Reset() {
+	*x = DrainResponse{}
+	mi := &file_admin_v1_node_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainResponse) ProtoMessage() {}
+
+func (x *DrainResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_node_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainResponse.ProtoReflect.Descriptor instead.
+func (*DrainResponse) Descriptor() ([]byte, []int) {
+	return file_admin_v1_node_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *DrainResponse) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
+func (x *DrainResponse) GetSegments() int64 {
+	if x != nil {
+		return x.Segments
+	}
+	return 0
+}
+
+func (x *DrainResponse) GetCopies() int64 {
+	if x != nil {
+		return x.Copies
+	}
+	return 0
+}
+
+func (x *DrainResponse) GetQueued() int64 {
+	if x != nil && x.Queued != nil {
+		return *x.Queued
+	}
+	return 0
+}
+
+func (x *DrainResponse) GetSessions() int64 {
+	if x != nil {
+		return x.Sessions
+	}
+	return 0
+}
+
+func (x *DrainResponse) GetBlocked() string {
+	if x != nil {
+		return x.Blocked
+	}
+	return ""
+}
+
+// ResumeRequest names a node.
+type ResumeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name.
+	Node          string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeRequest) Reset() {
+	*x = ResumeRequest{}
+	mi := &file_admin_v1_node_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeRequest) ProtoMessage() {}
+
+func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_node_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
+func (*ResumeRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_node_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ResumeRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+// ResumeResponse says that it was done.
+type ResumeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeResponse) Reset() {
+	*x = ResumeResponse{}
+	mi := &file_admin_v1_node_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeResponse) ProtoMessage() {}
+
+func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_node_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
+func (*ResumeResponse) Descriptor() ([]byte, []int) {
+	return file_admin_v1_node_proto_rawDescGZIP(), []int{3}
+}
+
+// RemoveRequest names a node.
+type RemoveRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name.
+	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// Even when it is not drained. It must be silent then; what it had is made
+	// anew from the other copies.
+	Force         bool `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveRequest) Reset() {
+	*x = RemoveRequest{}
+	mi := &file_admin_v1_node_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveRequest) ProtoMessage() {}
+
+func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_node_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
+func (*RemoveRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_node_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *RemoveRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *RemoveRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+// RemoveResponse says that it was done.
+type RemoveResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveResponse) Reset() {
+	*x = RemoveResponse{}
+	mi := &file_admin_v1_node_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveResponse) ProtoMessage() {}
+
+func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_node_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveResponse.ProtoReflect.Descriptor instead.
+func (*RemoveResponse) Descriptor() ([]byte, []int) {
+	return file_admin_v1_node_proto_rawDescGZIP(), []int{5}
+}
+
 // StatusRequest asks the node itself.
 type StatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -31,7 +344,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_admin_v1_node_proto_msgTypes[0]
+	mi := &file_admin_v1_node_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -43,7 +356,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_node_proto_msgTypes[0]
+	mi := &file_admin_v1_node_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -56,7 +369,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_node_proto_rawDescGZIP(), []int{0}
+	return file_admin_v1_node_proto_rawDescGZIP(), []int{6}
 }
 
 // StatusResponse is how the node does.
@@ -82,7 +395,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_admin_v1_node_proto_msgTypes[1]
+	mi := &file_admin_v1_node_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -94,7 +407,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_node_proto_msgTypes[1]
+	mi := &file_admin_v1_node_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -107,7 +420,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_node_proto_rawDescGZIP(), []int{1}
+	return file_admin_v1_node_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *StatusResponse) GetNode() string {
@@ -163,7 +476,24 @@ var File_admin_v1_node_proto protoreflect.FileDescriptor
 
 const file_admin_v1_node_proto_rawDesc = "" +
 	"\n" +
-	"\x13admin/v1/node.proto\x12\badmin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x0f\n" +
+	"\x13admin/v1/node.proto\x12\badmin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\"\n" +
+	"\fDrainRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\"\xb5\x01\n" +
+	"\rDrainResponse\x12\x12\n" +
+	"\x04done\x18\x01 \x01(\bR\x04done\x12\x1a\n" +
+	"\bsegments\x18\x02 \x01(\x03R\bsegments\x12\x16\n" +
+	"\x06copies\x18\x03 \x01(\x03R\x06copies\x12\x1b\n" +
+	"\x06queued\x18\x04 \x01(\x03H\x00R\x06queued\x88\x01\x01\x12\x1a\n" +
+	"\bsessions\x18\x05 \x01(\x03R\bsessions\x12\x18\n" +
+	"\ablocked\x18\x06 \x01(\tR\ablockedB\t\n" +
+	"\a_queued\"#\n" +
+	"\rResumeRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\"\x10\n" +
+	"\x0eResumeResponse\"9\n" +
+	"\rRemoveRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\"\x10\n" +
+	"\x0eRemoveResponse\"\x0f\n" +
 	"\rStatusRequest\"\xd2\x01\n" +
 	"\x0eStatusResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
@@ -172,9 +502,12 @@ const file_admin_v1_node_proto_rawDesc = "" +
 	"\x05ready\x18\x04 \x01(\bR\x05ready\x12\x1a\n" +
 	"\bdraining\x18\x05 \x01(\bR\bdraining\x12\x16\n" +
 	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x12\n" +
-	"\x04smtp\x18\a \x03(\tR\x04smtp2J\n" +
+	"\x04smtp\x18\a \x03(\tR\x04smtp2\x80\x02\n" +
 	"\vNodeService\x12;\n" +
-	"\x06Status\x12\x17.admin.v1.StatusRequest\x1a\x18.admin.v1.StatusResponseB3Z1github.com/clrelay/clrelay/proto/admin/v1;adminv1b\x06proto3"
+	"\x06Status\x12\x17.admin.v1.StatusRequest\x1a\x18.admin.v1.StatusResponse\x12:\n" +
+	"\x05Drain\x12\x16.admin.v1.DrainRequest\x1a\x17.admin.v1.DrainResponse0\x01\x12;\n" +
+	"\x06Resume\x12\x17.admin.v1.ResumeRequest\x1a\x18.admin.v1.ResumeResponse\x12;\n" +
+	"\x06Remove\x12\x17.admin.v1.RemoveRequest\x1a\x18.admin.v1.RemoveResponseB3Z1github.com/clrelay/clrelay/proto/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_admin_v1_node_proto_rawDescOnce sync.Once
@@ -188,18 +521,30 @@ func file_admin_v1_node_proto_rawDescGZIP() []byte {
 	return file_admin_v1_node_proto_rawDescData
 }
 
-var file_admin_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_admin_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_admin_v1_node_proto_goTypes = []any{
-	(*StatusRequest)(nil),         // 0: admin.v1.StatusRequest
-	(*StatusResponse)(nil),        // 1: admin.v1.StatusResponse
-	(*timestamppb.Timestamp)(nil), // 2: google.protobuf.Timestamp
+	(*DrainRequest)(nil),          // 0: admin.v1.DrainRequest
+	(*DrainResponse)(nil),         // 1: admin.v1.DrainResponse
+	(*ResumeRequest)(nil),         // 2: admin.v1.ResumeRequest
+	(*ResumeResponse)(nil),        // 3: admin.v1.ResumeResponse
+	(*RemoveRequest)(nil),         // 4: admin.v1.RemoveRequest
+	(*RemoveResponse)(nil),        // 5: admin.v1.RemoveResponse
+	(*StatusRequest)(nil),         // 6: admin.v1.StatusRequest
+	(*StatusResponse)(nil),        // 7: admin.v1.StatusResponse
+	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
 }
 var file_admin_v1_node_proto_depIdxs = []int32{
-	2, // 0: admin.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
-	0, // 1: admin.v1.NodeService.Status:input_type -> admin.v1.StatusRequest
-	1, // 2: admin.v1.NodeService.Status:output_type -> admin.v1.StatusResponse
-	2, // [2:3] is the sub-list for method output_type
-	1, // [1:2] is the sub-list for method input_type
+	8, // 0: admin.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
+	6, // 1: admin.v1.NodeService.Status:input_type -> admin.v1.StatusRequest
+	0, // 2: admin.v1.NodeService.Drain:input_type -> admin.v1.DrainRequest
+	2, // 3: admin.v1.NodeService.Resume:input_type -> admin.v1.ResumeRequest
+	4, // 4: admin.v1.NodeService.Remove:input_type -> admin.v1.RemoveRequest
+	7, // 5: admin.v1.NodeService.Status:output_type -> admin.v1.StatusResponse
+	1, // 6: admin.v1.NodeService.Drain:output_type -> admin.v1.DrainResponse
+	3, // 7: admin.v1.NodeService.Resume:output_type -> admin.v1.ResumeResponse
+	5, // 8: admin.v1.NodeService.Remove:output_type -> admin.v1.RemoveResponse
+	5, // [5:9] is the sub-list for method output_type
+	1, // [1:5] is the sub-list for method input_type
 	1, // [1:1] is the sub-list for extension type_name
 	1, // [1:1] is the sub-list for extension extendee
 	0, // [0:1] is the sub-list for field type_name
@@ -210,13 +555,14 @@ func file_admin_v1_node_proto_init() {
 	if File_admin_v1_node_proto != nil {
 		return
 	}
+	file_admin_v1_node_proto_msgTypes[1].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_v1_node_proto_rawDesc), len(file_admin_v1_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   2,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

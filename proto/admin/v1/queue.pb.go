@@ -25,7 +25,9 @@ const (
 
 // SummaryRequest asks for the whole queue.
 type SummaryRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node that is asked alone. Nodes ask each other so.
+	Local         bool `protobuf:"varint,1,opt,name=local,proto3" json:"local,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -60,6 +62,13 @@ func (*SummaryRequest) Descriptor() ([]byte, []int) {
 	return file_admin_v1_queue_proto_rawDescGZIP(), []int{0}
 }
 
+func (x *SummaryRequest) GetLocal() bool {
+	if x != nil {
+		return x.Local
+	}
+	return false
+}
+
 // SummaryResponse counts what is in the queue.
 type SummaryResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -74,7 +83,9 @@ type SummaryResponse struct {
 	// Recipients that an operator keeps back.
 	Held int64 `protobuf:"varint,5,opt,name=held,proto3" json:"held,omitempty"`
 	// Age of the oldest message; left out when there is none.
-	Oldest        *durationpb.Duration `protobuf:"bytes,6,opt,name=oldest,proto3" json:"oldest,omitempty"`
+	Oldest *durationpb.Duration `protobuf:"bytes,6,opt,name=oldest,proto3" json:"oldest,omitempty"`
+	// Nodes that did not answer: theirs is missing.
+	MissingNodes  []string `protobuf:"bytes,7,rep,name=missing_nodes,json=missingNodes,proto3" json:"missing_nodes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -151,13 +162,22 @@ func (x *SummaryResponse) GetOldest() *durationpb.Duration {
 	return nil
 }
 
+func (x *SummaryResponse) GetMissingNodes() []string {
+	if x != nil {
+		return x.MissingNodes
+	}
+	return nil
+}
+
 // ListRequest says which recipients to show.
 type ListRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Which; an empty one means all.
 	Selector *Selector `protobuf:"bytes,1,opt,name=selector,proto3" json:"selector,omitempty"`
 	// How many at most; 0 means all.
-	Limit         int64 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	Limit int64 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	// The node that is asked alone. Nodes ask each other so.
+	Local         bool `protobuf:"varint,3,opt,name=local,proto3" json:"local,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -206,11 +226,20 @@ func (x *ListRequest) GetLimit() int64 {
 	return 0
 }
 
+func (x *ListRequest) GetLocal() bool {
+	if x != nil {
+		return x.Local
+	}
+	return false
+}
+
 // ListResponse is a piece of the list.
 type ListResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The next recipients; never empty.
-	Entries       []*QueueEntry `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
+	// The next recipients; none in a message that names nodes.
+	Entries []*QueueEntry `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
+	// In the last message: nodes that did not answer, or not to the end.
+	MissingNodes  []string `protobuf:"bytes,2,rep,name=missing_nodes,json=missingNodes,proto3" json:"missing_nodes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -248,6 +277,13 @@ func (*ListResponse) Descriptor() ([]byte, []int) {
 func (x *ListResponse) GetEntries() []*QueueEntry {
 	if x != nil {
 		return x.Entries
+	}
+	return nil
+}
+
+func (x *ListResponse) GetMissingNodes() []string {
+	if x != nil {
+		return x.MissingNodes
 	}
 	return nil
 }
@@ -396,10 +432,13 @@ type Change struct {
 	// Count and show samples, change nothing.
 	DryRun bool `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	// The number of recipients the caller expects. With another number nothing
-	// is changed and the call fails with FAILED_PRECONDITION.
+	// is changed and the call fails with FAILED_PRECONDITION. In a cluster all
+	// nodes count first.
 	Expect *int64 `protobuf:"varint,3,opt,name=expect,proto3,oneof" json:"expect,omitempty"`
 	// Why, for the log.
-	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The node that is asked alone. Nodes ask each other so.
+	Local         bool `protobuf:"varint,5,opt,name=local,proto3" json:"local,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -462,6 +501,13 @@ func (x *Change) GetReason() string {
 	return ""
 }
 
+func (x *Change) GetLocal() bool {
+	if x != nil {
+		return x.Local
+	}
+	return false
+}
+
 // ChangeResult says what a verb did, or would do in a dry run.
 type ChangeResult struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -477,7 +523,9 @@ type ChangeResult struct {
 	Samples []string `protobuf:"bytes,5,rep,name=samples,proto3" json:"samples,omitempty"`
 	// Recipients that could not be changed, for example because a delivery was
 	// under way.
-	Failed        int64 `protobuf:"varint,6,opt,name=failed,proto3" json:"failed,omitempty"`
+	Failed int64 `protobuf:"varint,6,opt,name=failed,proto3" json:"failed,omitempty"`
+	// Nodes that did not answer: nothing is known of what they have.
+	MissingNodes  []string `protobuf:"bytes,7,rep,name=missing_nodes,json=missingNodes,proto3" json:"missing_nodes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -552,6 +600,13 @@ func (x *ChangeResult) GetFailed() int64 {
 		return x.Failed
 	}
 	return 0
+}
+
+func (x *ChangeResult) GetMissingNodes() []string {
+	if x != nil {
+		return x.MissingNodes
+	}
+	return nil
 }
 
 // RetryRequest makes recipients due.
@@ -1018,8 +1073,9 @@ var File_admin_v1_queue_proto protoreflect.FileDescriptor
 
 const file_admin_v1_queue_proto_rawDesc = "" +
 	"\n" +
-	"\x14admin/v1/queue.proto\x12\badmin.v1\x1a\x17admin/v1/selector.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x10\n" +
-	"\x0eSummaryRequest\"\xc8\x01\n" +
+	"\x14admin/v1/queue.proto\x12\badmin.v1\x1a\x17admin/v1/selector.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"&\n" +
+	"\x0eSummaryRequest\x12\x14\n" +
+	"\x05local\x18\x01 \x01(\bR\x05local\"\xed\x01\n" +
 	"\x0fSummaryResponse\x12\x1a\n" +
 	"\bmessages\x18\x01 \x01(\x03R\bmessages\x12\x1e\n" +
 	"\n" +
@@ -1028,12 +1084,15 @@ const file_admin_v1_queue_proto_rawDesc = "" +
 	"\x06active\x18\x03 \x01(\x03R\x06active\x12\x1a\n" +
 	"\bdeferred\x18\x04 \x01(\x03R\bdeferred\x12\x12\n" +
 	"\x04held\x18\x05 \x01(\x03R\x04held\x121\n" +
-	"\x06oldest\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x06oldest\"S\n" +
+	"\x06oldest\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x06oldest\x12#\n" +
+	"\rmissing_nodes\x18\a \x03(\tR\fmissingNodes\"i\n" +
 	"\vListRequest\x12.\n" +
 	"\bselector\x18\x01 \x01(\v2\x12.admin.v1.SelectorR\bselector\x12\x14\n" +
-	"\x05limit\x18\x02 \x01(\x03R\x05limit\">\n" +
+	"\x05limit\x18\x02 \x01(\x03R\x05limit\x12\x14\n" +
+	"\x05local\x18\x03 \x01(\bR\x05local\"c\n" +
 	"\fListResponse\x12.\n" +
-	"\aentries\x18\x01 \x03(\v2\x14.admin.v1.QueueEntryR\aentries\"\xe4\x02\n" +
+	"\aentries\x18\x01 \x03(\v2\x14.admin.v1.QueueEntryR\aentries\x12#\n" +
+	"\rmissing_nodes\x18\x02 \x03(\tR\fmissingNodes\"\xe4\x02\n" +
 	"\n" +
 	"QueueEntry\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
@@ -1048,13 +1107,14 @@ const file_admin_v1_queue_proto_rawDesc = "" +
 	"\fnext_attempt\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\vnextAttempt\x12\x1d\n" +
 	"\n" +
-	"last_reply\x18\v \x01(\tR\tlastReply\"\x91\x01\n" +
+	"last_reply\x18\v \x01(\tR\tlastReply\"\xa7\x01\n" +
 	"\x06Change\x12.\n" +
 	"\bselector\x18\x01 \x01(\v2\x12.admin.v1.SelectorR\bselector\x12\x17\n" +
 	"\adry_run\x18\x02 \x01(\bR\x06dryRun\x12\x1b\n" +
 	"\x06expect\x18\x03 \x01(\x03H\x00R\x06expect\x88\x01\x01\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reasonB\t\n" +
-	"\a_expect\"\xc6\x01\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05local\x18\x05 \x01(\bR\x05localB\t\n" +
+	"\a_expect\"\xeb\x01\n" +
 	"\fChangeResult\x12\x1a\n" +
 	"\bmessages\x18\x01 \x01(\x03R\bmessages\x12\x1e\n" +
 	"\n" +
@@ -1063,7 +1123,8 @@ const file_admin_v1_queue_proto_rawDesc = "" +
 	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\x122\n" +
 	"\x06oldest\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x06oldest\x12\x18\n" +
 	"\asamples\x18\x05 \x03(\tR\asamples\x12\x16\n" +
-	"\x06failed\x18\x06 \x01(\x03R\x06failed\"8\n" +
+	"\x06failed\x18\x06 \x01(\x03R\x06failed\x12#\n" +
+	"\rmissing_nodes\x18\a \x03(\tR\fmissingNodes\"8\n" +
 	"\fRetryRequest\x12(\n" +
 	"\x06change\x18\x01 \x01(\v2\x10.admin.v1.ChangeR\x06change\"?\n" +
 	"\rRetryResponse\x12.\n" +

@@ -33,7 +33,8 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // QueueService shows the queue and changes what is in it. Its verbs return
-// when the change is on stable storage.
+// when the change is on stable storage. In a cluster the queue is that of all
+// nodes, whichever is asked; nodes that did not answer are named.
 type QueueServiceClient interface {
 	// Summary counts what is in the queue.
 	Summary(ctx context.Context, in *SummaryRequest, opts ...grpc.CallOption) (*SummaryResponse, error)
@@ -143,7 +144,8 @@ func (c *queueServiceClient) Bounce(ctx context.Context, in *BounceRequest, opts
 // for forward compatibility.
 //
 // QueueService shows the queue and changes what is in it. Its verbs return
-// when the change is on stable storage.
+// when the change is on stable storage. In a cluster the queue is that of all
+// nodes, whichever is asked; nodes that did not answer are named.
 type QueueServiceServer interface {
 	// Summary counts what is in the queue.
 	Summary(context.Context, *SummaryRequest) (*SummaryResponse, error)
