@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -55,6 +56,9 @@ func (n *Node) inside() bool {
 }
 
 func (n *Node) tryEnter(ctx context.Context) error {
+	if rec, err := n.record(n.o.Name); err == nil && rec.State == fsm.Removed && rec.Store == n.desk.self.Store {
+		return fmt.Errorf("cluster: %s was removed: to bring the machine back, give it an empty data_dir", n.o.Name)
+	}
 	var fresh, settled []raftnode.Server
 	for _, m := range n.gossip.Members() {
 		s := raftnode.Server{Node: m.Node, Address: m.Meta.Cluster}

@@ -35,7 +35,7 @@ func (r *relay) makeMember() error {
 		Name: string(node.Name), DataDir: string(node.DataDir),
 		Listen: c.Listen.String(), Address: c.Address(), Gossip: c.Gossip.String(), Advertise: c.GossipAddress(),
 		Expect: c.BootstrapExpect, Zone: string(c.Zone), Version: r.o.Version, SMTP: r.parts.addresses(),
-		Identity: id, Log: r.log, Fatal: r.fatal, Sessions: r.sessions, Birth: birth,
+		Identity: id, Log: r.log, Fatal: r.outcast, Sessions: r.sessions, Birth: birth,
 		Settings: r.clusterSettings, Configured: r.configured, Changed: r.moved,
 	}
 	for _, seed := range c.Join {
@@ -44,6 +44,15 @@ func (r *relay) makeMember() error {
 	r.parts.identity = id
 	r.parts.member = cluster.New(o)
 	return nil
+}
+
+// outcast is the end of a process that cannot be a node of its cluster any
+// more. What it acknowledged is on other machines too.
+func (r *relay) outcast(err error) {
+	r.broken.Store(&err)
+	r.log.Error("this node can no longer be part of its cluster: the process ends", "error", err)
+	_ = r.maillog.Close() // a stuck reader of it is no reason to stay
+	r.o.Exit(1)
 }
 
 // joinCluster lets the node take part. It does not wait for the others: until

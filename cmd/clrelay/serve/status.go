@@ -15,7 +15,7 @@ import (
 // notReady says why no mail would be taken now, "" when it would.
 func (r *relay) notReady() string {
 	if e := r.broken.Load(); e != nil {
-		return "the spool failed: " + (*e).Error()
+		return "failed: " + (*e).Error()
 	}
 	switch r.state.Load() {
 	case starting:
