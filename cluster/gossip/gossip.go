@@ -29,6 +29,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -79,11 +80,11 @@ type Gossip struct {
 	ctx    context.Context // ends the loops
 	cancel context.CancelFunc
 	loops  sync.WaitGroup
+	closed atomic.Bool
 
-	mu     sync.Mutex
-	meta   []byte // encoded
-	dirty  bool   // meta is to be sent
-	closed bool
+	mu    sync.Mutex
+	meta  []byte // encoded
+	dirty bool   // meta is to be sent
 }
 
 // Start listens and begins to look for others; it does not wait for them.
@@ -129,11 +130,8 @@ func Start(o Options) (*Gossip, error) {
 // ownName compares the certificate that we show with our name.
 func ownName(t TLS, node string) error {
 	cert, err := t.Client("").GetClientCertificate(&tls.CertificateRequestInfo{})
-	if err != nil {
-		return fmt.Errorf("own certificate: %w", err)
-	}
-	if len(cert.Certificate) == 0 {
-		return fmt.Errorf("own certificate: there is none: %w", ErrName)
+	if err != nil || len(cert.Certificate) == 0 {
+		return fmt.Errorf("own certificate: %w", errors.Join(ErrName, err))
 	}
 	leaf, err := x509.ParseCertificate(cert.Certificate[0])
 	if err != nil {
@@ -143,10 +141,10 @@ func ownName(t TLS, node string) error {
 	if err != nil {
 		return err
 	}
-	if p != (pki.Peer{Kind: pki.Node, Name: node}) {
-		return fmt.Errorf("%w: it is that of %s, and this is node %s", ErrName, p, node)
+	if p == (pki.Peer{Kind: pki.Node, Name: node}) {
+		return nil
 	}
-	return nil
+	return fmt.Errorf("%w: it is that of %s, and this is node %s", ErrName, p, node)
 }
 
 // config is how memberlist is used.
@@ -201,11 +199,7 @@ func (g *Gossip) SetMeta(m Meta) error {
 func (g *Gossip) Close() error { return g.end(true) }
 
 func (g *Gossip) end(leave bool) error {
-	g.mu.Lock()
-	was := g.closed
-	g.closed = true
-	g.mu.Unlock()
-	if was {
+	if g.closed.Swap(true) {
 		return nil
 	}
 	if leave {

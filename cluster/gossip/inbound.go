@@ -2,7 +2,6 @@ package gossip
 
 import (
 	"bufio"
-	"context"
 	"crypto/tls"
 	"encoding/binary"
 	"errors"
@@ -39,14 +38,6 @@ func newInbound() inbound {
 	return inbound{conns: map[net.Conn]struct{}{}, half: map[netip.Addr]int{}, packets: map[string][]net.Conn{}, streams: map[string]int{}, where: map[string]netip.AddrPort{}}
 }
 
-func (in *inbound) all() []net.Conn {
-	out := make([]net.Conn, 0, len(in.conns))
-	for c := range in.conns {
-		out = append(out, c)
-	}
-	return out
-}
-
 // accept takes connections until the listener is closed.
 func (t *transport) accept() {
 	wait := time.Duration(0)
@@ -63,10 +54,7 @@ func (t *transport) accept() {
 		// Out of file descriptors, most likely: it passes.
 		wait = min(max(2*wait, 5*time.Millisecond), time.Second)
 		t.log.Warn("gossip: cannot accept a connection", "err", err)
-		select {
-		case <-time.After(wait):
-		case <-t.ctx.Done():
-		}
+		pause(t.ctx, wait)
 	}
 }
 
@@ -122,9 +110,10 @@ func (t *transport) serve(raw net.Conn, ip netip.Addr) {
 // welcome finds out who connects: a node, whose certificate bears the name
 // under which it speaks. Where it can be reached is its own word.
 func (t *transport) welcome(conn *tls.Conn) (name string, at netip.AddrPort, err error) {
-	ctx, cancel := context.WithTimeout(t.ctx, handshakeTimeout)
-	defer cancel()
-	if err := conn.HandshakeContext(ctx); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
+		return "", at, err
+	}
+	if err := conn.HandshakeContext(t.ctx); err != nil {
 		return "", at, err
 	}
 	p, err := pki.PeerOf(conn.ConnectionState())
@@ -136,9 +125,6 @@ func (t *transport) welcome(conn *tls.Conn) (name string, at netip.AddrPort, err
 	}
 	if p.Name == t.opts.Node {
 		return "", at, errSelf
-	}
-	if err := conn.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
-		return "", at, err
 	}
 	if name, at, err = readHello(conn); err != nil {
 		return "", at, err
@@ -291,12 +277,8 @@ func (t *transport) takeStream(conn net.Conn, name string, release func()) {
 		release()
 	}}
 	t.heard(name, time.Now())
-	timer := time.NewTimer(streamTimeout)
-	defer timer.Stop()
 	select {
-	case t.streams <- s:
-	case <-timer.C:
-		_ = s.Close() // nobody took it
+	case t.streams <- s: // memberlist takes each at once
 	case <-t.ctx.Done():
 		_ = s.Close() // nobody will
 	}
@@ -316,9 +298,6 @@ type stream struct {
 
 // Read reads what is allowed.
 func (s *stream) Read(b []byte) (int, error) {
-	if len(b) == 0 {
-		return 0, nil
-	}
 	if s.left <= 0 {
 		return 0, fmt.Errorf("gossip: more than %d octets", maxStream)
 	}

@@ -49,7 +49,7 @@ func (l *lexer) take(b []byte) error {
 		}
 		l.value = l.value<<8 | uint64(c)
 		if l.need--; l.need == 0 {
-			if err := l.end(l.value); err != nil {
+			if err := l.end(l.kind, l.value); err != nil {
 				return err
 			}
 		}
@@ -62,25 +62,19 @@ func (l *lexer) begin(c byte) error {
 	l.value = 0
 	switch {
 	case c <= 0x7f: // a small number
-		l.kind = 'n'
-		return l.end(uint64(c))
+		return l.end('n', uint64(c))
 	case c <= 0x9f: // a small map or list
-		l.kind = 'c'
-		return l.end(uint64(c & 0x0f))
+		return l.end('c', uint64(c&0x0f))
 	case c <= 0xbf: // a short string
-		l.kind = 's'
-		return l.end(uint64(c & 0x1f))
+		return l.end('s', uint64(c&0x1f))
 	case c == 0xc0, c == 0xc2, c == 0xc3, c >= 0xe0: // nil, false, true, a small negative number
-		l.kind = 'x'
-		return l.end(0)
+		return l.end('x', 0)
 	case c >= 0xc4 && c <= 0xc6: // octets
 		l.kind, l.need = 's', 1<<(c-0xc4)
 	case c == 0xca, c == 0xcb: // floating point
 		l.kind, l.need = 'x', 4<<(c-0xca)
-	case c >= 0xcc && c <= 0xcf:
-		l.kind, l.need = 'n', 1<<(c-0xcc)
-	case c >= 0xd0 && c <= 0xd3:
-		l.kind, l.need = 'n', 1<<(c-0xd0)
+	case c >= 0xcc && c <= 0xd3: // with and without a sign
+		l.kind, l.need = 'n', 1<<(c&3)
 	case c >= 0xd9 && c <= 0xdb:
 		l.kind, l.need = 's', 1<<(c-0xd9)
 	case c == 0xdc, c == 0xdd, c == 0xde, c == 0xdf:
@@ -92,12 +86,12 @@ func (l *lexer) begin(c byte) error {
 }
 
 // end has all of a token but the octets of a string.
-func (l *lexer) end(v uint64) error {
-	bad := l.kind == 's' && v > maxRaw || l.kind == 'c' && v > maxItems || l.kind == 'n' && l.counts > 0 && v > maxCounts
+func (l *lexer) end(kind byte, v uint64) error {
+	bad := kind == 's' && v > maxRaw || kind == 'c' && v > maxItems || kind == 'n' && l.counts > 0 && v > maxCounts
 	if bad {
 		return fmt.Errorf("%w: a size of %d", errMsgpack, v)
 	}
-	if l.kind == 's' {
+	if kind == 's' {
 		l.skip = int(v)
 	}
 	l.counts = max(0, l.counts-1)

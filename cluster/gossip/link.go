@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/binary"
@@ -97,17 +98,12 @@ func (l *link) run() {
 				l.t.complain(l.to.Addr, err) // in TLS 1.3 we hear now that we were refused
 			}
 		}
-		if l.t.forget(l) {
+		if l.t.unused(l, true) {
 			return
 		}
 		l.t.log.Debug("gossip: no connection", "peer", l.to.Name, "addr", l.to.Addr, "err", err)
 		// Whoever is down must not be hammered, and not by all at once.
-		timer := time.NewTimer(wait/2 + rand.N(wait))
-		select {
-		case <-timer.C:
-		case <-l.t.ctx.Done():
-			timer.Stop()
-		}
+		pause(l.t.ctx, wait/2+rand.N(wait))
 		wait = min(2*wait, backoffMax)
 		l.drain()
 	}
@@ -124,7 +120,10 @@ func (l *link) drain() {
 	}
 }
 
-var errIdle = errors.New("not used")
+var (
+	errIdle   = errors.New("not used")
+	errAnswer = errors.New("an answer that is none")
+)
 
 // heardOut is what became of a connection, as its reader saw it.
 type heardOut struct {
@@ -154,7 +153,7 @@ func (l *link) pump(conn *tls.Conn) (answered bool, err error) {
 		case b := <-l.queue:
 			buf = l.gather(frame(buf, b))
 		case <-beat.C:
-			if l.t.unused(l) {
+			if l.t.unused(l, false) {
 				err = errIdle
 			}
 			buf = frame(buf, nil)
@@ -196,11 +195,9 @@ func (l *link) listen(conn net.Conn) (out heardOut) {
 		if out.err = conn.SetReadDeadline(time.Now().Add(lostAfter)); out.err == nil {
 			n, out.err = conn.Read(buf)
 		}
-		for _, c := range buf[:n] {
-			if c != pong {
-				out.err = errors.Join(out.err, fmt.Errorf("an answer of %#x", c))
-				return out
-			}
+		if bytes.Count(buf[:n], []byte{pong}) != n {
+			out.err = errAnswer
+			return out
 		}
 		if n > 0 {
 			out.some = true
@@ -222,14 +219,9 @@ func hello(node string, at netip.AddrPort) []byte {
 
 // readHello reads it.
 func readHello(r io.Reader) (node string, at netip.AddrPort, err error) {
-	if node, err = readText(r); err == nil {
-		err = pki.ValidName(node)
-	}
-	var addr string
-	if err == nil {
-		addr, err = readText(r)
-	}
-	if err == nil {
+	node, err = readText(r)
+	addr, second := readText(r)
+	if err = errors.Join(err, second, pki.ValidName(node)); err == nil {
 		at, err = netip.ParseAddrPort(addr)
 	}
 	return node, at, err

@@ -33,15 +33,10 @@ const (
 
 // String gives "alive", "suspect" or "dead".
 func (s State) String() string {
-	switch s {
-	case Alive:
-		return "alive"
-	case Suspect:
-		return "suspect"
-	case Dead:
-		return "dead"
+	if s > Dead {
+		s = 0
 	}
-	return "unknown"
+	return [...]string{"unknown", "alive", "suspect", "dead"}[s]
 }
 
 // Member is one node as this one sees it.
@@ -63,14 +58,14 @@ type table struct {
 	mu      sync.Mutex
 	all     map[string]*entry
 	changed chan struct{} // closed at every change
-	peopled chan struct{} // closed when somebody comes or goes
+	peopled chan struct{} // holds one when somebody came or went
 	clash   clash
 	over    bool // memberlist's timers outlive it: nothing changes any more
 }
 
 // clash is about two nodes with the same name.
 type clash struct {
-	since, last, said time.Time
+	since, last time.Time
 }
 
 // A clash of names is spoken of when it has lasted, and is over when it was
@@ -86,7 +81,7 @@ type entry struct {
 }
 
 func newTable(self string, log *slog.Logger) *table {
-	return &table{self: self, log: log, all: map[string]*entry{}, changed: make(chan struct{}), peopled: make(chan struct{})}
+	return &table{self: self, log: log, all: map[string]*entry{}, changed: make(chan struct{}), peopled: make(chan struct{}, 1)}
 }
 
 var (
@@ -197,8 +192,8 @@ func (t *table) NotifyConflict(known, other *memberlist.Node) {
 		t.clash = clash{since: now}
 	}
 	t.clash.last = now
-	if now.Sub(t.clash.since) >= clashAfter && now.Sub(t.clash.said) >= time.Minute {
-		t.clash.said = now
+	if now.Sub(t.clash.since) >= clashAfter {
+		t.clash.since = now
 		a, _ := addrOf(known)
 		b, _ := addrOf(other)
 		t.log.Warn("gossip: two nodes have the same name", "peer", known.Name, "addr", a.String(), "other", b.String())
@@ -268,9 +263,7 @@ func (t *table) members() []Member {
 	defer t.mu.Unlock()
 	out := make([]Member, 0, len(t.all))
 	for _, e := range t.all {
-		m := e.Member
-		m.Meta.SMTP = slices.Clone(m.Meta.SMTP)
-		out = append(out, m)
+		out = append(out, e.Member)
 	}
 	slices.SortFunc(out, func(a, b Member) int { return cmp.Compare(a.Node, b.Node) })
 	return out
@@ -288,14 +281,10 @@ func (t *table) wake() {
 	t.changed = make(chan struct{})
 }
 
-// people tells those who wait for somebody to come or go. The lock is held.
+// people wakes the one who seeks: somebody came or went.
 func (t *table) people() {
-	close(t.peopled)
-	t.peopled = make(chan struct{})
-}
-
-func (t *table) watchPeople() <-chan struct{} {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.peopled
+	select {
+	case t.peopled <- struct{}{}:
+	default:
+	}
 }

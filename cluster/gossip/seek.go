@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -27,10 +28,7 @@ const (
 func (g *Gossip) seek() {
 	wait := seekMin
 	for {
-		peopled := g.table.watchPeople()
-		if missing := g.missing(); len(missing) > 0 {
-			g.join(missing)
-		}
+		g.join(g.missing())
 		timer := time.NewTimer(wait/2 + rand.N(wait))
 		select {
 		case <-g.ctx.Done():
@@ -38,16 +36,20 @@ func (g *Gossip) seek() {
 			return
 		case <-timer.C:
 			wait = min(2*wait, seekMax)
-		case <-peopled:
+		case <-g.table.peopled:
 			// Where one comes or goes there are others, but never more than one
 			// round in seekMin.
 			wait = seekMin
-			select {
-			case <-g.ctx.Done():
-			case <-timer.C:
-			case <-time.After(seekMin):
-			}
+			pause(g.ctx, seekMin)
 		}
+	}
+}
+
+// pause waits, or until it is all over.
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
 	}
 }
 
@@ -131,11 +133,8 @@ func resolve(ctx context.Context, o Options, hostPort string) ([]netip.AddrPort,
 		return []netip.AddrPort{netip.AddrPortFrom(ip.Unmap(), uint16(port))}, nil
 	}
 	ips, err := o.Resolve(ctx, host)
-	if err != nil {
-		return nil, err
-	}
-	if len(ips) == 0 {
-		return nil, fmt.Errorf("%s: no address: %w", host, errAddr)
+	if err != nil || len(ips) == 0 {
+		return nil, errors.Join(fmt.Errorf("%s: no address: %w", host, errAddr), err)
 	}
 	out := make([]netip.AddrPort, 0, len(ips))
 	for _, ip := range ips {

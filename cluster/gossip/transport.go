@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -106,9 +108,6 @@ func advertised(ctx context.Context, o Options, listen net.Addr) (netip.AddrPort
 		if err != nil {
 			return netip.AddrPort{}, fmt.Errorf("own address: %w", err)
 		}
-		if found[0].Port() == 0 {
-			return netip.AddrPortFrom(found[0].Addr(), own.Port()), nil
-		}
 		return found[0], nil
 	}
 	if !own.Addr().IsUnspecified() {
@@ -181,7 +180,7 @@ func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Durati
 func (t *transport) Shutdown() error {
 	t.mu.Lock()
 	t.closed = true
-	conns := t.in.all()
+	conns := slices.Collect(maps.Keys(t.in.conns))
 	t.mu.Unlock()
 	t.cancel()
 	_ = t.ln.Close() // nothing hangs on it
@@ -218,22 +217,16 @@ func (t *transport) keep(node string, addr netip.AddrPort) {
 	_, _ = t.link(memberlist.Address{Addr: addr.String(), Name: node}) // closed: nothing to keep
 }
 
-// unused tells whether nobody used a link for a while.
-func (t *transport) unused(l *link) bool {
+// unused tells whether nobody used a link for a while, and drops it then if
+// asked to.
+func (t *transport) unused(l *link, drop bool) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.closed || time.Since(l.used) >= linkIdle
-}
-
-// forget drops a link that nobody used for a while; false if it is needed.
-func (t *transport) forget(l *link) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if !t.closed && time.Since(l.used) < linkIdle {
-		return false
+	idle := t.closed || time.Since(l.used) >= linkIdle
+	if idle && drop {
+		delete(t.links, l.to)
 	}
-	delete(t.links, l.to)
-	return true
+	return idle
 }
 
 // own makes a stream of a connection that we made, and sees to it that
