@@ -90,7 +90,7 @@ func benchOwner(b *testing.B) (*segment.Machine, fsm.SegmentID, fsm.Ref) {
 	return m, id, peer
 }
 
-func benchMachine(b *testing.B, self, peer fsm.Ref, segs []fsm.Segment) *segment.Machine {
+func benchMachine(b testing.TB, self, peer fsm.Ref, segs []fsm.Segment) *segment.Machine {
 	m, err := segment.New(segment.Config{Self: self, Expect: 3, Without: segment.LeaseToAck})
 	if err != nil {
 		b.Fatal(err)

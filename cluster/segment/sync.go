@@ -179,6 +179,9 @@ func (m *Machine) inventory(s *seg, p *peer, it Item, index int) {
 		return
 	}
 	a := Action{Kind: ActMerge, Peer: p.ref, Segment: s.id, Epoch: it.Epoch, Token: it.Arg, Index: index, Seq: s.rec.End}
+	if !s.rec.EndSet {
+		a.Seq = s.durable // the end is not above it, for this node answered with it
+	}
 	switch {
 	case s.mine && s.rec.State == fsm.Recovering:
 		q := s.rcv.asking(p.ref, it.Arg)
@@ -198,9 +201,6 @@ func (m *Machine) inventory(s *seg, p *peer, it Item, index int) {
 	case s.rec.State == fsm.Recovering && s.held && s.rec.IsMember(m.cfg.Self):
 		s.sync = syncing{p.ref, it.Arg}
 		a.Complete = true
-		if !s.rec.EndSet {
-			a.Seq = s.durable
-		}
 	default:
 		return
 	}
