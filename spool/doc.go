@@ -9,7 +9,9 @@
 //
 // It is no queue: when to try, where and how often is decided by
 // delivery/queue, which is told of each message by Options.Accepted and Each.
-// It knows no network either: a Replicator brings records to other members.
+// It knows no network either: in a cluster a Placement says where messages go
+// and brings them to other members, and what others have comes by Take, Put
+// and Merge, to be the queue's from Claim to Disclaim.
 // The server calls Accept, the queue everything else.
 //
 // # Records

@@ -15,7 +15,6 @@ import (
 	"github.com/clrelay/clrelay/spool/datadir"
 	"github.com/clrelay/clrelay/spool/record"
 	"github.com/clrelay/clrelay/spool/state"
-	"github.com/clrelay/clrelay/spool/state/standing"
 	"github.com/clrelay/clrelay/spool/wal"
 	"github.com/clrelay/clrelay/spool/wal/buffers"
 )
@@ -37,9 +36,9 @@ type (
 	// Message is a message of the spool that is not finished yet.
 	Message = state.Message
 	// RecipientState is where one recipient of a message stands.
-	RecipientState = standing.RecipientState
+	RecipientState = record.RecipientState
 	// Result is what became of one recipient.
-	Result = standing.Result
+	Result = record.Outcome
 	// DamageError says which part of the log cannot be read.
 	DamageError = record.DamageError
 )

@@ -6,6 +6,9 @@ import (
 	"reflect"
 	"testing"
 
+	"google.golang.org/protobuf/proto"
+
+	spoolv1 "github.com/clrelay/clrelay/proto/spool/v1"
 	"github.com/clrelay/clrelay/spool/record"
 )
 
@@ -69,4 +72,31 @@ func FuzzInventory(f *testing.F) {
 			t.Fatalf("%d messages of %d octets", len(got.Live), len(data))
 		}
 	})
+}
+
+// TestAgainstGenerated: forget records, ends and inventories are what the
+// .proto file says.
+func TestAgainstGenerated(t *testing.T) {
+	f := record.Forget{Index: 7, Below: 3<<32 | 9, From: 2}
+	var pf spoolv1.Forget
+	if err := proto.Unmarshal(record.AppendForget(nil, &f), &pf); err != nil || pf.Index != 7 || pf.Below != f.Below || pf.From != 2 {
+		t.Errorf("%v %v", &pf, err)
+	}
+	if back, err := record.ParseForget(record.AppendForget(nil, &f)); err != nil || *back != f {
+		t.Errorf("%+v %v", back, err)
+	}
+	seg := record.Segment{State: record.SegmentSealed, End: 0, EndSet: true}
+	var ps spoolv1.Segment
+	if err := proto.Unmarshal(record.AppendSegment(nil, &seg), &ps); err != nil || !ps.EndSet {
+		t.Errorf("%v %v", &ps, err)
+	}
+	if back, err := record.ParseSegment(record.AppendSegment(nil, &seg)); err != nil || !back.EndSet {
+		t.Errorf("%+v %v", back, err)
+	}
+	inv := record.Inventory{Segment: 9, Last: 10, Suspect: true, From: 1, Upto: 8, Live: []record.LiveMessage{{First: 4, Commit: 7, Results: []byte("x")}}}
+	var pi spoolv1.Inventory
+	if err := proto.Unmarshal(inv.Pieces()[0], &pi); err != nil || pi.Segment != 9 || pi.Last != 10 || !pi.Suspect || pi.From != 1 || pi.Upto != 8 ||
+		len(pi.Live) != 1 || pi.Live[0].First != 4 || pi.Live[0].Commit != 7 || string(pi.Live[0].Results) != "x" {
+		t.Errorf("%v %v", &pi, err)
+	}
 }

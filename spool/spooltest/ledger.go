@@ -3,7 +3,7 @@
 // and fills a ledger; Verify opens what a crash left and compares.
 //
 // It is made for tests alone: those of the spool, of whatever is put under it
-// (vfs) or beside it (a Replicator). A Ledger may be used from any goroutine;
+// (vfs) or beside it (a Placement). A Ledger may be used from any goroutine;
 // it is locked for moments only, so it may be asked from the watcher of a
 // vfs.Mem. Whatever is found wrong is an error that says what; nothing panics.
 package spooltest

@@ -4,7 +4,6 @@ import (
 	"slices"
 
 	"github.com/clrelay/clrelay/spool/record"
-	"github.com/clrelay/clrelay/spool/state/standing"
 	"github.com/clrelay/clrelay/spool/wal"
 )
 
@@ -128,7 +127,7 @@ func (s *State) resultOwner(g *Segment, it Item) func(wal.Pos) {
 	if m == nil {
 		return nil
 	}
-	here := func(r standing.Rcpt) bool { return wal.Pos(r.At()) == it.Pos }
+	here := func(r record.Rcpt) bool { return wal.Pos(r.At()) == it.Pos }
 	if !slices.ContainsFunc(m.rcpts(), here) {
 		return nil
 	}

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/clrelay/clrelay/spool/record"
-	"github.com/clrelay/clrelay/spool/state/standing"
 )
 
 // Held is what a node has of a replicated segment.
@@ -101,7 +100,7 @@ func (s *State) Own(g *Segment, all bool, now time.Time) (msgs []*Message, unsur
 		return nil, 0
 	}
 	g.Owned = true
-	sec := standing.Seconds(now.UnixMilli())
+	sec := record.Seconds(now.UnixMilli())
 	for _, m := range g.msgs {
 		s.index.Insert(m)
 		for i, r := range m.rcpts() {
@@ -150,7 +149,7 @@ func (s *State) Owned(m *Message) bool { return m.seg.Owned }
 
 // Touched tells whether any recipient has a result.
 func (m *Message) Touched() bool {
-	return slices.ContainsFunc(m.rcpts(), func(r standing.Rcpt) bool { return r.At() != 0 })
+	return slices.ContainsFunc(m.rcpts(), func(r record.Rcpt) bool { return r.At() != 0 })
 }
 
 // Unite makes the record that brings a message up to results that come from

@@ -7,7 +7,6 @@ import (
 
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/spool/record"
-	"github.com/clrelay/clrelay/spool/state/standing"
 	"github.com/clrelay/clrelay/spool/wal"
 )
 
@@ -27,11 +26,11 @@ type Message struct {
 	era     uint16 // and the upper ones (never changes)
 	behind  uint16 // sequence number of the commit record, less first; math.MaxUint16: it is in more (never changes)
 
-	next   *Message         // in the same bucket of the index
-	more   *parts           // nil with one recipient and one chunk
-	commit wal.Pos          // of the commit record; 0 once the message is finished
-	chunk  wal.Pos          // of the first chunk; 0 when recovery did not find it
-	one    [1]standing.Rcpt // the recipient, unless more has them all
+	next   *Message       // in the same bucket of the index
+	more   *parts         // nil with one recipient and one chunk
+	commit wal.Pos        // of the commit record; 0 once the message is finished
+	chunk  wal.Pos        // of the first chunk; 0 when recovery did not find it
+	one    [1]record.Rcpt // the recipient, unless more has them all
 
 	first     uint32 // sequence number of the first chunk (never changes)
 	size      uint32 // octets of content (never changes)
@@ -41,9 +40,9 @@ type Message struct {
 
 // parts are what a message has more of than one.
 type parts struct {
-	rcpts  []standing.Rcpt // all recipients, or nil when there is just one
-	chunks []Chunk         // all chunks, or nil when there is just one
-	behind uint32          // see Message
+	rcpts  []record.Rcpt // all recipients, or nil when there is just one
+	chunks []Chunk       // all chunks, or nil when there is just one
+	behind uint32        // see Message
 }
 
 // Chunk is where one chunk of a message lies, and how long its record's data
@@ -79,7 +78,7 @@ func (m *Message) Arrived() time.Time { return time.UnixMilli(m.arrivedMS()) }
 func (m *Message) Recipients() int { return int(m.n) }
 
 // rcpts gives the states of all recipients, to be read or changed in place.
-func (m *Message) rcpts() []standing.Rcpt {
+func (m *Message) rcpts() []record.Rcpt {
 	if m.more != nil && m.more.rcpts != nil {
 		return m.more.rcpts
 	}
@@ -115,7 +114,7 @@ func (m *Message) place(chunks []Chunk) {
 		m.rich().chunks = slices.Clip(chunks)
 	}
 	if more := m.rich(); m.n > 1 && more.rcpts == nil {
-		more.rcpts = make([]standing.Rcpt, m.n)
+		more.rcpts = make([]record.Rcpt, m.n)
 	}
 }
 

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/clrelay/clrelay/spool/record"
-	"github.com/clrelay/clrelay/spool/state/standing"
 	"github.com/clrelay/clrelay/spool/wal"
 )
 
@@ -49,7 +48,7 @@ type foundChunk struct {
 type foundResult struct {
 	first uint32
 	index uint16
-	standing.Rcpt
+	record.Rcpt
 }
 
 type foundAttempt struct {
@@ -147,7 +146,7 @@ func (f *Replay) message(g *found, pos wal.Pos, seq uint64, data []byte) error {
 		g.more[m] = slices.Clone(c.More)
 	}
 	if m.n > 1 {
-		m.rich().rcpts = make([]standing.Rcpt, m.n)
+		m.rich().rcpts = make([]record.Rcpt, m.n)
 	}
 	g.msgs = append(g.msgs, m)
 	return nil
@@ -161,7 +160,7 @@ func (f *Replay) outcome(g *found, pos wal.Pos, h wal.Header, data []byte) error
 		g.killers = append(g.killers, foundKiller{uint32(h.Seq), pos})
 		return nil
 	}
-	share := standing.ShareOf(wal.RecordSize(len(data)), len(f.result.Settled))
+	share := record.ShareOf(wal.RecordSize(len(data)), len(f.result.Settled))
 	for i := range f.result.Settled {
 		s := &f.result.Settled[i]
 		r := foundResult{first: uint32(h.Seq), index: uint16(s.Recipient)}
@@ -400,7 +399,7 @@ func (s *State) PossibleDuplicates(rec *Recovered, lost bool, now time.Time) (n 
 	if !lost {
 		return n
 	}
-	sec := standing.Seconds(now.UnixMilli())
+	sec := record.Seconds(now.UnixMilli())
 	for _, g := range s.segments {
 		if !g.Owned {
 			continue

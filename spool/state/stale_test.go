@@ -6,7 +6,6 @@ import (
 
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/spool/record"
-	"github.com/clrelay/clrelay/spool/state/standing"
 	"github.com/clrelay/clrelay/spool/wal"
 )
 
@@ -49,7 +48,7 @@ func TestStaleCopies(t *testing.T) {
 		if _, move := s.Disposable(wal.FileInfo{Number: 1, Sealed: true}, 64<<20, 2); !move || needed(1) || !needed(3) {
 			t.Error("the stale file is not the first to go")
 		}
-		rec, err := s.Settle(m, []standing.Result{{State: mail.StateDelivered}})
+		rec, err := s.Settle(m, []record.Outcome{{State: mail.StateDelivered}})
 		if err != nil || !rec.Finished || rec.Victim != 3 {
 			t.Fatalf("%+v %v", rec, err)
 		}

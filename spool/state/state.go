@@ -8,9 +8,8 @@ import (
 
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/spool/record"
-	"github.com/clrelay/clrelay/spool/state/books"
-	"github.com/clrelay/clrelay/spool/state/index"
-	"github.com/clrelay/clrelay/spool/state/standing"
+	"github.com/clrelay/clrelay/spool/record/books"
+	"github.com/clrelay/clrelay/spool/record/index"
 	"github.com/clrelay/clrelay/spool/wal"
 )
 
@@ -179,7 +178,7 @@ func (m *Message) Header(kind uint8) wal.Header {
 
 // Standing is a recipient's state and where the record of it lies.
 type Standing struct {
-	standing.RecipientState
+	record.RecipientState
 	Pos wal.Pos // 0: there is none
 }
 
@@ -212,7 +211,7 @@ func (s *State) Attempt(m *Message, recipients []int, now time.Time) (a *record.
 		}
 		a.Recipients = append(a.Recipients, uint32(i))
 		a.Versions = append(a.Versions, rcpts[i].Version+1)
-		early = early || !rcpts[i].Due(standing.Seconds(now.UnixMilli()))
+		early = early || !rcpts[i].Due(record.Seconds(now.UnixMilli()))
 	}
 	return a, early, nil
 }
@@ -225,7 +224,7 @@ func (s *State) Started(m *Message, recipients []int, pos wal.Pos, size int64) {
 
 // Settle makes the record of those results that say something new; nil when
 // none does. If it leaves no recipient without a final result, it says so.
-func (s *State) Settle(m *Message, results []standing.Result) (*record.Result, error) {
+func (s *State) Settle(m *Message, results []record.Outcome) (*record.Result, error) {
 	if m.finished() {
 		return nil, fmt.Errorf("spool: settling message %s: %w", m.id, record.ErrFinished)
 	}
@@ -265,7 +264,7 @@ func (s *State) Settle(m *Message, results []standing.Result) (*record.Result, e
 // finishes the message, that is gone.
 func (s *State) Settled(m *Message, rec *record.Result, pos wal.Pos, size int64) {
 	rcpts := m.rcpts()
-	share := standing.ShareOf(size, len(rec.Settled))
+	share := record.ShareOf(size, len(rec.Settled))
 	for i := range rec.Settled {
 		r := &rcpts[rec.Settled[i].Recipient]
 		old, bytes := wal.Pos(r.At()), r.Bytes()

@@ -147,6 +147,7 @@ type Segment struct {
 	Members       []*Member              `protobuf:"bytes,3,rep,name=members,proto3" json:"members,omitempty"`                 // the owner among them
 	LastSeq       uint64                 `protobuf:"varint,4,opt,name=last_seq,json=lastSeq,proto3" json:"last_seq,omitempty"` // the highest sequence number given so far
 	End           uint64                 `protobuf:"varint,5,opt,name=end,proto3" json:"end,omitempty"`                        // set with SEALED: nothing above it counts
+	EndSet        bool                   `protobuf:"varint,6,opt,name=end_set,json=endSet,proto3" json:"end_set,omitempty"`    // by the cluster: whatever is above end is void, though it may be in the log
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -216,6 +217,224 @@ func (x *Segment) GetEnd() uint64 {
 	return 0
 }
 
+func (x *Segment) GetEndSet() bool {
+	if x != nil {
+		return x.EndSet
+	}
+	return false
+}
+
+// Forget is the payload of a forget record: of the segment that the record's
+// header names, whatever the log holds up to a place is dead.
+type Forget struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"` // of the Raft entry that allows it
+	Below         uint64                 `protobuf:"varint,2,opt,name=below,proto3" json:"below,omitempty"` // the place: log file number << 32 | offset
+	From          uint32                 `protobuf:"varint,3,opt,name=from,proto3" json:"from,omitempty"`   // no log file before this one holds anything of the segment
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Forget) Reset() {
+	*x = Forget{}
+	mi := &file_spool_v1_spool_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Forget) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Forget) ProtoMessage() {}
+
+func (x *Forget) ProtoReflect() protoreflect.Message {
+	mi := &file_spool_v1_spool_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Forget.ProtoReflect.Descriptor instead.
+func (*Forget) Descriptor() ([]byte, []int) {
+	return file_spool_v1_spool_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Forget) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *Forget) GetBelow() uint64 {
+	if x != nil {
+		return x.Below
+	}
+	return 0
+}
+
+func (x *Forget) GetFrom() uint32 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+// Inventory is what a node holds unfinished of a segment, or of a part of it:
+// of the messages whose first chunk is from from to upto. It is no record, but
+// is sent between nodes.
+type Inventory struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Segment       uint64                 `protobuf:"varint,1,opt,name=segment,proto3" json:"segment,omitempty"`
+	Last          uint64                 `protobuf:"varint,2,opt,name=last,proto3" json:"last,omitempty"`       // whatever is not above it and not live was finished there
+	Suspect       bool                   `protobuf:"varint,3,opt,name=suspect,proto3" json:"suspect,omitempty"` // the store is damaged: what is not live may be lost instead
+	From          uint64                 `protobuf:"varint,4,opt,name=from,proto3" json:"from,omitempty"`
+	Upto          uint64                 `protobuf:"varint,5,opt,name=upto,proto3" json:"upto,omitempty"`
+	Live          []*LiveMessage         `protobuf:"bytes,6,rep,name=live,proto3" json:"live,omitempty"` // rising by first
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Inventory) Reset() {
+	*x = Inventory{}
+	mi := &file_spool_v1_spool_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Inventory) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Inventory) ProtoMessage() {}
+
+func (x *Inventory) ProtoReflect() protoreflect.Message {
+	mi := &file_spool_v1_spool_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Inventory.ProtoReflect.Descriptor instead.
+func (*Inventory) Descriptor() ([]byte, []int) {
+	return file_spool_v1_spool_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Inventory) GetSegment() uint64 {
+	if x != nil {
+		return x.Segment
+	}
+	return 0
+}
+
+func (x *Inventory) GetLast() uint64 {
+	if x != nil {
+		return x.Last
+	}
+	return 0
+}
+
+func (x *Inventory) GetSuspect() bool {
+	if x != nil {
+		return x.Suspect
+	}
+	return false
+}
+
+func (x *Inventory) GetFrom() uint64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *Inventory) GetUpto() uint64 {
+	if x != nil {
+		return x.Upto
+	}
+	return 0
+}
+
+func (x *Inventory) GetLive() []*LiveMessage {
+	if x != nil {
+		return x.Live
+	}
+	return nil
+}
+
+// LiveMessage is one message of an inventory. One with many results comes more
+// than once.
+type LiveMessage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	First         uint64                 `protobuf:"varint,1,opt,name=first,proto3" json:"first,omitempty"`    // sequence number of the first chunk
+	Commit        uint64                 `protobuf:"varint,2,opt,name=commit,proto3" json:"commit,omitempty"`  // and of the commit record
+	Results       []byte                 `protobuf:"bytes,3,opt,name=results,proto3" json:"results,omitempty"` // a Result, or nothing
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LiveMessage) Reset() {
+	*x = LiveMessage{}
+	mi := &file_spool_v1_spool_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LiveMessage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LiveMessage) ProtoMessage() {}
+
+func (x *LiveMessage) ProtoReflect() protoreflect.Message {
+	mi := &file_spool_v1_spool_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LiveMessage.ProtoReflect.Descriptor instead.
+func (*LiveMessage) Descriptor() ([]byte, []int) {
+	return file_spool_v1_spool_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *LiveMessage) GetFirst() uint64 {
+	if x != nil {
+		return x.First
+	}
+	return 0
+}
+
+func (x *LiveMessage) GetCommit() uint64 {
+	if x != nil {
+		return x.Commit
+	}
+	return 0
+}
+
+func (x *LiveMessage) GetResults() []byte {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
 // Commit is the payload of a commit record: the message itself. Chunks that
 // no commit names are dead.
 type Commit struct {
@@ -241,7 +460,7 @@ type Commit struct {
 
 func (x *Commit) Reset() {
 	*x = Commit{}
-	mi := &file_spool_v1_spool_proto_msgTypes[2]
+	mi := &file_spool_v1_spool_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -253,7 +472,7 @@ func (x *Commit) String() string {
 func (*Commit) ProtoMessage() {}
 
 func (x *Commit) ProtoReflect() protoreflect.Message {
-	mi := &file_spool_v1_spool_proto_msgTypes[2]
+	mi := &file_spool_v1_spool_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -266,7 +485,7 @@ func (x *Commit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Commit.ProtoReflect.Descriptor instead.
 func (*Commit) Descriptor() ([]byte, []int) {
-	return file_spool_v1_spool_proto_rawDescGZIP(), []int{2}
+	return file_spool_v1_spool_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Commit) GetId() []byte {
@@ -388,7 +607,7 @@ type Recipient struct {
 
 func (x *Recipient) Reset() {
 	*x = Recipient{}
-	mi := &file_spool_v1_spool_proto_msgTypes[3]
+	mi := &file_spool_v1_spool_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -400,7 +619,7 @@ func (x *Recipient) String() string {
 func (*Recipient) ProtoMessage() {}
 
 func (x *Recipient) ProtoReflect() protoreflect.Message {
-	mi := &file_spool_v1_spool_proto_msgTypes[3]
+	mi := &file_spool_v1_spool_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -413,7 +632,7 @@ func (x *Recipient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Recipient.ProtoReflect.Descriptor instead.
 func (*Recipient) Descriptor() ([]byte, []int) {
-	return file_spool_v1_spool_proto_rawDescGZIP(), []int{3}
+	return file_spool_v1_spool_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Recipient) GetLocal() []byte {
@@ -465,7 +684,7 @@ type Client struct {
 
 func (x *Client) Reset() {
 	*x = Client{}
-	mi := &file_spool_v1_spool_proto_msgTypes[4]
+	mi := &file_spool_v1_spool_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -477,7 +696,7 @@ func (x *Client) String() string {
 func (*Client) ProtoMessage() {}
 
 func (x *Client) ProtoReflect() protoreflect.Message {
-	mi := &file_spool_v1_spool_proto_msgTypes[4]
+	mi := &file_spool_v1_spool_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -490,7 +709,7 @@ func (x *Client) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Client.ProtoReflect.Descriptor instead.
 func (*Client) Descriptor() ([]byte, []int) {
-	return file_spool_v1_spool_proto_rawDescGZIP(), []int{4}
+	return file_spool_v1_spool_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Client) GetAddr() []byte {
@@ -542,7 +761,7 @@ type Abort struct {
 
 func (x *Abort) Reset() {
 	*x = Abort{}
-	mi := &file_spool_v1_spool_proto_msgTypes[5]
+	mi := &file_spool_v1_spool_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -554,7 +773,7 @@ func (x *Abort) String() string {
 func (*Abort) ProtoMessage() {}
 
 func (x *Abort) ProtoReflect() protoreflect.Message {
-	mi := &file_spool_v1_spool_proto_msgTypes[5]
+	mi := &file_spool_v1_spool_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -567,7 +786,7 @@ func (x *Abort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Abort.ProtoReflect.Descriptor instead.
 func (*Abort) Descriptor() ([]byte, []int) {
-	return file_spool_v1_spool_proto_rawDescGZIP(), []int{5}
+	return file_spool_v1_spool_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Abort) GetReason() []byte {
@@ -596,7 +815,7 @@ type Attempt struct {
 
 func (x *Attempt) Reset() {
 	*x = Attempt{}
-	mi := &file_spool_v1_spool_proto_msgTypes[6]
+	mi := &file_spool_v1_spool_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -608,7 +827,7 @@ func (x *Attempt) String() string {
 func (*Attempt) ProtoMessage() {}
 
 func (x *Attempt) ProtoReflect() protoreflect.Message {
-	mi := &file_spool_v1_spool_proto_msgTypes[6]
+	mi := &file_spool_v1_spool_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -621,7 +840,7 @@ func (x *Attempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attempt.ProtoReflect.Descriptor instead.
 func (*Attempt) Descriptor() ([]byte, []int) {
-	return file_spool_v1_spool_proto_rawDescGZIP(), []int{6}
+	return file_spool_v1_spool_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Attempt) GetRecipients() []uint32 {
@@ -655,7 +874,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_spool_v1_spool_proto_msgTypes[7]
+	mi := &file_spool_v1_spool_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -667,7 +886,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_spool_v1_spool_proto_msgTypes[7]
+	mi := &file_spool_v1_spool_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -680,7 +899,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_spool_v1_spool_proto_rawDescGZIP(), []int{7}
+	return file_spool_v1_spool_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Result) GetId() []byte {
@@ -733,7 +952,7 @@ type Settled struct {
 
 func (x *Settled) Reset() {
 	*x = Settled{}
-	mi := &file_spool_v1_spool_proto_msgTypes[8]
+	mi := &file_spool_v1_spool_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -745,7 +964,7 @@ func (x *Settled) String() string {
 func (*Settled) ProtoMessage() {}
 
 func (x *Settled) ProtoReflect() protoreflect.Message {
-	mi := &file_spool_v1_spool_proto_msgTypes[8]
+	mi := &file_spool_v1_spool_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -758,7 +977,7 @@ func (x *Settled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settled.ProtoReflect.Descriptor instead.
 func (*Settled) Descriptor() ([]byte, []int) {
-	return file_spool_v1_spool_proto_rawDescGZIP(), []int{8}
+	return file_spool_v1_spool_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Settled) GetRecipient() uint32 {
@@ -852,13 +1071,29 @@ const file_spool_v1_spool_proto_rawDesc = "" +
 	"\x14spool/v1/spool.proto\x12\bspool.v1\"7\n" +
 	"\x06Member\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x19\n" +
-	"\bstore_id\x18\x02 \x01(\fR\astoreId\"\xb8\x01\n" +
+	"\bstore_id\x18\x02 \x01(\fR\astoreId\"\xd1\x01\n" +
 	"\aSegment\x12,\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x16.spool.v1.SegmentStateR\x05state\x12&\n" +
 	"\x05owner\x18\x02 \x01(\v2\x10.spool.v1.MemberR\x05owner\x12*\n" +
 	"\amembers\x18\x03 \x03(\v2\x10.spool.v1.MemberR\amembers\x12\x19\n" +
 	"\blast_seq\x18\x04 \x01(\x04R\alastSeq\x12\x10\n" +
-	"\x03end\x18\x05 \x01(\x04R\x03end\"\xaa\x03\n" +
+	"\x03end\x18\x05 \x01(\x04R\x03end\x12\x17\n" +
+	"\aend_set\x18\x06 \x01(\bR\x06endSet\"H\n" +
+	"\x06Forget\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x14\n" +
+	"\x05below\x18\x02 \x01(\x04R\x05below\x12\x12\n" +
+	"\x04from\x18\x03 \x01(\rR\x04from\"\xa6\x01\n" +
+	"\tInventory\x12\x18\n" +
+	"\asegment\x18\x01 \x01(\x04R\asegment\x12\x12\n" +
+	"\x04last\x18\x02 \x01(\x04R\x04last\x12\x18\n" +
+	"\asuspect\x18\x03 \x01(\bR\asuspect\x12\x12\n" +
+	"\x04from\x18\x04 \x01(\x04R\x04from\x12\x12\n" +
+	"\x04upto\x18\x05 \x01(\x04R\x04upto\x12)\n" +
+	"\x04live\x18\x06 \x03(\v2\x15.spool.v1.LiveMessageR\x04live\"U\n" +
+	"\vLiveMessage\x12\x14\n" +
+	"\x05first\x18\x01 \x01(\x04R\x05first\x12\x16\n" +
+	"\x06commit\x18\x02 \x01(\x04R\x06commit\x12\x18\n" +
+	"\aresults\x18\x03 \x01(\fR\aresults\"\xaa\x03\n" +
 	"\x06Commit\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x14\n" +
 	"\x05first\x18\x02 \x01(\x04R\x05first\x12\x12\n" +
@@ -941,31 +1176,35 @@ func file_spool_v1_spool_proto_rawDescGZIP() []byte {
 }
 
 var file_spool_v1_spool_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_spool_v1_spool_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_spool_v1_spool_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_spool_v1_spool_proto_goTypes = []any{
-	(SegmentState)(0), // 0: spool.v1.SegmentState
-	(*Member)(nil),    // 1: spool.v1.Member
-	(*Segment)(nil),   // 2: spool.v1.Segment
-	(*Commit)(nil),    // 3: spool.v1.Commit
-	(*Recipient)(nil), // 4: spool.v1.Recipient
-	(*Client)(nil),    // 5: spool.v1.Client
-	(*Abort)(nil),     // 6: spool.v1.Abort
-	(*Attempt)(nil),   // 7: spool.v1.Attempt
-	(*Result)(nil),    // 8: spool.v1.Result
-	(*Settled)(nil),   // 9: spool.v1.Settled
+	(SegmentState)(0),   // 0: spool.v1.SegmentState
+	(*Member)(nil),      // 1: spool.v1.Member
+	(*Segment)(nil),     // 2: spool.v1.Segment
+	(*Forget)(nil),      // 3: spool.v1.Forget
+	(*Inventory)(nil),   // 4: spool.v1.Inventory
+	(*LiveMessage)(nil), // 5: spool.v1.LiveMessage
+	(*Commit)(nil),      // 6: spool.v1.Commit
+	(*Recipient)(nil),   // 7: spool.v1.Recipient
+	(*Client)(nil),      // 8: spool.v1.Client
+	(*Abort)(nil),       // 9: spool.v1.Abort
+	(*Attempt)(nil),     // 10: spool.v1.Attempt
+	(*Result)(nil),      // 11: spool.v1.Result
+	(*Settled)(nil),     // 12: spool.v1.Settled
 }
 var file_spool_v1_spool_proto_depIdxs = []int32{
-	0, // 0: spool.v1.Segment.state:type_name -> spool.v1.SegmentState
-	1, // 1: spool.v1.Segment.owner:type_name -> spool.v1.Member
-	1, // 2: spool.v1.Segment.members:type_name -> spool.v1.Member
-	4, // 3: spool.v1.Commit.recipients:type_name -> spool.v1.Recipient
-	5, // 4: spool.v1.Commit.client:type_name -> spool.v1.Client
-	9, // 5: spool.v1.Result.settled:type_name -> spool.v1.Settled
-	6, // [6:6] is the sub-list for method output_type
-	6, // [6:6] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	0,  // 0: spool.v1.Segment.state:type_name -> spool.v1.SegmentState
+	1,  // 1: spool.v1.Segment.owner:type_name -> spool.v1.Member
+	1,  // 2: spool.v1.Segment.members:type_name -> spool.v1.Member
+	5,  // 3: spool.v1.Inventory.live:type_name -> spool.v1.LiveMessage
+	7,  // 4: spool.v1.Commit.recipients:type_name -> spool.v1.Recipient
+	8,  // 5: spool.v1.Commit.client:type_name -> spool.v1.Client
+	12, // 6: spool.v1.Result.settled:type_name -> spool.v1.Settled
+	7,  // [7:7] is the sub-list for method output_type
+	7,  // [7:7] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_spool_v1_spool_proto_init() }
@@ -979,7 +1218,7 @@ func file_spool_v1_spool_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_spool_v1_spool_proto_rawDesc), len(file_spool_v1_spool_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   9,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

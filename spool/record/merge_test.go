@@ -1,24 +1,23 @@
-package standing
+package record
 
 import (
 	"slices"
 	"testing"
 
 	"github.com/clrelay/clrelay/internal/mail"
-	"github.com/clrelay/clrelay/spool/record"
 )
 
 // TestOrderDoesNotMatter applies the same results in every order: the same
 // one wins each time.
 func TestOrderDoesNotMatter(t *testing.T) {
-	sets := [][]record.Settled{
+	sets := [][]Settled{
 		{{Version: 1, State: mail.StateDeferred}, {Version: 2, State: mail.StateHeld}, {Version: 3, State: mail.StateDeferred, Attempts: 9}},
 		{{Version: 1, State: mail.StateDelivered}, {Version: 2, State: mail.StateDeferred}, {Version: 3, State: mail.StateActive}},
 		{{Version: 5, State: mail.StateDropped}, {Version: 1, State: mail.StateFailed}, {Version: 2, State: mail.StateDelivered}, {Version: 9, State: mail.StateHeld}},
 	}
 	wins := []int{2, 0, 2}
 	for n, set := range sets {
-		permute(set, 0, func(order []record.Settled) {
+		permute(set, 0, func(order []Settled) {
 			var r Rcpt
 			for i := range order {
 				r.Merge(&order[i])
@@ -30,7 +29,7 @@ func TestOrderDoesNotMatter(t *testing.T) {
 	}
 }
 
-func permute(set []record.Settled, k int, visit func([]record.Settled)) {
+func permute(set []Settled, k int, visit func([]Settled)) {
 	set = slices.Clone(set)
 	if k == len(set) {
 		visit(set)

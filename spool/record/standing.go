@@ -1,7 +1,4 @@
-// Package standing is where one recipient of a message stands, in the compact
-// form that memory keeps, and the order of results. It knows nothing of
-// messages or of the log; package state uses it.
-package standing
+package record
 
 import (
 	"cmp"
@@ -9,10 +6,10 @@ import (
 	"time"
 
 	"github.com/clrelay/clrelay/internal/mail"
-	"github.com/clrelay/clrelay/spool/record"
 )
 
-// Rcpt is where one recipient stands.
+// Rcpt is where one recipient of a message stands, in the compact form that
+// memory keeps.
 type Rcpt struct {
 	hi, lo   uint32 // the halves of the place of its newest result record; 0: there is none
 	Next     uint32 // Unix time in seconds, rounded up; 0: none
@@ -34,9 +31,9 @@ type RecipientState struct {
 	Version  uint32    // 0: no result yet
 }
 
-// Result is what became of one recipient: delivered, failed or dropped for
+// Outcome is what became of one recipient: delivered, failed or dropped for
 // good, or what is to happen next.
-type Result struct {
+type Outcome struct {
 	Recipient int // index into the envelope's recipients
 	State     mail.State
 	Attempts  uint32
@@ -61,7 +58,7 @@ func (r *Rcpt) At() uint64 { return uint64(r.hi)<<32 | uint64(r.lo) }
 // Put sets At.
 func (r *Rcpt) Put(p uint64) { r.hi, r.lo = uint32(p>>32), uint32(p) }
 
-// Bytes is what the recipient counts in the books for its result record.
+// Bytes is what the recipient counts in the books for its result
 func (r *Rcpt) Bytes() int64 { return int64(r.Share) * 8 }
 
 // ShareOf gives the part of a result record's size that each of its n
@@ -71,7 +68,7 @@ func ShareOf(size int64, n int) uint8 { return uint8(min(size/8/int64(max(n, 1))
 // Merge takes a result that is newer, or final where what is known is not;
 // whatever order results come in, the same one wins. It tells whether it took
 // it.
-func (r *Rcpt) Merge(s *record.Settled) bool {
+func (r *Rcpt) Merge(s *Settled) bool {
 	var n Rcpt
 	if n.Set(s); !n.Supersedes(r) {
 		return false
@@ -81,7 +78,7 @@ func (r *Rcpt) Merge(s *record.Settled) bool {
 }
 
 // Set makes it what the result says.
-func (r *Rcpt) Set(s *record.Settled) {
+func (r *Rcpt) Set(s *Settled) {
 	r.State = s.State
 	r.Version = s.Version
 	r.Attempts = uint16(min(s.Attempts, math.MaxUint16))
