@@ -10,13 +10,15 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	"github.com/clrelay/clrelay/cluster/pki"
 	"github.com/clrelay/clrelay/internal/metrics"
 )
 
-// Access says what a method does to the node.
+// Access says what a method does to the node or the cluster.
 type Access uint8
 
 // The kinds of access. A method without one cannot be called.
@@ -34,6 +36,8 @@ func AccessTo(method string) Access {
 		"/admin.v1.QueueService/List",
 		"/admin.v1.MessageService/Show",
 		"/admin.v1.NodeService/Status",
+		"/admin.v1.ClusterService/Status",
+		"/admin.v1.ConfigService/Get",
 		"/grpc.health.v1.Health/Check",
 		"/grpc.health.v1.Health/List",
 		"/grpc.health.v1.Health/Watch",
@@ -44,20 +48,105 @@ func AccessTo(method string) Access {
 		"/admin.v1.QueueService/Hold",
 		"/admin.v1.QueueService/Release",
 		"/admin.v1.QueueService/Drop",
-		"/admin.v1.QueueService/Bounce":
+		"/admin.v1.QueueService/Bounce",
+		"/admin.v1.NodeService/Drain",
+		"/admin.v1.NodeService/Resume",
+		"/admin.v1.NodeService/Remove",
+		"/admin.v1.ClusterService/TransferLeader",
+		"/admin.v1.ConfigService/Apply":
 		return Changes
 	}
 	return denied
+}
+
+// OpenToNodes tells whether other nodes of the cluster may call a method.
+// Where they may for this node's own share alone, local is true: the request
+// must say so.
+func OpenToNodes(method string) (open, local bool) {
+	switch method {
+	case "/admin.v1.QueueService/Summary",
+		"/admin.v1.QueueService/List",
+		"/admin.v1.MessageService/Show",
+		"/admin.v1.QueueService/Retry",
+		"/admin.v1.QueueService/Hold",
+		"/admin.v1.QueueService/Release",
+		"/admin.v1.QueueService/Drop",
+		"/admin.v1.QueueService/Bounce":
+		return true, true
+	case "/admin.v1.NodeService/Status",
+		"/grpc.health.v1.Health/Check":
+		return true, false
+	}
+	return false, false
+}
+
+// caller is who calls.
+type caller struct {
+	operator bool
+	node     string // another node; empty when it is none
+	text     string // for the log
+}
+
+// callerOf tells who calls: by the kernel's word on a unix socket, by the
+// verified certificate elsewhere. Without either it is nobody.
+func callerOf(ctx context.Context) caller {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return caller{text: "unknown"}
+	}
+	switch info := p.AuthInfo.(type) {
+	case PeerInfo:
+		return caller{operator: true, text: info.String()}
+	case credentials.TLSInfo:
+		if len(info.State.VerifiedChains) == 0 {
+			break
+		}
+		who, err := pki.PeerOf(info.State)
+		switch {
+		case err != nil:
+		case who.Kind == pki.Admin:
+			return caller{operator: true, text: who.String()}
+		case who.Kind == pki.Node:
+			return caller{node: who.Name, text: who.String()}
+		}
+	}
+	return caller{text: "unknown"}
 }
 
 // gate stands before every method.
 type gate struct {
 	log     *slog.Logger
 	metrics *metrics.Node
+	peers   Peers // nil: there are no other nodes
+}
+
+// isOurs tells our methods from those that others put on the same gRPC
+// server: these guard themselves.
+func isOurs(method string) bool {
+	return strings.HasPrefix(method, "/admin.") || strings.HasPrefix(method, "/grpc.")
+}
+
+// shared guards our methods on a server that has others, too.
+func (g *gate) sharedUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	if !isOurs(info.FullMethod) {
+		return next(ctx, req)
+	}
+	return g.unary(ctx, req, info, next)
+}
+
+func (g *gate) sharedStream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	if !isOurs(info.FullMethod) {
+		return next(srv, ss)
+	}
+	return g.stream(srv, ss, info, next)
 }
 
 func (g *gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
-	err = g.pass(ctx, info.FullMethod, req, func() error {
+	c := &call{ctx: ctx, method: info.FullMethod, who: callerOf(ctx), req: req}
+	err = g.pass(c, func() error {
+		if err := g.admit(c); err != nil {
+			return err
+		}
 		resp, err = next(ctx, req)
 		return err
 	})
@@ -65,33 +154,110 @@ func (g *gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, n
 }
 
 func (g *gate) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-	return g.pass(ss.Context(), info.FullMethod, nil, func() error { return next(srv, ss) })
+	c := &call{ctx: ss.Context(), method: info.FullMethod, who: callerOf(ss.Context())}
+	return g.pass(c, func() error { return next(srv, &guarded{ss, g, c}) })
+}
+
+// guarded looks at the requests of a stream before the method sees them.
+type guarded struct {
+	grpc.ServerStream
+	gate *gate
+	call *call
+}
+
+// RecvMsg receives a request that may be made.
+func (s *guarded) RecvMsg(m any) error {
+	if err := s.ServerStream.RecvMsg(m); err != nil {
+		return err
+	}
+	s.call.req = m
+	return s.gate.admit(s.call)
+}
+
+// call is a call of a method.
+type call struct {
+	ctx    context.Context
+	method string
+	who    caller
+	req    any // nil until it is there
+}
+
+// errNotLocal is what a node hears that asks for more than it may.
+var errNotLocal = status.Error(codes.PermissionDenied, "a node may ask for another one's own share alone")
+
+// admit looks at a request of a caller who may call the method.
+func (g *gate) admit(c *call) error {
+	if _, local := OpenToNodes(c.method); local && !c.who.operator && !isLocal(c.req) {
+		g.log.Warn("admin call denied", "method", c.method, "peer", c.who.text)
+		return errNotLocal
+	}
+	return nil
+}
+
+// isLocal tells whether a request is for the node that is asked alone.
+func isLocal(req any) bool {
+	if c, ok := req.(changeRequest); ok {
+		return c.GetChange().GetLocal()
+	}
+	l, ok := req.(interface{ GetLocal() bool })
+	return ok && l.GetLocal()
+}
+
+// may tells whether somebody may call a method at all.
+func (g *gate) may(method string, who caller) bool {
+	if who.operator {
+		return true
+	}
+	open, _ := OpenToNodes(method)
+	return who.node != "" && open && g.peers != nil && g.peers.Knows(who.node)
 }
 
 // pass lets a call through, counts it and logs what changes something. The
 // error it returns is the one that travels.
-func (g *gate) pass(ctx context.Context, method string, req any, call func() error) error {
-	access := AccessTo(method)
+func (g *gate) pass(c *call, run func() error) error {
+	access := AccessTo(c.method)
 	if access == denied {
 		g.metrics.AdminRequests.Inc("denied")
-		g.log.Warn("admin call denied", "method", method, "peer", caller(ctx))
+		g.log.Warn("admin call denied", "method", c.method, "peer", c.who.text)
 		return status.Error(codes.PermissionDenied, "this method is closed")
 	}
+	if !g.may(c.method, c.who) {
+		g.metrics.AdminRequests.Inc("denied")
+		g.log.Warn("admin call denied", "method", c.method, "peer", c.who.text)
+		return status.Error(codes.PermissionDenied, "you may not call this")
+	}
 	start := time.Now()
-	err := g.travels(method, safely(call))
+	err := g.travels(c.method, safely(run))
 	result := "ok"
 	if err != nil {
 		result = "failed"
 	}
 	g.metrics.AdminRequests.Inc(result)
-	attrs := []any{"method", method, "peer", caller(ctx), "took", time.Since(start), "code", status.Code(err).String()}
-	if c, ok := req.(changeRequest); ok && access == Changes {
-		attrs = append(attrs, "selector", c.GetChange().GetSelector().String(), "dry_run", c.GetChange().GetDryRun(), "reason", c.GetChange().GetReason())
-		g.log.Info("admin change", attrs...)
+	attrs := []any{"method", c.method, "peer", c.who.text, "took", time.Since(start), "code", status.Code(err).String()}
+	if access == Changes {
+		g.log.Info("admin change", append(attrs, changeAttrs(c.req)...)...)
 	} else {
 		g.log.Debug("admin call", attrs...)
 	}
 	return err
+}
+
+// changeAttrs is what the log says of a request that changes something.
+func changeAttrs(req any) (attrs []any) {
+	if c, ok := req.(changeRequest); ok {
+		ch := c.GetChange()
+		attrs = append(attrs, "selector", ch.GetSelector().String(), "dry_run", ch.GetDryRun(), "reason", ch.GetReason(), "local", ch.GetLocal())
+	}
+	if n, ok := req.(interface{ GetNode() string }); ok {
+		attrs = append(attrs, "node", n.GetNode())
+	}
+	if f, ok := req.(interface{ GetForce() bool }); ok {
+		attrs = append(attrs, "force", f.GetForce())
+	}
+	if r, ok := req.(interface{ GetReason() string }); ok {
+		attrs = append(attrs, "reason", r.GetReason())
+	}
+	return attrs
 }
 
 // panicked is the error of a call that panicked.
@@ -115,7 +281,8 @@ func safely(call func() error) (err error) {
 func (g *gate) travels(method string, err error) error {
 	var (
 		expect *ExpectError
-		bad    badSelector
+		bad    InvalidError
+		no     RefusedError
 		p      *panicked
 	)
 	switch {
@@ -128,7 +295,11 @@ func (g *gate) travels(method string, err error) error {
 		return status.Error(codes.FailedPrecondition, expect.Error())
 	case errors.As(err, &bad):
 		return status.Error(codes.InvalidArgument, bad.Error())
-	case errors.Is(err, ErrNotFound):
+	case errors.As(err, &no):
+		return status.Error(codes.FailedPrecondition, text(no.Error()))
+	case errors.Is(err, ErrAlone):
+		return status.Error(codes.FailedPrecondition, said(err))
+	case errors.Is(err, ErrNotFound), errors.Is(err, ErrNoNode):
 		return status.Error(codes.NotFound, said(err))
 	case errors.Is(err, ErrUnavailable):
 		return status.Error(codes.Unavailable, said(err))
@@ -144,12 +315,3 @@ func (g *gate) travels(method string, err error) error {
 // said is the text of an error for the one who called: where in the program
 // it came from is of no use to him.
 func said(err error) string { return strings.TrimPrefix(text(err.Error()), "admin: ") }
-
-func caller(ctx context.Context) string {
-	if p, ok := peer.FromContext(ctx); ok && p.AuthInfo != nil {
-		if info, ok := p.AuthInfo.(PeerInfo); ok {
-			return info.String()
-		}
-	}
-	return "unknown"
-}

@@ -27,18 +27,13 @@ type Selector struct {
 // held against each of them.
 const maxPatterns = 1000
 
-// badSelector is the error of a selector that means nothing.
-type badSelector string
-
-func (e badSelector) Error() string { return string(e) }
-
 // NewSelector reads a selector from the API. An ID that does not parse is
 // ErrNotFound: there cannot be such a message.
 func NewSelector(in *adminv1.Selector) (*Selector, error) {
 	s := &Selector{everything: in.GetEverything()}
 	for what, n := range map[string]int{"ids": len(in.GetIds()), "domains": len(in.GetDomains()), "rcpts": len(in.GetRcpts()), "froms": len(in.GetFroms())} {
 		if n > maxPatterns {
-			return nil, badSelector(fmt.Sprintf("%s has more than %d values", what, maxPatterns))
+			return nil, InvalidError(fmt.Sprintf("%s has more than %d values", what, maxPatterns))
 		}
 	}
 	for _, text := range in.GetIds() {
@@ -51,19 +46,19 @@ func NewSelector(in *adminv1.Selector) (*Selector, error) {
 	for _, st := range in.GetStates() {
 		state, ok := queuedState(st)
 		if !ok {
-			return nil, badSelector("states are active, deferred and held")
+			return nil, InvalidError("states are active, deferred and held")
 		}
 		s.States = append(s.States, state)
 	}
 	s.domains = lower(in.GetDomains())
 	for _, d := range s.domains {
 		if d == "" || strings.Contains(strings.TrimPrefix(d, "*."), "*") {
-			return nil, badSelector(fmt.Sprintf("domain %q is neither a name nor *.name", d))
+			return nil, InvalidError(fmt.Sprintf("domain %q is neither a name nor *.name", d))
 		}
 	}
 	s.rcpts, s.froms = lower(in.GetRcpts()), lower(in.GetFroms())
 	if slices.Contains(s.rcpts, "") || slices.Contains(s.froms, "") {
-		return nil, badSelector("an empty pattern matches nothing; the null sender is <>")
+		return nil, InvalidError("an empty pattern matches nothing; the null sender is <>")
 	}
 	if in.GetArrivedBefore() != nil {
 		s.Before = in.GetArrivedBefore().AsTime()
@@ -72,7 +67,7 @@ func NewSelector(in *adminv1.Selector) (*Selector, error) {
 		s.After = in.GetArrivedAfter().AsTime()
 	}
 	if s.everything && s.narrows() {
-		return nil, badSelector("everything goes with no other selector")
+		return nil, InvalidError("everything goes with no other selector")
 	}
 	return s, nil
 }

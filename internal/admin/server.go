@@ -18,11 +18,16 @@ import (
 // maxRequest bounds one request; the longest is a selector with many IDs.
 const maxRequest = 1 << 20
 
-// Options are what a server needs.
+// Options are what a server needs. Cluster, Nodes, Configs and Peers are nil on
+// a single machine.
 type Options struct {
 	Queue    Queue
 	Messages Messages
 	Node     Node
+	Cluster  Cluster
+	Nodes    Nodes
+	Configs  Configs
+	Peers    Peers
 	Log      *slog.Logger
 	Metrics  *metrics.Node
 	Now      func() time.Time // time.Now when nil
@@ -30,6 +35,8 @@ type Options struct {
 
 // Server is the admin API of one node.
 type Server struct {
+	o      Options
+	gate   *gate
 	grpc   *grpc.Server
 	health *health.Server
 }
@@ -39,8 +46,9 @@ func New(o Options) *Server {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	g := &gate{log: o.Log, metrics: o.Metrics}
+	g := &gate{log: o.Log, metrics: o.Metrics, peers: o.Peers}
 	s := &Server{
+		o: o, gate: g,
 		grpc: grpc.NewServer(
 			grpc.Creds(socketCredentials{}),
 			grpc.MaxRecvMsgSize(maxRequest),
@@ -49,13 +57,32 @@ func New(o Options) *Server {
 		),
 		health: health.NewServer(),
 	}
-	adminv1.RegisterQueueServiceServer(s.grpc, &queueService{queue: o.Queue, messages: o.Messages, now: o.Now})
-	adminv1.RegisterMessageServiceServer(s.grpc, &messageService{messages: o.Messages})
-	adminv1.RegisterNodeServiceServer(s.grpc, &nodeService{node: o.Node})
-	healthv1.RegisterHealthServer(s.grpc, s.health)
+	s.Register(s.grpc)
 	reflection.Register(s.grpc)
 	return s
 }
+
+// Register puts the services on another gRPC server as well, which must have
+// Unary and Stream among its interceptors, for these guard them, and
+// credentials whose AuthInfo is a TLSInfo: an operator's certificate may do
+// everything, that of a node what nodes need of each other, and nobody else
+// anything.
+func (s *Server) Register(r grpc.ServiceRegistrar) {
+	o, f := &s.o, fleet{s.o.Peers}
+	adminv1.RegisterQueueServiceServer(r, &queueService{queue: o.Queue, messages: o.Messages, now: o.Now, fleet: f})
+	adminv1.RegisterMessageServiceServer(r, &messageService{messages: o.Messages, fleet: f})
+	adminv1.RegisterNodeServiceServer(r, &nodeService{node: o.Node, nodes: o.Nodes, queue: o.Queue, fleet: f, every: progressEvery})
+	adminv1.RegisterClusterServiceServer(r, &clusterService{cluster: o.Cluster, node: o.Node, queue: o.Queue, fleet: f})
+	adminv1.RegisterConfigServiceServer(r, &configService{configs: o.Configs})
+	healthv1.RegisterHealthServer(r, s.health)
+}
+
+// Unary guards calls of a server that Register was called with. Services of
+// others on it are none of its business.
+func (s *Server) Unary() grpc.UnaryServerInterceptor { return s.gate.sharedUnary }
+
+// Stream guards streams in the same way.
+func (s *Server) Stream() grpc.StreamServerInterceptor { return s.gate.sharedStream }
 
 // Serve answers calls on l until Shutdown, and then returns nil. It closes l.
 func (s *Server) Serve(l net.Listener) error { return s.grpc.Serve(l) }

@@ -3,9 +3,12 @@ package admin
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -24,9 +27,10 @@ type queueService struct {
 	queue    Queue
 	messages Messages
 	now      func() time.Time
+	fleet    fleet
 }
 
-func (q *queueService) Summary(ctx context.Context, _ *adminv1.SummaryRequest) (*adminv1.SummaryResponse, error) {
+func (q *queueService) Summary(ctx context.Context, req *adminv1.SummaryRequest) (*adminv1.SummaryResponse, error) {
 	s, err := q.queue.Summary(ctx)
 	if err != nil {
 		return nil, err
@@ -38,16 +42,39 @@ func (q *queueService) Summary(ctx context.Context, _ *adminv1.SummaryRequest) (
 	if !s.Oldest.IsZero() {
 		out.Oldest = durationpb.New(max(0, q.now().Sub(s.Oldest)))
 	}
+	for _, a := range ask(ctx, q.fleet.others(ctx, req.GetLocal()), askWait, summaryOf) {
+		if a.err != nil {
+			out.MissingNodes = append(out.MissingNodes, a.peer.Name)
+			continue
+		}
+		addSummary(out, a.got)
+	}
 	return out, nil
+}
+
+// addSummary adds what another node has.
+func addSummary(to, more *adminv1.SummaryResponse) {
+	to.Messages += more.GetMessages()
+	to.Recipients += more.GetRecipients()
+	to.Active += more.GetActive()
+	to.Deferred += more.GetDeferred()
+	to.Held += more.GetHeld()
+	if d := more.GetOldest(); d != nil && (to.GetOldest() == nil || d.AsDuration() > to.GetOldest().AsDuration()) {
+		to.Oldest = d
+	}
 }
 
 // errLimit ends a list that is long enough.
 var errLimit = errors.New("admin: limit reached")
 
 func (q *queueService) List(req *adminv1.ListRequest, stream adminv1.QueueService_ListServer) error {
-	sel, err := q.selector(stream.Context(), req.GetSelector())
+	peers := q.fleet.others(stream.Context(), req.GetLocal())
+	sel, err := q.selector(stream.Context(), req.GetSelector(), req.GetLocal(), peers)
 	if err != nil {
 		return err
+	}
+	if len(peers) > 0 {
+		return q.listAll(req, sel, peers, stream)
 	}
 	var (
 		batch []*adminv1.QueueEntry
@@ -77,42 +104,55 @@ func (q *queueService) List(req *adminv1.ListRequest, stream adminv1.QueueServic
 	return flush()
 }
 
-// selector reads a selector and sees that every message it names is there.
-func (q *queueService) selector(ctx context.Context, in *adminv1.Selector) (*Selector, error) {
+// selector reads a selector and sees that every message it names is there, at
+// this node or one of peers. A request of another node, which is local, may
+// name messages that are elsewhere.
+func (q *queueService) selector(ctx context.Context, in *adminv1.Selector, local bool, peers []Peer) (*Selector, error) {
 	sel, err := NewSelector(in)
-	if err != nil {
-		return nil, err
+	if err != nil || local {
+		return sel, err
 	}
+	var unknown []string
 	for _, id := range sel.IDs {
-		if _, err := q.messages.Show(ctx, id); err != nil {
+		switch _, err := q.messages.Show(ctx, id); {
+		case err == nil:
+		case !errors.Is(err, ErrNotFound) || len(peers) == 0:
 			return nil, err
+		default:
+			unknown = append(unknown, id.String())
+		}
+	}
+	if len(unknown) == 0 {
+		return sel, nil
+	}
+	have, missing := found(ctx, peers, unknown)
+	for _, id := range unknown {
+		if !have[id] {
+			return nil, nowhere(missing)
 		}
 	}
 	return sel, nil
 }
 
+// nowhere is the error of a message that no node knows, of those that answer.
+func nowhere(missing []string) error {
+	if len(missing) == 0 {
+		return ErrNotFound
+	}
+	return fmt.Errorf("%w: no such message in the queue of the nodes that answer; %s did not", ErrUnavailable, strings.Join(missing, ", "))
+}
+
 func (q *queueService) change(ctx context.Context, action Action, in *adminv1.Change) (*adminv1.ChangeResult, error) {
-	sel, err := q.selector(ctx, in.GetSelector())
+	peers := q.fleet.others(ctx, in.GetLocal())
+	sel, err := q.selector(ctx, in.GetSelector(), in.GetLocal(), peers)
 	if err != nil {
 		return nil, err
 	}
 	if !sel.Given() {
-		return nil, badSelector("a selector is needed; everything stands for the whole queue")
+		return nil, InvalidError("a selector is needed; everything stands for the whole queue")
 	}
-	done, err := q.queue.Change(ctx, &Change{
-		Action: action, Selector: sel, DryRun: in.GetDryRun(), Expect: in.Expect, Reason: in.GetReason(),
-	})
-	if err != nil {
-		return nil, err
-	}
-	out := &adminv1.ChangeResult{
-		Messages: done.Messages, Recipients: done.Recipients, Bytes: done.Bytes,
-		Oldest: timeOut(done.Oldest), Failed: done.Failed,
-	}
-	for _, id := range done.Samples {
-		out.Samples = append(out.Samples, id.String())
-	}
-	return out, nil
+	c := &changing{q: q, action: action, in: in, sel: sel}
+	return c.run(ctx, peers)
 }
 
 func (q *queueService) Retry(ctx context.Context, req *adminv1.RetryRequest) (*adminv1.RetryResponse, error) {
@@ -143,6 +183,7 @@ func (q *queueService) Bounce(ctx context.Context, req *adminv1.BounceRequest) (
 type messageService struct {
 	adminv1.UnimplementedMessageServiceServer
 	messages Messages
+	fleet    fleet
 }
 
 func (m *messageService) Show(ctx context.Context, req *adminv1.ShowRequest) (*adminv1.ShowResponse, error) {
@@ -151,23 +192,25 @@ func (m *messageService) Show(ctx context.Context, req *adminv1.ShowRequest) (*a
 		return nil, err
 	}
 	msg, err := m.messages.Show(ctx, sel.IDs[0])
-	if err != nil {
+	if err == nil {
+		return &adminv1.ShowResponse{Message: messageOut(msg)}, nil
+	}
+	peers := m.fleet.others(ctx, req.GetLocal())
+	if !errors.Is(err, ErrNotFound) || len(peers) == 0 {
 		return nil, err
 	}
-	return &adminv1.ShowResponse{Message: messageOut(msg)}, nil
-}
-
-type nodeService struct {
-	adminv1.UnimplementedNodeServiceServer
-	node Node
-}
-
-func (n *nodeService) Status(ctx context.Context, _ *adminv1.StatusRequest) (*adminv1.StatusResponse, error) {
-	s := n.node.Status(ctx)
-	return &adminv1.StatusResponse{
-		Node: s.Node, Version: s.Version, Started: timeOut(s.Started),
-		Ready: s.Ready, Draining: s.Draining, Reason: text(s.Reason), Smtp: s.SMTP,
-	}, nil
+	var missing []string
+	for _, a := range ask(ctx, peers, askWait, func(ctx context.Context, p Peer) (*adminv1.ShowResponse, error) {
+		return adminv1.NewMessageServiceClient(p.Conn).Show(ctx, &adminv1.ShowRequest{Id: req.GetId(), Local: true})
+	}) {
+		switch {
+		case a.err == nil:
+			return a.got, nil
+		case status.Code(a.err) != codes.NotFound:
+			missing = append(missing, a.peer.Name)
+		}
+	}
+	return nil, nowhere(sorted(missing))
 }
 
 // text makes a string of foreign origin fit for protobuf, which refuses what
