@@ -37,7 +37,8 @@ type Placement interface {
 	Pick() (segment, epoch uint64, err error)
 	// Append takes the records of one append, all of one segment, in the order
 	// of the log, and their commit in the own log. It is called under the
-	// spool's lock and must not block or call the spool. The records' data
+	// spool's lock and must not block or call the spool; nobody may call the
+	// spool while holding a lock that it takes. The records' data
 	// stay as they are until Wait has returned; the slice recs itself does not
 	// outlive the call.
 	Append(recs []wal.Record, c *wal.Commit) Ticket
@@ -75,12 +76,12 @@ type (
 )
 
 // Take appends records of a segment as its member, in the order in which its
-// owner appended them; the caller has checked that they follow on what is
-// here. What is here already is skipped. Results and aborts change what is
+// owner appended them and without a gap. What is here already is skipped. Results and aborts change what is
 // here, in whatever order they come; those of messages that are not here
 // change nothing. All of the call is in the log when it returns, or nothing:
 // then the error is ErrNoSegment, ErrRefused, ErrUnknownRecord, or ErrNoSpace
-// for chunks and commits while the disk is below its reserve. The data must
+// for chunks and commits while the disk is below its reserve. (Results without
+// room are the exception: some may be there; the call is to be repeated.) The data must
 // not change until the commit is written, and it must be waited for even if
 // all was here already. A nil commit waits for nothing: all is durable.
 //

@@ -205,7 +205,7 @@ func (t *ticket) Wait() error {
 		return t.c.WaitDurable()
 	}
 	if err := w.plot(g); err != nil {
-		if w.rnd.IntN(2) == 0 { // it may have reached the member all the same
+		if !errors.Is(err, spool.ErrMoved) || w.rnd.IntN(2) == 0 { // it may have reached the member all the same
 			w.send(g, t.recs)
 		}
 		if errors.Is(err, spool.ErrMoved) && g.open {

@@ -10,6 +10,13 @@ import (
 	"github.com/clrelay/clrelay/spool/wal"
 )
 
+// Bounds of what is arriving, which memory keeps: messages of a segment, and
+// chunks of a message.
+const (
+	arrivalsMax = 1 << 16
+	chunksMax   = 1 << 20
+)
+
 // arrival is a message that comes from another node and has no commit yet.
 type arrival struct {
 	chunks []Chunk  // Pos 0: not appended yet
@@ -104,6 +111,8 @@ func (b *Batch) plan(c *record.Copy) error {
 		return nil // here already
 	case b.g.EndSet && (c.Seq > b.g.End || !b.put):
 		return fmt.Errorf("the segment ends at %d", b.g.End)
+	case !b.put && c.Seq != b.last+1:
+		return fmt.Errorf("there is nothing after %d", b.last)
 	case b.put && !b.g.EndSet && c.Seq > b.g.Last:
 		return fmt.Errorf("out of order in an open segment that has %d", b.g.Last)
 	}
@@ -145,8 +154,8 @@ func (b *Batch) chunk(c *record.Copy) (step, error) {
 		return st, nil
 	}
 	if st.a = b.g.arrivals[first]; st.a == nil {
-		if index != 0 {
-			return step{}, fmt.Errorf("chunk %d of message %d, which has none", index, first)
+		if index != 0 || len(b.g.arrivals) >= arrivalsMax {
+			return step{}, fmt.Errorf("chunk %d of message %d, which has none, beside %d others", index, first, len(b.g.arrivals))
 		}
 		st.a = &arrival{}
 		if b.g.arrivals == nil {
@@ -158,7 +167,7 @@ func (b *Batch) chunk(c *record.Copy) (step, error) {
 	switch {
 	case b.put && st.index < n && st.a.seqs[st.index] == uint32(c.Seq):
 		return step{}, nil // here already
-	case st.a.done || st.index != n || n > 0 && uint64(st.a.seqs[n-1]) >= c.Seq:
+	case st.a.done || st.index != n || n >= chunksMax || n > 0 && uint64(st.a.seqs[n-1]) >= c.Seq:
 		return step{}, fmt.Errorf("chunk %d of message %d, which has %d", index, first, n)
 	}
 	st.a.chunks = append(st.a.chunks, Chunk{Len: uint32(size)})
