@@ -60,6 +60,7 @@ var floors = map[string]int{
 	"cluster/replica":        3, // streams of items between nodes
 	"cluster/segment":        3, // the replication protocol as a step function
 	"cluster/lead":           3, // the leader's duties as a step function
+	"cluster/drive":          4, // runs the protocol on the spool and the queue
 	"cluster":                5, // a node of the cluster: wires the above with the spool
 	"internal/admin":         4, // the operator's API
 	"spool/spooltest":        4, // crash suite, used by tests alone

@@ -8,10 +8,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/clrelay/clrelay/cluster/drive"
 	"github.com/clrelay/clrelay/cluster/fsm"
 	"github.com/clrelay/clrelay/cluster/lead"
 	"github.com/clrelay/clrelay/cluster/raftnode"
-	"github.com/clrelay/clrelay/cluster/replica"
 	"github.com/clrelay/clrelay/cluster/segment"
 )
 
@@ -39,8 +39,8 @@ type control struct {
 	// have changed. It must not block.
 	changed func()
 
-	e   *engine // set by drive, before anything is proposed
-	net sender
+	e   *drive.Engine // set by begin, before anything is proposed
+	net drive.Sender
 
 	session fsm.Session // likewise
 
@@ -105,36 +105,36 @@ func (c *control) async(cmd fsm.Command, then func(fsm.Result)) {
 	})
 }
 
-// ops is of proposer.
-func (c *control) ops(ops []fsm.SegmentOp) {
+// Ops is of drive.Control.
+func (c *control) Ops(ops []fsm.SegmentOp) {
 	c.async(fsm.SegmentOps{Ops: ops}, func(res fsm.Result) {
 		for i, r := range res.Ops {
 			if i < len(ops) && r.Code != fsm.OK {
-				c.e.step(&segment.Refused{Op: ops[i], Code: r.Code})
+				c.e.Step(&segment.Refused{Op: ops[i], Code: r.Code})
 			}
 		}
 	})
 }
 
-// node is of proposer.
-func (c *control) node(verb fsm.NodeVerb) {
+// Node is of drive.Control.
+func (c *control) Node(verb fsm.NodeVerb) {
 	c.async(fsm.NodeChange{Node: c.self.Node, Verb: verb, By: c.session, Store: c.self.Store}, nil)
 }
 
-// beacon is of proposer.
-func (c *control) beacon(n uint64) {
+// Beacon is of drive.Control.
+func (c *control) Beacon(n uint64) {
 	switch s := c.raft.Status(); s.Leader {
 	case "":
 	case c.self.Node:
-		c.heard(c.self.Node, c.session, n)
+		c.Heard(c.self.Node, c.session, n)
 	default:
 		// One that is lost is followed by the next.
-		_ = c.net.Send(s.Leader, replica.Item{Kind: itemBeacon, Seq: n, Arg: uint64(c.session)})
+		_ = c.net.Send(s.Leader, drive.Beacon(c.session, n))
 	}
 }
 
-// heard is of proposer.
-func (c *control) heard(node string, session fsm.Session, n uint64) {
+// Heard is of drive.Control.
+func (c *control) Heard(node string, session fsm.Session, n uint64) {
 	c.step(&lead.Beacon{Node: node, Session: session, Number: n})
 }
 
@@ -176,10 +176,10 @@ func (c *control) barrier(term uint64) {
 	})
 }
 
-// drive begins to tell the cores what is applied.
-func (c *control) drive(e *engine, net sender, session fsm.Session) {
+// begin starts to tell the cores what is applied.
+func (c *control) begin(e *drive.Engine, net drive.Sender, session fsm.Session) {
 	c.e, c.net, c.session = e, net, session
-	e.step(&segment.Registered{Session: session})
+	e.Step(&segment.Registered{Session: session})
 	c.view.all() // the cores know nothing yet
 	c.group.Go(c.watchLog)
 	c.group.Go(c.watchLeader)
@@ -207,7 +207,7 @@ func (c *control) apply() {
 		return
 	}
 	c.step(&lead.Applied{Index: n.index, Full: n.full, Segments: n.segments, Gone: n.gone, Nodes: n.nodes, Settings: n.settings})
-	c.e.step(&segment.Applied{
+	c.e.Step(&segment.Applied{
 		Index: n.index, Full: n.full, Segments: n.segments, Gone: n.gone, Nodes: n.nodes, Settings: n.settings, Forgetful: n.forgetful,
 	})
 	if n.cluster || len(n.nodes) > 0 {
@@ -250,9 +250,9 @@ func (c *control) tick() {
 		}
 		if drift.jumped() {
 			c.log.Warn("the clock jumped: the machine was suspended, or moved")
-			c.e.step(&segment.DropLease{})
+			c.e.Step(&segment.DropLease{})
 		}
-		c.e.step(&segment.Tick{})
+		c.e.Step(&segment.Tick{})
 		c.step(&lead.Tick{})
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
 
+	"github.com/clrelay/clrelay/cluster/drive"
 	"github.com/clrelay/clrelay/cluster/fsm"
 	"github.com/clrelay/clrelay/cluster/gossip"
 	"github.com/clrelay/clrelay/cluster/pki"
@@ -72,8 +73,9 @@ type Options struct {
 // Node is this process as a member of a cluster.
 type Node struct {
 	o    Options
-	e    *engine
+	e    *drive.Engine
 	view *view
+	self fsm.Ref
 
 	ctx   context.Context
 	stop  context.CancelFunc
@@ -85,7 +87,6 @@ type Node struct {
 	gossip  *gossip.Gossip
 	replica *replica.Replicator
 	control *control
-	desk    *desk
 	peers   *peers
 	ready   chan struct{} // closed once this node has a session
 	started atomic.Bool   // the parts above are there
@@ -97,7 +98,7 @@ func New(o Options) *Node {
 	n := &Node{o: o, ready: make(chan struct{})}
 	n.ctx, n.stop = context.WithCancel(context.Background())
 	n.view = newView(o.Fatal)
-	n.e = newEngine(o.Log, o.Fatal)
+	n.e = drive.New(bootTime, o.Log, o.Fatal)
 	return n
 }
 
@@ -107,7 +108,7 @@ func (n *Node) Placement() spool.Placement { return n.e }
 // Start opens the ports and begins to look for the others; it does not wait
 // for them. sp must be open with this node's Placement; q schedules what the
 // node will own.
-func (n *Node) Start(sp *spool.Spool, q Queue) (err error) {
+func (n *Node) Start(sp *spool.Spool, q drive.Queue) (err error) {
 	self := fsm.Ref{Node: n.o.Name, Store: sp.StoreID()}
 	if err := n.o.Identity.Check(n.o.Name); err != nil {
 		return fmt.Errorf("cluster: %w", err)
@@ -126,11 +127,11 @@ func (n *Node) Start(sp *spool.Spool, q Queue) (err error) {
 	if n.control, err = newControl(n.raft, n.view, self, bootTime, n.o.Log); err != nil {
 		return err
 	}
-	n.desk = newDesk(n.e, sp, q, self, n.o.Log)
 	if err := n.makeReplica(); err != nil {
 		return err
 	}
-	n.e.net, n.e.props, n.e.desk = n.replica, n.control, n.desk
+	n.self = self
+	n.e.Attach(drive.Parts{Self: self, Net: n.replica, Control: n.control, Spool: sp, Queue: q})
 	n.serve()
 	n.gossip, err = gossip.Start(gossip.Options{
 		Node: n.o.Name, Listen: n.o.Gossip, Advertise: n.o.Advertise, Seeds: n.o.Join,
@@ -292,8 +293,7 @@ func (n *Node) takePart(self fsm.Ref, sp *spool.Spool) error {
 	if err != nil {
 		return fmt.Errorf("cluster: %w", err)
 	}
-	n.e.begin(m, session)
-	n.desk.start()
+	n.e.Begin(m, session)
 	var generation uint32
 	n.view.read(func(s *fsm.State) { generation = s.Generation() })
 	err = n.replica.Start(replica.Peer{Node: self.Node, Store: self.Store, Session: uint64(session), Generation: generation})
@@ -301,7 +301,7 @@ func (n *Node) takePart(self fsm.Ref, sp *spool.Spool) error {
 		return fmt.Errorf("cluster: %w", err)
 	}
 	n.control.changed = n.peers.kick
-	n.control.drive(n.e, n.replica, session)
+	n.control.begin(n.e, n.replica, session)
 	n.group.Go(n.peers.run)
 	n.group.Go(n.configure)
 	close(n.ready)
@@ -349,7 +349,7 @@ func (n *Node) register(self fsm.Ref) (fsm.Session, error) {
 // comes back first.
 func (n *Node) Close() error {
 	n.stop()
-	n.e.end()
+	n.e.Stop()
 	var errs []error
 	if n.gossip != nil {
 		errs = append(errs, n.gossip.Close())
@@ -370,15 +370,13 @@ func (n *Node) Close() error {
 		errs = append(errs, n.port.Close())
 	}
 	n.group.Wait()
-	if n.desk != nil {
-		n.desk.close()
-	}
+	n.e.Close()
 	return errors.Join(errs...)
 }
 
 // Ready tells whether this node would take a message: nil, or the reply to
 // give instead.
-func (n *Node) Ready() *mail.Reply { return n.e.ready() }
+func (n *Node) Ready() *mail.Reply { return n.e.Ready() }
 
 // Holds is of queue.Lease.
-func (n *Node) Holds(m *spool.Message) bool { return n.e.delivers(fsm.SegmentID(m.Header(0).Segment)) }
+func (n *Node) Holds(m *spool.Message) bool { return n.e.Delivers(fsm.SegmentID(m.Header(0).Segment)) }

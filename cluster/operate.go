@@ -224,12 +224,10 @@ type Figures struct {
 
 // Figures gives the counts of this node.
 func (n *Node) Figures() Figures {
-	st := n.e.status()
-	n.e.mu.Lock()
-	defer n.e.mu.Unlock()
+	st, f := n.e.Status(), n.e.Figures()
 	return Figures{
 		Owned: st.Owned, Open: st.OwnedOpen, Recovering: st.Recovering, Member: st.Member, UnderReplicated: st.Unders,
-		Takeovers: n.e.stats.takeovers, Alarms: n.e.stats.alarms,
+		Takeovers: f.Takeovers, Alarms: f.Alarms,
 	}
 }
 

@@ -56,7 +56,7 @@ func (n *Node) inside() bool {
 }
 
 func (n *Node) tryEnter(ctx context.Context) error {
-	if rec, err := n.record(n.o.Name); err == nil && rec.State == fsm.Removed && rec.Store == n.desk.self.Store {
+	if rec, err := n.record(n.o.Name); err == nil && rec.State == fsm.Removed && rec.Store == n.self.Store {
 		return fmt.Errorf("cluster: %s was removed: to bring the machine back, give it an empty data_dir", n.o.Name)
 	}
 	var fresh, settled []raftnode.Server
@@ -87,8 +87,8 @@ func (n *Node) tryEnter(ctx context.Context) error {
 // meta is what this node says of itself.
 func (n *Node) meta() gossip.Meta {
 	m := gossip.Meta{Cluster: n.o.Address, SMTP: n.o.SMTP, Zone: n.o.Zone, Version: n.o.Version, Level: fsm.KnownLevel}
-	st := n.e.status()
-	m.Session, m.Ready = uint64(n.e.sessionOf()), n.Ready() == nil
+	st := n.e.Status()
+	m.Session, m.Ready = uint64(n.e.Session()), n.Ready() == nil
 	m.Load.Segments = uint32(st.Owned)
 	n.view.read(func(s *fsm.State) {
 		if m.Session != 0 {

@@ -69,12 +69,7 @@ func (v *view) Restore(data []byte) error {
 	return nil
 }
 
-func (v *view) kick() {
-	select {
-	case v.wake <- struct{}{}:
-	default:
-	}
-}
+func (v *view) kick() { kick(v.wake) }
 
 // news is what was applied since the last time.
 type news struct {
@@ -134,4 +129,11 @@ func (v *view) all() {
 	v.full, v.cluster = true, true
 	v.mu.Unlock()
 	v.kick()
+}
+
+func kick(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }
