@@ -113,3 +113,7 @@ func (n *Node) Service(node string) (Service, error) {
 	rec, err := n.record(node)
 	return Service{State: rec.State, Lost: rec.Lost}, err
 }
+
+// Started tells whether Start has got through: before that there is nobody to
+// ask.
+func (n *Node) Started() bool { return n.started.Load() }

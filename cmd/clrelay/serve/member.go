@@ -7,6 +7,8 @@ import (
 	"os"
 	"time"
 
+	"google.golang.org/grpc"
+
 	"github.com/clrelay/clrelay/cluster"
 	"github.com/clrelay/clrelay/cluster/fsm"
 	"github.com/clrelay/clrelay/cluster/pki"
@@ -37,6 +39,7 @@ func (r *relay) makeMember() error {
 		Expect: c.BootstrapExpect, Zone: string(c.Zone), Version: r.o.Version, SMTP: r.parts.addresses(),
 		Identity: id, Log: r.log, Fatal: r.outcast, Sessions: r.sessions, Birth: birth,
 		Settings: r.clusterSettings, Configured: r.configured, Changed: r.moved,
+		Services: func(to grpc.ServiceRegistrar) { r.parts.admin.Register(to) }, Unary: r.guardUnary, Stream: r.guardStream,
 	}
 	for _, seed := range c.Join {
 		o.Join = append(o.Join, seed.String())
@@ -84,7 +87,7 @@ func (p *parts) ready() *mail.Reply {
 func (r *relay) clusterSettings(text []byte) (fsm.Settings, error) {
 	c, err := config.ParseCluster("cluster configuration", text, r.conf().node)
 	if err != nil {
-		return fsm.Settings{}, err
+		return fsm.Settings{}, settingsFail{err}
 	}
 	return fsm.Settings{
 		Copies: c.Spool.Copies, G: time.Duration(c.Failover.Lease),

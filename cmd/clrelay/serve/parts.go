@@ -35,9 +35,10 @@ type parts struct {
 	smtp     *smtpd.Server
 	ports    []port
 	admin    *admin.Server
-	identity *pki.Identity // of the cluster; nil on a single machine
-	member   *cluster.Node // likewise
-	undo     []func()      // closes what was bound and is not served yet
+	identity *pki.Identity  // of the cluster; nil on a single machine
+	member   *cluster.Node  // likewise
+	conns    *cluster.Conns // likewise: of the admin API to the other nodes
+	undo     []func()       // closes what was bound and is not served yet
 }
 
 // port is a bound listener of the SMTP server.
@@ -211,8 +212,7 @@ func (r *relay) startAdmin() error {
 	if err != nil {
 		return err
 	}
-	op := &operator{node: string(r.conf().node.Name), queue: r.parts.queue}
-	r.parts.admin = admin.New(admin.Options{Queue: op, Messages: op, Node: r, Log: r.log, Metrics: r.metrics.Node})
+	r.parts.admin = admin.New(r.adminOptions())
 	r.background("admin", func() error { return r.parts.admin.Serve(l) })
 	return nil
 }
@@ -275,6 +275,9 @@ func (r *relay) stop() error {
 	}
 	if p.queue != nil {
 		end(r.wait.deliveries, p.queue.Shutdown, "deliveries were cut off: they are tried again after the next start")
+	}
+	if p.conns != nil {
+		errs = append(errs, p.conns.Close())
 	}
 	if p.member != nil {
 		errs = append(errs, p.member.Close())

@@ -1,0 +1,265 @@
+package serve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"google.golang.org/grpc"
+
+	"github.com/clrelay/clrelay/cluster"
+	"github.com/clrelay/clrelay/cluster/fsm"
+	"github.com/clrelay/clrelay/cluster/raftnode"
+	"github.com/clrelay/clrelay/internal/admin"
+)
+
+// clusterOperator answers the admin API from the node of the cluster that this
+// relay is. What only the leader can decide the node brings there.
+type clusterOperator struct {
+	node  *cluster.Node
+	conns *cluster.Conns
+	// copies is what the configuration asks for, of a message.
+	copies func() int
+}
+
+// errEarly is what an operator hears before the node takes part.
+var errEarly = fmt.Errorf("%w: the relay is starting", admin.ErrUnavailable)
+
+// settingsFail is a configuration that cannot be.
+type settingsFail struct{ err error }
+
+func (e settingsFail) Error() string { return e.err.Error() }
+
+func (c *clusterOperator) Status(context.Context) (admin.ClusterStatus, error) {
+	if !c.node.Started() {
+		return admin.ClusterStatus{}, errEarly
+	}
+	o := c.node.Overview()
+	out := admin.ClusterStatus{
+		Leader: o.Leader, Term: o.Term, CommitIndex: o.CommitIndex, Quorum: o.Quorum,
+		Copies: o.Copies, UnderReplicated: int64(o.UnderReplicated),
+	}
+	in := 0
+	for _, m := range o.Nodes {
+		out.Nodes = append(out.Nodes, admin.ClusterNode{
+			Name: m.Name, State: m.State, Voter: m.Voter, SMTP: m.SMTP, Segments: int64(m.Segments), Copies: int64(m.Held),
+			Sessions: int64(m.Sessions), Version: m.Version, Zone: m.Zone, Addr: m.Address,
+		})
+		if m.State != admin.NodeLeft {
+			in++
+		}
+	}
+	out.Notes = notes(&o, in, c.copies())
+	return out, nil
+}
+
+// notes is what an operator should know of a cluster.
+func notes(o *cluster.Overview, nodes, copies int) (out []string) {
+	voters, there := 0, 0
+	for _, m := range o.Nodes {
+		if m.Voter {
+			voters++
+			if m.State != admin.NodeDead {
+				there++
+			}
+		}
+	}
+	if !o.Quorum {
+		out = append(out, fmt.Sprintf("%d of %d voters seem to be there: nothing can be decided, and no mail is taken", there, voters))
+	}
+	if copies > o.Copies {
+		out = append(out, fmt.Sprintf("spool.copies is %d, but with %s a message is on %s alone: the promise does not hold yet",
+			copies, nodesOf(nodes), machinesOf(o.Copies)))
+	}
+	if o.UnderReplicated > 0 {
+		out = append(out, fmt.Sprintf("%d of the segments have fewer than %d copies", o.UnderReplicated, o.Copies))
+	}
+	for _, m := range o.Nodes {
+		if m.State == admin.NodeDead {
+			out = append(out, fmt.Sprintf("%s is silent; if it does not come back: clrelay node remove %s --force", m.Name, m.Name))
+		}
+	}
+	return out
+}
+
+func nodesOf(n int) string {
+	if n == 1 {
+		return "one node"
+	}
+	return fmt.Sprintf("%d nodes", n)
+}
+
+func machinesOf(n int) string {
+	if n == 1 {
+		return "one machine"
+	}
+	return fmt.Sprintf("%d machines", n)
+}
+
+func (c *clusterOperator) TransferLeader(ctx context.Context, to string) (string, error) {
+	if !c.node.Started() {
+		return "", errEarly
+	}
+	leader, err := c.node.TransferLeader(ctx, to)
+	return leader, refusal(err, "leadership cannot be transferred")
+}
+
+func (c *clusterOperator) Drain(ctx context.Context, node string) error {
+	if !c.node.Started() {
+		return errEarly
+	}
+	return refusal(c.node.Drain(ctx, node), node+" cannot be drained")
+}
+
+func (c *clusterOperator) Resume(ctx context.Context, node string) error {
+	if !c.node.Started() {
+		return errEarly
+	}
+	return refusal(c.node.Resume(ctx, node), node+" cannot be resumed")
+}
+
+func (c *clusterOperator) Remove(ctx context.Context, node string, force bool) error {
+	if !c.node.Started() {
+		return errEarly
+	}
+	what := node + " cannot be removed"
+	if s, err := c.node.Service(node); err == nil && !force && (s.State == fsm.Alive || s.State == fsm.Draining) {
+		return admin.RefusedError(fmt.Sprintf("%s: it is not drained; drain it first, or use --force if it is lost for good", what))
+	}
+	return refusal(c.node.Remove(ctx, node, force), what)
+}
+
+// Progress follows what was decided of the node, not what it seems to do: one
+// that restarts goes on.
+func (c *clusterOperator) Progress(_ context.Context, node string) (admin.DrainProgress, error) {
+	if !c.node.Started() {
+		return admin.DrainProgress{}, errEarly
+	}
+	s, err := c.node.Service(node)
+	if err != nil {
+		return admin.DrainProgress{}, refusal(err, "")
+	}
+	p, err := c.node.Progress(node)
+	if err != nil {
+		return admin.DrainProgress{}, refusal(err, "")
+	}
+	out := admin.DrainProgress{State: service(s.State), Owned: int64(p.Owned), Copies: int64(p.Held), Sessions: int64(p.Sessions)}
+	if p.State == admin.NodeDead {
+		out.Sessions = 0
+		if s.State == fsm.Draining {
+			out.Blocked = node + " is silent; it can say that it is empty only when it is back"
+		}
+	}
+	return out, nil
+}
+
+func service(s fsm.NodeState) string {
+	switch s {
+	case fsm.Draining:
+		return admin.NodeDraining
+	case fsm.Drained:
+		return admin.NodeDrained
+	case fsm.Removed:
+		return admin.NodeLeft
+	}
+	return admin.NodeAlive
+}
+
+// refusal makes errors of the cluster those of the admin API.
+func refusal(err error, what string) error {
+	var refused *cluster.RefusedError
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, cluster.ErrNotFound):
+		return admin.ErrNoNode
+	case errors.As(err, &refused):
+		return admin.RefusedError(what + ": " + why(refused))
+	case errors.Is(err, raftnode.ErrRefused):
+		return admin.RefusedError(what + ": " + err.Error())
+	case errors.Is(err, raftnode.ErrNoLeader):
+		return fmt.Errorf("%w: the cluster has no leader", admin.ErrUnavailable)
+	case errors.Is(err, raftnode.ErrUnknownOutcome), errors.Is(err, raftnode.ErrClosed), errors.Is(err, raftnode.ErrFailed),
+		errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("%w: %s: %w", admin.ErrUnavailable, what, err)
+	}
+	return err
+}
+
+// why says in an operator's words what the cluster refused.
+func why(e *cluster.RefusedError) string {
+	switch e.Code {
+	case fsm.TooFewCopies:
+		return "too few nodes would stay in service to keep all copies of a message"
+	case fsm.RenewedSince:
+		return "it is not silent: only a node that is can be removed by force"
+	case fsm.NodeNotAlive:
+		return "its disk is lost, or it is out of service already"
+	case fsm.WrongVersion:
+		return "another version was applied meanwhile"
+	}
+	return e.Text
+}
+
+// Others gives the other nodes that may own mail.
+func (c *clusterOperator) Others(context.Context) []admin.Peer {
+	if !c.node.Started() {
+		return nil
+	}
+	var out []admin.Peer
+	for _, p := range c.conns.Others() {
+		out = append(out, admin.Peer{Name: p.Node, Conn: p})
+	}
+	return out
+}
+
+// Knows tells whether a node belongs to the cluster.
+func (c *clusterOperator) Knows(node string) bool {
+	s, err := c.node.Service(node)
+	return err == nil && s.State != fsm.Removed
+}
+
+// clusterConfigs keeps the configuration of the cluster.
+type clusterConfigs struct{ node *cluster.Node }
+
+func (c *clusterConfigs) Get(context.Context) (admin.Config, error) {
+	got, ok := c.node.Config()
+	if !ok {
+		return admin.Config{}, fmt.Errorf("%w: the cluster has no configuration yet", admin.ErrUnavailable)
+	}
+	return admin.Config{Version: got.Version, Text: got.Text, Author: got.Author, Reason: got.Reason, Applied: got.At}, nil
+}
+
+func (c *clusterConfigs) Apply(ctx context.Context, in admin.Config, ifVersion uint64) (uint64, error) {
+	if !c.node.Started() {
+		return 0, errEarly
+	}
+	version, err := c.node.Apply(ctx, in.Text, ifVersion, in.Author, in.Reason)
+	var wrong settingsFail
+	if errors.As(err, &wrong) {
+		return 0, admin.InvalidError(wrong.Error())
+	}
+	return version, refusal(err, "the configuration was not applied")
+}
+
+// guardUnary stands before the calls on the cluster port.
+func (r *relay) guardUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	return r.parts.admin.Unary()(ctx, req, info, next)
+}
+
+// guardStream stands before the streams on the cluster port.
+func (r *relay) guardStream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	return r.parts.admin.Stream()(srv, ss, info, next)
+}
+
+// adminOptions is what the admin API asks.
+func (r *relay) adminOptions() admin.Options {
+	op := &operator{node: string(r.conf().node.Name), queue: r.parts.queue}
+	o := admin.Options{Queue: op, Messages: op, Node: r, Log: r.log, Metrics: r.metrics.Node}
+	if m := r.parts.member; m != nil {
+		r.parts.conns = m.Conns()
+		c := &clusterOperator{node: m, conns: r.parts.conns, copies: func() int { return r.conf().cluster.Spool.Copies }}
+		o.Cluster, o.Nodes, o.Peers, o.Configs = c, c, c, &clusterConfigs{m}
+	}
+	return o
+}
