@@ -199,8 +199,8 @@ type (
 	// and none is arriving.
 	Empty struct{ Segment fsm.SegmentID }
 
-	// Quiet: no delivery attempt of the segment is under way any more. Answers
-	// an ActQuiesce.
+	// Quiet: no delivery attempt of the segment is under way any more, and none
+	// can begin before an ActResume. Answers the last ActQuiesce.
 	Quiet struct{ Segment fsm.SegmentID }
 
 	// Received: items of one frame, in order, from a peer that is up.
@@ -332,7 +332,9 @@ const (
 	// the Received event to the log. Comes back as Taken or TakeFailed.
 	ActStore
 	// ActStoreResults merges the results of item Index into the log; they are
-	// numbered by Session and end with Seq. Comes back as TakenResults.
+	// numbered by Session and end with Seq. Comes back as TakenResults. They
+	// may be of a segment that this node owns: the owner before had them still
+	// to tell. Who is settled by them is not tried again; so, too, with ActMerge.
 	ActStoreResults
 	// ActSetSegment tells the spool what the record says. Before any
 	// ActStore or ActOwn that follows from it.
