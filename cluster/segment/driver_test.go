@@ -34,6 +34,7 @@ func (b *box) do(a segment.Action, items []env) {
 	case segment.ActAcked, segment.ActMoved, segment.ActLost:
 		b.answer(a)
 	case segment.ActResultsAcked:
+		b.resultsAcked[a.Segment] = a.Seq
 	case segment.ActStore:
 		s := b.shelf(a.Segment)
 		for q, msg := range items[a.Index].data.(map[uint64]string) {
@@ -179,7 +180,7 @@ func (b *box) propose(ops []fsm.SegmentOp) {
 
 func (b *box) sendBeacon(n uint64) {
 	l := b.w.leader
-	if l != nil && l.up && (l == b || b.links[l]) {
+	if l != nil && l.up && !b.mute && (l == b || b.links[l]) {
 		l.lead(beaconOf(b, n))
 	}
 }

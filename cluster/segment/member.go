@@ -126,7 +126,7 @@ func (m *Machine) take(s *seg, p *peer, it Item, index int) {
 			return
 		}
 	}
-	if s.mine || it.Arg < it.Seq {
+	if s.mine && !m.without(MemberEpoch) || it.Arg < it.Seq {
 		return
 	}
 	if s.closed {
@@ -151,7 +151,7 @@ func (m *Machine) take(s *seg, p *peer, it Item, index int) {
 // taken acknowledges what reached the disk, if it may still be acknowledged.
 func (m *Machine) taken(ev *Taken) {
 	s := m.segs[ev.Segment]
-	if s == nil || s.mine || ev.Seq <= s.durable {
+	if s == nil || s.mine && !m.without(MemberEpoch) || ev.Seq <= s.durable {
 		return
 	}
 	s.durable = min(ev.Seq, s.last)

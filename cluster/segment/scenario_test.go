@@ -251,3 +251,111 @@ func TestGone(t *testing.T) {
 		t.Errorf("a owns %d segments", n)
 	}
 }
+
+// freshLate has a member's Fresh commit late, with its stream broken in
+// between, and a result appended after the proposal. It returns how often the
+// driver was told that all fresh members have that result, before they had.
+func freshLate(t *testing.T, without segment.Rules) (told int) {
+	w := newWorld(t, "a", "b", "c")
+	w.without = without
+	a, b := w.node("a"), w.node("b")
+	a.crash()
+	a.boot()
+	w.leads(a)
+	w.run(8 * time.Second)
+	for i := range 40 {
+		a.send(fmt.Sprint("m", i))
+	}
+	w.drop = func(_, to *box, it segment.Item) bool {
+		return to == b && (it.Kind == segment.ItemResults || it.Kind == segment.ItemSync)
+	}
+	for _, id := range a.segments() {
+		a.deliverOne(id)
+	}
+	w.run(2500 * time.Millisecond) // b is stale
+	var proposed fsm.SegmentOp
+	w.noCmd = func(o fsm.SegmentOp) bool {
+		if o.Kind == fsm.OpFresh && o.Member == b.ref {
+			proposed = o
+			return true
+		}
+		return false
+	}
+	w.drop = nil
+	for range 200 {
+		if w.run(20 * time.Millisecond); proposed.ID != 0 {
+			break
+		}
+	}
+	if proposed.ID == 0 {
+		t.Fatal("nobody was proposed as fresh")
+	}
+	w.part(a, b, true)
+	before := a.resultsAcked[proposed.ID]
+	a.deliverOne(proposed.ID)
+	told = int(a.resultsAcked[proposed.ID] - before)
+	w.commit(fsm.SegmentOps{Ops: []fsm.SegmentOp{proposed}})
+	if g, _ := w.state.Segment(proposed.ID); !g.IsFresh(b.ref) {
+		t.Fatalf("the late Fresh did not commit: %+v", g)
+	}
+	return told
+}
+
+func TestFreshCountsFromItsProposal(t *testing.T) {
+	if told := freshLate(t, 0); told != 0 {
+		t.Errorf("%d results are said to be on all fresh members, one of which has none of them", told)
+	}
+	if told := freshLate(t, segment.FreshCounts); told != 1 {
+		t.Errorf("without the rule %d results are, want 1: the test shows nothing", told)
+	}
+}
+
+// cutOff has an owner that hears nothing of Raft any more, but whose streams
+// work, go on after it was replaced. It returns what its next client hears.
+func cutOff(t *testing.T, without segment.Rules) string {
+	w := newWorld(t, "a", "b", "c")
+	b := w.node("b")
+	w.run(6 * time.Second)
+	b.crash()
+	w.without = without // b's new process alone
+	b.boot()
+	w.run(8 * time.Second)
+	w.without = 0
+	if without&segment.MemberEpoch != 0 {
+		for _, name := range []string{"a", "c"} { // it is the members' rule
+			w.without = segment.MemberEpoch
+			w.node(name).crash()
+			w.node(name).boot()
+		}
+		w.leads(w.node("a"))
+		w.run(8 * time.Second)
+	}
+	for i := range 8 { // so that none of the segments is gone by then
+		b.send(fmt.Sprint("before", i))
+	}
+	b.lag, b.mute = true, true
+	w.run(7 * time.Second)
+	for _, g := range w.ownedBy("b") {
+		if g.State == fsm.Open {
+			t.Fatalf("still b's: %+v", g)
+		}
+	}
+	b.send("late")
+	return w.said["late"]
+}
+
+// Either of two rules keeps an owner that was replaced from acknowledging.
+// Without both, what it acknowledges is above the end, and lost.
+func TestLeaseAndEpochBackEachOther(t *testing.T) {
+	for _, c := range []struct {
+		without segment.Rules
+		said    string
+	}{
+		{0, ""}, {segment.LeaseToAck, ""}, {segment.MemberEpoch, ""},
+		{segment.LeaseToAck | segment.MemberEpoch, "250"},
+	} {
+		if said := cutOff(t, c.without); said != c.said {
+			t.Errorf("without %b the client of a replaced owner heard %q, want %q", c.without, said, c.said)
+		}
+	}
+}

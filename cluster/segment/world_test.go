@@ -33,25 +33,27 @@ type world struct {
 
 // box is one node: the machines, and a store that survives them.
 type box struct {
-	w       *world
-	name    string
-	ref     fsm.Ref
-	m       *segment.Machine
-	l       *lead.Machine
-	session fsm.Session
-	up      bool
-	lag     bool // does not apply
-	cut     map[*box]bool
-	links   map[*box]bool
-	nonce   byte
-	store   map[fsm.SegmentID]*shelf
-	waits   []*waiter
-	numbers map[fsm.SegmentID]uint64
-	owns    map[fsm.SegmentID]uint64 // end of owned segments told by Own
-	paused  map[fsm.SegmentID]bool
-	slow    bool // the disk syncs nothing
-	alarms  []string
-	doubts  bool
+	w            *world
+	name         string
+	ref          fsm.Ref
+	m            *segment.Machine
+	l            *lead.Machine
+	session      fsm.Session
+	up           bool
+	lag          bool // does not apply
+	cut          map[*box]bool
+	links        map[*box]bool
+	nonce        byte
+	store        map[fsm.SegmentID]*shelf
+	waits        []*waiter
+	numbers      map[fsm.SegmentID]uint64
+	owns         map[fsm.SegmentID]uint64 // end of owned segments told by Own
+	paused       map[fsm.SegmentID]bool
+	slow         bool // the disk syncs nothing
+	mute         bool // its beacons do not arrive
+	alarms       []string
+	resultsAcked map[fsm.SegmentID]uint64
+	doubts       bool
 }
 
 type shelf struct {
@@ -137,6 +139,7 @@ func (b *box) boot() {
 		b.w.t.Fatal(err)
 	}
 	b.m, b.l, b.up, b.nonce = m, l, true, b.nonce+1
+	b.resultsAcked = map[fsm.SegmentID]uint64{}
 	b.numbers, b.owns, b.paused, b.waits = map[fsm.SegmentID]uint64{}, map[fsm.SegmentID]uint64{}, map[fsm.SegmentID]bool{}, nil
 	b.w.logf("%s boots", b.name)
 	b.full()
