@@ -60,9 +60,11 @@ func (s *syncs) init(d *desk) {
 func (s *syncs) do(j *job) {
 	switch j.kind {
 	case jobSendInventory:
-		s.d.group.Go(func() { s.sendInventory(*j) })
+		own := *j // the desk's list is used again
+		s.d.group.Go(func() { s.sendInventory(own) })
 	case jobServe:
-		s.d.group.Go(func() { s.answer(*j) })
+		own := *j
+		s.d.group.Go(func() { s.answer(own) })
 	case jobMerge:
 		s.merge(j)
 	case jobFetch:

@@ -280,6 +280,8 @@ func (m *Machine) syncAsked(s *seg, p *peer, it Item) {
 			return
 		}
 		s.copyAt = max(m.now, 1)
+		rec := s.rec // the spool takes copies of segments alone that it was told of
+		m.act(Action{Kind: ActSetSegment, Segment: s.id, Epoch: s.rec.Epoch, Record: &rec})
 	}
 	s.sync = syncing{p.ref, it.Arg}
 	m.send(p, Item{Kind: ItemAnswer, Segment: s.id, Epoch: it.Epoch, Seq: m.has(s), Arg: it.Arg})
