@@ -296,9 +296,10 @@ func (c *cluster) finish() {
 func (c *cluster) mend() {
 	c.w.logf("calm")
 	c.calm = true
+	c.raft.late = 0
 	c.net.calm()
 	for i, n := range c.nodes {
-		c.raft.peers[i].lag = 0
+		c.raft.quicken(i)
 		n.setSlow(0)
 		c.setTroubled(i, false)
 		c.resume(i)

@@ -275,6 +275,9 @@ func (p *process) storeResults(a *segment.Action, w *wire, from fsm.Ref) {
 			im.seg(seg).unite(f.commit, f.r)
 		}
 	})
+	if o := p.owned[seg]; o != nil {
+		p.prune(o) // the owner before told its last results late
+	}
 	id := a.Segment
 	p.durable(k, func() {
 		p.step(&segment.TakenResults{Segment: id, From: from, Session: session, Last: last})
@@ -328,7 +331,7 @@ func (p *process) sendInventory(a *segment.Action) {
 	if to < 0 {
 		return
 	}
-	inv := p.n.store.mem.inventory(uint64(a.Segment), p.n.ref)
+	inv := p.n.store.mem.inventory(uint64(a.Segment))
 	it := segment.Item{Kind: segment.ItemInventory, Segment: a.Segment, Epoch: a.Epoch, Arg: a.Token}
 	for {
 		n := min(invEach, len(inv.live))
@@ -384,7 +387,7 @@ func (p *process) prune(o *owned) {
 }
 
 // missing are the commits that are live there and neither whole nor finished
-// here.
+// here: what is not here at or below last was here once.
 func (h *held) missing(inv inventory, bound uint64) []uint64 {
 	whole := map[uint64]bool{}
 	for _, commit := range h.whole() {
@@ -392,7 +395,7 @@ func (h *held) missing(inv inventory, bound uint64) []uint64 {
 	}
 	var out []uint64
 	for _, l := range inv.live {
-		if l.commit <= bound && !whole[l.commit] && !h.results[l.commit].final {
+		if l.commit <= bound && l.commit > h.last && !whole[l.commit] && !h.results[l.commit].final {
 			out = append(out, l.commit)
 		}
 	}
@@ -412,6 +415,9 @@ func (h *held) merge(inv inventory, bound uint64, complete bool) {
 	}
 	if !complete {
 		return
+	}
+	if len(h.missing(inv, bound)) == 0 { // a copy that is complete proves as much as what was appended
+		h.last = max(h.last, min(inv.last, bound))
 	}
 	for _, commit := range h.whole() {
 		if commit <= inv.last && commit <= bound && !live[commit] {
@@ -444,6 +450,9 @@ func (p *process) put(a *segment.Action, w *wire, from fsm.Ref) {
 	k := merging{uint64(a.Segment), w.it.Arg, from.Node}
 	recs, results := w.recs, w.results
 	n := p.n.store.make(k.seg, func(im *image) { im.seg(k.seg).take(recs, results) })
+	if o := p.owned[k.seg]; o != nil {
+		p.prune(o)
+	}
 	rest := slices.DeleteFunc(p.fetches[k], func(c uint64) bool { return slices.Contains(w.missing, c) })
 	p.fetches[k] = rest
 	if len(rest) > 0 {
@@ -465,13 +474,10 @@ func (p *process) forget(seg, index uint64) {
 }
 
 // inventory is what an image has of a segment.
-func (im image) inventory(seg uint64, self fsm.Ref) *inventory {
+func (im image) inventory(seg uint64) *inventory {
 	inv := &inventory{}
 	if h := im.segs[seg]; h != nil {
 		inv.last = h.last
-		if h.rec0.EndSet && h.rec0.IsFresh(self) {
-			inv.last = max(inv.last, h.rec0.End) // it may have come by copy
-		}
 		for _, commit := range h.whole() {
 			if r, tried := h.results[commit]; !r.final {
 				inv.live = append(inv.live, alive{h.recs[commit].first, commit, r, tried})

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -26,6 +27,7 @@ type Scope struct {
 	Disks    int // crashes that lose the disk
 	Cuts     int // of the stream
 	Times    int // steps of the clock, of Stride each
+	Early    int // of them, with something under way; else the clock waits
 	Stride   time.Duration
 	Lost     int  // proposals that are lost
 	Late     int  // proposals that overtake others
@@ -37,7 +39,7 @@ type Scope struct {
 }
 
 // budget is what may still happen: part of a state.
-type budget struct{ messages, crashes, disks, cuts, times, lost, late int }
+type budget struct{ messages, crashes, disks, cuts, times, early, lost, late int }
 
 // mnode is a node of the checker.
 type mnode struct {
@@ -138,10 +140,20 @@ func (s *mstate) copyNode(i int) {
 	s.hash[i] = 0
 }
 
+// scrub clears what machines keep for reuse alone: it is no part of the state.
+func (n *mnode) scrub() {
+	for _, m := range []any{n.m, n.lead} {
+		if v := reflect.ValueOf(m).Elem(); v.IsValid() {
+			open(v.FieldByName("out")).SetZero()
+		}
+	}
+}
+
 // key is the state's fingerprint.
 func (s *mstate) key() uint64 {
 	for i := range s.nodes {
 		if s.hash[i] == 0 {
+			s.nodes[i].scrub()
 			s.hash[i] = deepHash(s.seed, *s.nodes[i])
 		}
 	}
@@ -181,7 +193,7 @@ func (s *mstate) history() string {
 // newModel is the first state: the settings are made, nobody has started.
 func newModel(sc *Scope) *mstate {
 	s := &mstate{sc: sc, seed: maphash.MakeSeed(), log: []mentry{{after: fsm.New()}}}
-	s.left = budget{sc.Messages, sc.Crashes, sc.Disks, sc.Cuts, sc.Times, sc.Lost, sc.Late}
+	s.left = budget{sc.Messages, sc.Crashes, sc.Disks, sc.Cuts, sc.Times, sc.Early, sc.Lost, sc.Late}
 	for i := range s.nodes {
 		s.nodes[i] = &mnode{ref: modelRef(i, 0), mem: newImage(), disk: newImage()}
 	}
@@ -334,6 +346,16 @@ func Explore(sc Scope) Explored {
 	}
 	out.States, out.Complete = len(seen), true
 	return out
+}
+
+// underWay is whether anything would go on without the clock.
+func (s *mstate) underWay() bool {
+	for _, n := range s.nodes {
+		if n.m != nil && (n.applied < len(s.log)-1 || len(n.waits) > 0) {
+			return true
+		}
+	}
+	return len(s.props)+len(s.flow[0])+len(s.flow[1]) > 0
 }
 
 func sortedKeys[V any](m map[uint64]V) []uint64 { return slices.Sorted(maps.Keys(m)) }

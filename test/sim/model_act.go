@@ -56,6 +56,7 @@ func (s *mstate) do(i int, a *segment.Action, w *wire) {
 		for _, f := range w.results {
 			n.mem.seg(seg).unite(f.commit, f.r)
 		}
+		n.prune(seg)
 		n.waits = append(n.waits, &segment.TakenResults{Segment: a.Segment, From: s.nodes[1-i].ref, Session: a.Session, Last: a.Seq})
 	case segment.ActSetSegment:
 		s.setSegment(i, *a.Record)
@@ -96,17 +97,13 @@ func (s *mstate) doCopies(i int, a *segment.Action, w *wire) {
 	switch a.Kind {
 	case segment.ActSendInventory:
 		it := segment.Item{Kind: segment.ItemInventory, Segment: a.Segment, Epoch: a.Epoch, Seq: segment.LastPiece, Arg: a.Token}
-		s.put(i, wire{it: it, inv: n.mem.inventory(seg, n.ref)})
+		s.put(i, wire{it: it, inv: n.mem.inventory(seg)})
 	case segment.ActMerge:
 		inv := *w.inv
 		h := n.mem.seg(seg)
 		n.fetches[k] = h.missing(inv, a.Seq)
 		h.merge(inv, a.Seq, a.Complete)
-		for commit := range n.due[seg] {
-			if h.results[commit].final && n.due[seg][commit] == 0 {
-				delete(n.due[seg], commit)
-			}
-		}
+		n.prune(seg)
 		n.waits = append(n.waits, &segment.Merged{Segment: a.Segment, From: peer, Token: a.Token, Missing: len(n.fetches[k])})
 	case segment.ActFetch:
 		it := segment.Item{Kind: segment.ItemFetch, Segment: a.Segment, Epoch: a.Epoch, Arg: a.Token}
@@ -118,6 +115,15 @@ func (s *mstate) doCopies(i int, a *segment.Action, w *wire) {
 	case segment.ActPut:
 		n.mem.seg(seg).take(w.recs, w.results)
 		n.waits = append(n.waits, &segment.Fetched{Segment: a.Segment, From: peer, Token: w.it.Arg})
+	}
+}
+
+// prune takes what is finished from what is to be delivered.
+func (n *mnode) prune(seg uint64) {
+	for commit, phase := range n.due[seg] {
+		if phase == 0 && n.mem.seg(seg).results[commit].final {
+			delete(n.due[seg], commit)
+		}
 	}
 }
 

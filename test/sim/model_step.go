@@ -54,12 +54,49 @@ func (s *mstate) settleDown() {
 	}
 }
 
+// calmDown does at once what has no bearing on the order of anything else: a
+// renewal where nothing else is on its way to the log, and, where no crash can
+// come any more, syncs.
+func (s *mstate) calmDown() {
+	for again := true; again; {
+		again = false
+		if len(s.props) == 1 {
+			if cmd, _ := fsm.Decode(s.props[0].data); cmd != nil {
+				_, again = cmd.(fsm.Renew)
+			}
+			for _, n := range s.nodes {
+				again = again && (n.m == nil || n.applied == len(s.log)-1)
+			}
+			if again {
+				s.commitProp(0)
+				for i, n := range s.nodes {
+					if n.m != nil {
+						s.copyNode(i)
+						s.apply(i)
+					}
+				}
+			}
+		}
+		if s.left.crashes+s.left.disks > 0 {
+			continue
+		}
+		for i := range s.nodes {
+			if len(s.nodes[i].waits) > 0 {
+				again = true
+				s.copyNode(i)
+				s.sync(i)
+			}
+		}
+	}
+}
+
 // successors are all states that one action leads to.
 func (s *mstate) successors() []*mstate {
 	var out []*mstate
 	act := func(did string, node int, fn func(*mstate)) {
 		t := s.fork(did, node)
 		fn(t)
+		t.calmDown()
 		out = append(out, t)
 	}
 	for i, n := range s.nodes {
@@ -121,8 +158,14 @@ func (s *mstate) shared(act func(string, int, func(*mstate))) {
 			t.props = slices.Delete(slices.Clone(t.props), 0, 1)
 		})
 	}
-	if s.left.times > 0 {
-		act("time", -1, func(t *mstate) { t.left.times--; t.copyNode(0); t.copyNode(1); t.time(t.sc.Stride) })
+	if busy := s.underWay(); s.left.times > 0 && (!busy || s.left.early > 0) {
+		act("time", -1, func(t *mstate) {
+			t.left.times--
+			t.left.early -= b2i(busy)
+			t.copyNode(0)
+			t.copyNode(1)
+			t.time(t.sc.Stride)
+		})
 	}
 	if s.sc.Beaten && !s.nodes[0].silent && s.nodes[0].m != nil {
 		act("beacons of 0 are lost", 0, func(t *mstate) { t.nodes[0].silent = true })
@@ -279,9 +322,11 @@ func (s *mstate) time(d time.Duration) {
 }
 
 func (s *mstate) deliver(from int) {
-	w := s.flow[from][0]
-	s.flow[from] = s.flow[from][1:]
-	s.step(1-from, &segment.Received{From: s.nodes[from].ref, Items: []segment.Item{w.it}}, &w)
+	list := s.flow[from]
+	s.flow[from] = nil
+	for k := range list {
+		s.step(1-from, &segment.Received{From: s.nodes[from].ref, Items: []segment.Item{list[k].it}}, &list[k])
+	}
 }
 
 func (s *mstate) sync(i int) {

@@ -196,6 +196,12 @@ func (r *raft) applyNext(node int) {
 	})
 }
 
+// quicken ends a node's lag at once.
+func (r *raft) quicken(node int) {
+	r.peers[node].lag, r.peers[node].applying = 0, false
+	r.applyNext(node)
+}
+
 // applyBatch applies a few entries, or jumps.
 func (r *raft) applyBatch(node int, p *raftPeer) {
 	if p.known-p.applied > raftSnapshots && r.w.chance(500) {

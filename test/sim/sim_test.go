@@ -4,13 +4,9 @@ import (
 	"bytes"
 	"flag"
 	"os"
-	"strconv"
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/clrelay/clrelay/cluster/lead"
-	"github.com/clrelay/clrelay/cluster/segment"
 )
 
 var (
@@ -121,7 +117,3 @@ func TestReplay(t *testing.T) {
 		}
 	}
 }
-
-var _ = strconv.Itoa
-var _ = segment.WriteAll
-var _ = lead.WaitG
