@@ -33,6 +33,10 @@ func (t *Start) Wait() error {
 	return t.err
 }
 
+// Err is why nothing was announced; a *FinalError names recipients that are
+// not to be tried.
+func (t *Start) Err() error { return t.err }
+
 // Attempt announces that delivery to these recipients starts. It does not
 // wait.
 func (s *Spool) Attempt(m *Message, recipients []int) *Start {

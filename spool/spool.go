@@ -39,6 +39,8 @@ type (
 	RecipientState = record.RecipientState
 	// Result is what became of one recipient.
 	Result = record.Outcome
+	// FinalError says that recipients have a final result already.
+	FinalError = state.FinalError
 	// DamageError says which part of the log cannot be read.
 	DamageError = record.DamageError
 )

@@ -141,6 +141,27 @@ func (t *try) attempt(ctx context.Context, send []int) {
 		rcpts[i] = int(t.items[place].Recipient)
 	}
 	mark := t.r.sp.Attempt(t.m, rcpts)
+	var final *spool.FinalError
+	if errors.As(mark.Err(), &final) {
+		// Another node's results came after it was this node's to deliver.
+		send = slices.DeleteFunc(send, func(i int) bool {
+			done := slices.Contains(final.Recipients, int(t.items[i].Recipient))
+			if done {
+				t.results[i].State = mail.StateDropped // from here: nothing is recorded
+			}
+			return done
+		})
+		if len(send) > 0 {
+			t.attempt(ctx, send)
+		}
+		return
+	}
+	if err := mark.Err(); errors.Is(err, spool.ErrFinished) || errors.Is(err, spool.ErrNotOwner) {
+		for _, i := range send {
+			t.results[i].State = mail.StateDropped // from here: it is done, or another node's
+		}
+		return
+	}
 	at := &delivery.Attempt{Envelope: t.env, Recipients: rcpts, Content: &t.content, BeforeDot: func() error {
 		// Behind the dot lies the possible duplicate: what is sent must be
 		// ours to send, and the next start must be able to know of it.
@@ -290,8 +311,8 @@ func (r *Runner) settleWith(write func(*spool.Message, []spool.Result) error, m 
 	}
 	for warned := false; ; warned = true {
 		err := write(m, rs)
-		if err == nil || errors.Is(err, spool.ErrFinished) {
-			return
+		if err == nil || errors.Is(err, spool.ErrFinished) || errors.Is(err, spool.ErrNotOwner) {
+			return // another node may deliver it again: that was counted when it took over
 		}
 		if !errors.Is(err, spool.ErrNoSpace) || r.ctx.Err() != nil {
 			r.o.Log.Error("recording results", "id", m.ID().String(), "error", err)

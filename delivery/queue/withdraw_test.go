@@ -117,3 +117,28 @@ func TestWithdrawAborts(t *testing.T) {
 		}
 	})
 }
+
+// TestFinalElsewhere: recipients that another node's late results have settled
+// are not tried, and the others are.
+func TestFinalElsewhere(t *testing.T) {
+	play(t, queue.Options{}, func(t *testing.T, w *world) {
+		m := w.send(envelope("a@b", "later.1@x.org", "later.2@x.org"))
+		synctest.Wait()
+		err := w.sp.SettleDurable(m, []spool.Result{{Recipient: 0, State: mail.StateDelivered, Attempts: 1, At: time.Now(), Reply: *mail.NewReply(250, "2.0.0", "ok")}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var tried []int
+		w.behave(func(_ context.Context, _ mail.NextHop, at *delivery.Attempt) []mail.Outcome {
+			tried = append(tried, at.Recipients...)
+			return nil
+		})
+		time.Sleep(2 * time.Minute) // of the bubble
+		if len(tried) != 1 || tried[0] != 1 {
+			t.Errorf("recipients %v were tried, want 1 alone", tried)
+		}
+		if c := w.r.Counts(); c.Recipients != 1 {
+			t.Errorf("%d recipients are queued, want 1", c.Recipients)
+		}
+	})
+}

@@ -205,15 +205,31 @@ func (s *State) Attempt(m *Message, recipients []int, now time.Time) (a *record.
 	}
 	a = &record.Attempt{Recipients: make([]uint32, 0, len(recipients)), Versions: make([]uint32, 0, len(recipients))}
 	rcpts := m.rcpts()
+	var final []int
 	for _, i := range recipients {
 		if i < 0 || i >= len(rcpts) {
 			return nil, false, fmt.Errorf("spool: attempt at message %s: it has no recipient %d", m.id, i)
+		}
+		if rcpts[i].State.Final() {
+			final = append(final, i)
 		}
 		a.Recipients = append(a.Recipients, uint32(i))
 		a.Versions = append(a.Versions, rcpts[i].Version+1)
 		early = early || !rcpts[i].Due(record.Seconds(now.UnixMilli()))
 	}
+	if final != nil {
+		return nil, false, &FinalError{Recipients: final}
+	}
 	return a, early, nil
+}
+
+// FinalError says that some of the recipients to be tried have a final result
+// already: another node's, that came late. Nothing was announced.
+type FinalError struct{ Recipients []int }
+
+// Error names their number.
+func (e *FinalError) Error() string {
+	return fmt.Sprintf("spool: %d recipients have a final result already", len(e.Recipients))
 }
 
 // Started notes where the record of an attempt lies.
