@@ -1,6 +1,7 @@
 package relayproc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,6 +24,11 @@ type ClusterOptions struct {
 	Data func(name string) string
 	// Zone gives the zone of a node; nil: none.
 	Zone func(name string) string
+	// Host gives the address of the node by its number from 1; nil: all on
+	// loopback, told apart by their ports.
+	Host func(i int) string
+	// Wrap gives the command that a node is started under; nil: none.
+	Wrap func(i int) []string
 }
 
 // Cluster is several relays' processes that form a cluster on loopback.
@@ -47,8 +53,8 @@ func NewCluster(o ClusterOptions) (*Cluster, error) {
 			return nil, err
 		}
 	}
-	for range o.Nodes {
-		c.seeds = append(c.seeds, FreeAddr())
+	for i := range o.Nodes {
+		c.seeds = append(c.seeds, addrOn(c.host(i+1), gossipPort))
 	}
 	for i := range o.Nodes {
 		if _, err := c.Add(c.seeds[i]); err != nil {
@@ -56,6 +62,13 @@ func NewCluster(o ClusterOptions) (*Cluster, error) {
 		}
 	}
 	return c, nil
+}
+
+func (c *Cluster) host(i int) string {
+	if c.o.Host == nil {
+		return ""
+	}
+	return c.o.Host(i)
 }
 
 func (c *Cluster) cert(args ...string) error {
@@ -69,9 +82,10 @@ func (c *Cluster) cert(args ...string) error {
 // Add sets up one more node, which is not started; an empty gossip address
 // picks a free one.
 func (c *Cluster) Add(gossip string) (*Relay, error) {
-	name := fmt.Sprintf("mx%d", len(c.Nodes)+1)
+	i := len(c.Nodes) + 1
+	name, host := fmt.Sprintf("mx%d", i), c.host(i)
 	if gossip == "" {
-		gossip = FreeAddr()
+		gossip = addrOn(host, gossipPort)
 	}
 	dir, err := filepath.Abs(filepath.Join(c.o.Dir, name))
 	if err != nil {
@@ -81,7 +95,7 @@ func (c *Cluster) Add(gossip string) (*Relay, error) {
 	if err := os.MkdirAll(tls, 0o755); err != nil {
 		return nil, err
 	}
-	if err := c.cert("create-node", "--dir", tls, "--ca-dir", c.TLS, "--name", name, "--host", "127.0.0.1"); err != nil {
+	if err := c.cert("create-node", "--dir", tls, "--ca-dir", c.TLS, "--name", name, "--host", cmp.Or(host, "127.0.0.1")); err != nil {
 		return nil, err
 	}
 	text, err := os.ReadFile(filepath.Join(c.TLS, "ca.crt"))
@@ -91,7 +105,7 @@ func (c *Cluster) Add(gossip string) (*Relay, error) {
 	if err := os.WriteFile(filepath.Join(tls, "ca.crt"), text, 0o644); err != nil {
 		return nil, err
 	}
-	addr := FreeAddr()
+	addr := addrOn(host, nodePort)
 	more := ""
 	if len(c.Nodes) < c.o.Nodes { // a founder; others join what is there
 		more = fmt.Sprintf(", bootstrap_expect: %d", c.o.Nodes)
@@ -100,9 +114,12 @@ func (c *Cluster) Add(gossip string) (*Relay, error) {
 		more += ", zone: " + c.o.Zone(name)
 	}
 	o := Options{
-		Binary: c.o.Binary, Dir: dir, Name: name, Cluster: c.o.Cluster,
+		Binary: c.o.Binary, Dir: dir, Name: name, Cluster: c.o.Cluster, Host: host,
 		Node: fmt.Sprintf("cluster: {listen: %q, gossip: %q, join: [\"%s\"]%s}\ntls_dir: %s\n%s",
 			addr, gossip, strings.Join(c.seeds, `", "`), more, tls, c.o.Node),
+	}
+	if c.o.Wrap != nil {
+		o.Wrap = c.o.Wrap(i)
 	}
 	if c.o.Data != nil {
 		o.Data = c.o.Data(name)

@@ -44,6 +44,9 @@ type Options struct {
 	Env []string
 	// Name is the node's; empty: test.
 	Name string
+	// Host is the address that it listens on; empty: free ports of loopback.
+	// Another one is the relay's alone, as in a network namespace.
+	Host string
 }
 
 // Relay is a relay's process, or the place where one was.
@@ -68,7 +71,7 @@ func New(o Options) (*Relay, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	r := &Relay{SMTP: FreeAddr(), HTTP: FreeAddr(), Dir: dir, Data: o.Data, o: o}
+	r := &Relay{SMTP: addrOn(o.Host, smtpPort), HTTP: addrOn(o.Host, httpPort), Dir: dir, Data: o.Data, o: o}
 	if r.Data == "" {
 		r.Data = filepath.Join(dir, "data")
 	}
@@ -90,6 +93,22 @@ func New(o Options) (*Relay, error) {
 		return nil, err
 	}
 	return r, r.SetCluster(o.Cluster)
+}
+
+// The ports of a relay that has an address of its own.
+const (
+	smtpPort   = 2525
+	httpPort   = 8080
+	nodePort   = 7000
+	gossipPort = 7001
+)
+
+// addrOn is an address to listen on.
+func addrOn(host string, port int) string {
+	if host == "" {
+		return FreeAddr()
+	}
+	return net.JoinHostPort(host, strconv.Itoa(port))
 }
 
 // Config is the path of node.yaml.

@@ -1,0 +1,235 @@
+package faults
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Plan says what is done to a fleet.
+type Plan struct {
+	Seed   uint64
+	Rounds int           // 0: as many as fit into For
+	For    time.Duration // 0: until Rounds are done
+	Only   []string      // names of faults; empty: all that can be done here
+	Each   bool          // every fault in turn, rather than by chance
+}
+
+// settleWithin is how long a mended fleet may take until all that it had
+// acknowledged has arrived.
+const settleWithin = 90 * time.Second
+
+// ErrBroken says that the fleet did not keep its word.
+var ErrBroken = errors.New("faults: the cluster broke its word")
+
+// Run hurts a fleet as planned and judges it. The report is printed by
+// Options.Log.
+func Run(ctx context.Context, o Options, p Plan) (err error) {
+	o.Log("seed %d", p.Seed)
+	f, err := open(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.close()) }()
+	r := &run{fleet: f, judge: newJudge(f), ctx: ctx, rng: rand.New(rand.NewPCG(p.Seed, 0x6661756c7473)), figures: newFigures()}
+	began := time.Now()
+	list, err := f.chosen(p.Only)
+	if err != nil {
+		return err
+	}
+	for round := 0; (p.Rounds == 0 || round < p.Rounds) && (p.For == 0 || time.Since(began) < p.For) && ctx.Err() == nil; round++ {
+		pick := r.rng.IntN(len(list))
+		if p.Each {
+			pick = round % len(list)
+		}
+		if err := r.round(round, list[pick]); err != nil {
+			return fmt.Errorf("round %d: %s: %w (logs: %s)", round, list[pick].name, err, strings.Join(f.keepLogs(), " "))
+		}
+		if len(r.judge.verdicts) > 0 {
+			break
+		}
+	}
+	return r.end(time.Since(began))
+}
+
+// chosen are the faults of those names.
+func (f *fleet) chosen(only []string) ([]fault, error) {
+	list := f.possible()
+	if len(only) == 0 {
+		return list, nil
+	}
+	var out []fault
+	for _, name := range only {
+		i := slices.IndexFunc(list, func(c fault) bool { return c.name == name })
+		if i < 0 {
+			return nil, fmt.Errorf("faults: there is no %q here", name)
+		}
+		out = append(out, list[i])
+	}
+	return out, nil
+}
+
+// run is a fleet while it is hurt.
+type run struct {
+	*fleet
+	judge   *judge
+	ctx     context.Context
+	rng     *rand.Rand
+	figures *figures
+	rounds  int
+}
+
+// round does one fault and waits until all is well again.
+func (r *run) round(number int, c fault) error {
+	r.o.Log("round %d: %s (%s)", number, c.name, time.Now().Format(clock))
+	r.rounds++
+	n := &nemesis{fleet: r.fleet, ctx: r.ctx, rng: rand.New(rand.NewPCG(r.rng.Uint64(), uint64(number)))}
+	n.hold(n.between(0, 2))
+	if err := c.run(n); err != nil {
+		return err
+	}
+	r.away.Store(false)
+	mended := time.Now()
+	list, err := r.settle()
+	if err != nil {
+		return err
+	}
+	r.judge.silences(list, n.silent)
+	if n.killed != nil {
+		r.figures.kill(r.fleet, list, n.killed)
+	}
+	twice, counted := r.judge.copies()
+	r.o.Log("  well after %v; accepted %d, refused %d, twice %d, possible duplicates %v",
+		time.Since(mended).Round(100*time.Millisecond), r.judge.accepted, r.judge.refused, twice, counted)
+	r.mu.Lock()
+	for _, text := range r.ended {
+		r.o.Log("  NOTE: %s", text)
+	}
+	r.ended = nil
+	r.mu.Unlock()
+	return r.judge.logs()
+}
+
+// settle waits until all nodes are ready, all that was acknowledged until now
+// has arrived, the ledgers are even and all has its copies.
+func (r *run) settle() (list []try, err error) {
+	ctx, cancel := context.WithTimeout(r.ctx, settleWithin)
+	defer cancel()
+	for _, fact := range []func() error{r.ready, func() error { list = append(list, r.judge.take()...); return nil }, r.arrived, r.even, r.copied} {
+		if err := await(ctx, fact); err != nil {
+			return list, err
+		}
+	}
+	return list, nil
+}
+
+// await tries until there is no error.
+func await(ctx context.Context, fact func() error) error {
+	t := time.NewTicker(100 * time.Millisecond)
+	defer t.Stop()
+	for {
+		err := fact()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return fmt.Errorf("%w: after %v still %w", ErrBroken, settleWithin, err)
+		}
+	}
+}
+
+func (r *run) ready() error {
+	for i, node := range r.cluster.Nodes {
+		if code, text := node.Get("/readyz"); code != 200 {
+			return fmt.Errorf("%s is not ready: %d %s", name(i), code, strings.TrimSpace(text))
+		}
+	}
+	return nil
+}
+
+func (r *run) arrived() error {
+	list := r.judge.missing()
+	if len(list) == 0 {
+		return nil
+	}
+	a := list[0]
+	return fmt.Errorf("%d acknowledged messages have not arrived, such as %d, that %s took at %s", len(list), a.seq, name(a.node), a.ended.Format(clock))
+}
+
+func (r *run) even() error {
+	for i, node := range r.cluster.Nodes {
+		n, err := node.Metric("clrelay_ledger_imbalance_messages")
+		if err != nil {
+			return err
+		}
+		if n != 0 {
+			return fmt.Errorf("the ledger of %s is out of balance by %v", name(i), n)
+		}
+	}
+	return nil
+}
+
+func (r *run) copied() error {
+	st, err := r.status()
+	switch {
+	case err != nil:
+		return err
+	case !st.Quorum:
+		return errors.New("there is no quorum")
+	case st.UnderReplicated > 0:
+		return fmt.Errorf("%d segments have too few copies", st.UnderReplicated)
+	}
+	return nil
+}
+
+// end stops the load, settles the books a last time and reports.
+func (r *run) end(took time.Duration) error {
+	r.load.end()
+	if _, err := r.settle(); err != nil {
+		r.judge.fail("at the end: %v", err)
+	}
+	if err := await2(r.ctx, r.empty); err != nil {
+		r.judge.fail("at the end: %v", err)
+	}
+	twice, counted := r.judge.copies()
+	if err := r.judge.logs(); err != nil {
+		return err
+	}
+	r.o.Log("%d rounds in %v: accepted %d, lost %d, refused %d, twice %d, possible duplicates %v",
+		r.rounds, took.Round(time.Second), r.judge.accepted, len(r.judge.open), r.judge.refused, twice, counted)
+	r.figures.print(r.o.Log)
+	for _, key := range slices.Sorted(maps.Keys(r.judge.errors)) {
+		r.o.Log("%6d x ERROR %s", r.judge.errors[key], key)
+	}
+	if len(r.judge.verdicts) > 0 {
+		return fmt.Errorf("%w: %s (logs: %s)", ErrBroken, strings.Join(r.judge.verdicts, "; "), strings.Join(r.keepLogs(), " "))
+	}
+	return nil
+}
+
+func await2(ctx context.Context, fact func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, settleWithin)
+	defer cancel()
+	return await(ctx, fact)
+}
+
+// empty: nothing is queued anywhere.
+func (r *run) empty() error {
+	for i, node := range r.cluster.Nodes {
+		n, err := node.Metric("clrelay_queue_messages")
+		if err != nil {
+			return err
+		}
+		if n != 0 {
+			return fmt.Errorf("%s has %v messages queued", name(i), n)
+		}
+	}
+	return nil
+}
