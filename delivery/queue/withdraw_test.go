@@ -134,6 +134,7 @@ func TestFinalElsewhere(t *testing.T) {
 			return nil
 		})
 		time.Sleep(2 * time.Minute) // of the bubble
+		synctest.Wait()
 		if len(tried) != 1 || tried[0] != 1 {
 			t.Errorf("recipients %v were tried, want 1 alone", tried)
 		}
