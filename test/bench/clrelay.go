@@ -33,7 +33,7 @@ func startClrelay(ctx context.Context, o options, sink string) (*clrelay, error)
 }
 
 func (c *clrelay) name() string                  { return "clrelay" }
-func (c *clrelay) addr() string                  { return c.SMTP }
+func (c *clrelay) addrs() []string               { return []string{c.SMTP} }
 func (c *clrelay) usage() (time.Duration, int64) { return treeUsage(c.PID()) }
 
 // syncs reads the count of the fsync histogram.

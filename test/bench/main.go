@@ -22,7 +22,7 @@ import (
 // relay is a mail relay under test, a process group of its own.
 type relay interface {
 	name() string
-	addr() string
+	addrs() []string // the load is spread over them
 	// usage is the CPU time that all its processes used so far and their
 	// proportional memory now.
 	usage() (cpu time.Duration, pss int64)
@@ -31,15 +31,27 @@ type relay interface {
 	stop()
 }
 
+// clustered is a relay of several machines.
+type clustered interface {
+	// wire is the number of octets between them so far, entries that of the
+	// entries in Raft's log; -1 if unknown.
+	wire() int64
+	entries() int64
+}
+
 type work struct {
 	size, sessions int
 	reuse          bool
+	rate           float64 // messages a second in all; 0: as many as go
 }
 
 func (w work) String() string {
 	how := "new"
 	if w.reuse {
 		how = "reuse"
+	}
+	if w.rate > 0 {
+		how = fmt.Sprintf("%.0f/s", w.rate)
 	}
 	return fmt.Sprintf("%s, %d, %s", sizeName(w.size), w.sessions, how)
 }
@@ -60,6 +72,10 @@ type options struct {
 	rounds   int
 	seconds  float64
 	relays   []string
+
+	nodes           []int // sizes of clusters
+	clusterSizes    []int
+	clusterSessions int
 }
 
 func main() {
@@ -71,7 +87,7 @@ func main() {
 
 func parseFlags() (options, error) {
 	var o options
-	sizes := flag.String("sizes", "2048,10240,102400,1048576", "message sizes in octets")
+	sizes := flag.String("sizes", "2048,10240,102400,1048576", "message sizes in octets; empty: no single relay")
 	sessions := flag.String("sessions", "1,10,100", "numbers of sessions")
 	modes := flag.String("modes", "reuse,new", "connection reused, or a new one a message")
 	flag.StringVar(&o.binary, "clrelay", "bin/clrelay", "the binary under test")
@@ -79,8 +95,17 @@ func parseFlags() (options, error) {
 	flag.IntVar(&o.rounds, "rounds", 2, "runs of each work for each relay, alternating; the better one counts")
 	flag.Float64Var(&o.seconds, "seconds", 4, "about how long one run takes")
 	relays := flag.String("relays", "clrelay,postfix", "which relays to drive; Postfix only where it is installed")
+	nodes := flag.String("nodes", "1,3,5", "how many nodes the clusters have; empty: no clusters")
+	clusterSizes := flag.String("cluster-sizes", "10240,102400,1048576", "message sizes for the clusters in octets")
+	flag.IntVar(&o.clusterSessions, "cluster-sessions", 100, "number of sessions for a cluster, over all its nodes")
 	flag.Parse()
 	var err error
+	if o.nodes, err = ints(*nodes); err != nil {
+		return o, err
+	}
+	if o.clusterSizes, err = ints(*clusterSizes); err != nil {
+		return o, err
+	}
 	if o.sizes, err = ints(*sizes); err != nil {
 		return o, err
 	}
@@ -95,6 +120,9 @@ func parseFlags() (options, error) {
 }
 
 func ints(s string) ([]int, error) {
+	if s == "" {
+		return nil, nil
+	}
 	var out []int
 	for f := range strings.SplitSeq(s, ",") {
 		n, err := strconv.Atoi(f)
@@ -121,31 +149,37 @@ func run() error {
 	if err := os.MkdirAll(o.dir, 0o755); err != nil {
 		return err
 	}
-	relays, err := startAll(ctx, o, sink.Addr())
+	fmt.Println(machine())
+	b := &bench{o: o, sink: sink}
+	if len(o.sizes) > 0 {
+		if err := runSingle(ctx, b); err != nil {
+			return err
+		}
+	}
+	if len(o.nodes) > 0 {
+		return runClusters(ctx, b)
+	}
+	return nil
+}
+
+// runSingle compares one clrelay on one machine with one Postfix.
+func runSingle(ctx context.Context, b *bench) error {
+	relays, err := startAll(ctx, b.o, b.sink.Addr())
 	for _, r := range relays {
 		defer r.stop()
 	}
 	if err != nil {
 		return err
 	}
-	fmt.Println(machine())
 	for _, r := range relays {
 		_, pss := r.usage()
 		fmt.Printf("%s idle: %.1f MB\n", r.name(), float64(pss)/1e6)
 	}
 	printHead()
-	for _, w := range works(o) {
-		best := map[string]result{}
-		for range o.rounds {
-			for _, r := range relays {
-				res, err := measure(ctx, r, sink, w, o.seconds)
-				if err != nil {
-					return fmt.Errorf("%s, %s: %w", r.name(), w, err)
-				}
-				if old, ok := best[r.name()]; !ok || res.endToEnd > old.endToEnd {
-					best[r.name()] = res
-				}
-			}
+	for _, w := range works(b.o) {
+		best, err := b.compare(ctx, relays, w)
+		if err != nil {
+			return err
 		}
 		printRows(w, relays, best)
 	}
@@ -179,146 +213,12 @@ func works(o options) []work {
 	for _, size := range o.sizes {
 		for _, n := range o.sessions {
 			for _, reuse := range o.modes {
-				out = append(out, work{size, n, reuse})
+				out = append(out, work{size: size, sessions: n, reuse: reuse})
 			}
 		}
 	}
 	return out
 }
-
-// result is what one run reached.
-type result struct {
-	accepted, endToEnd float64 // messages a second
-	cpu                time.Duration
-	peak               int64   // octets
-	syncs              float64 // a message, negative if unknown
-	p50, p99           time.Duration
-	errors             int
-}
-
-// measure sends for about the given time: runs that get longer find the pace,
-// the real one takes as many messages as fit.
-func measure(ctx context.Context, r relay, sink *peers.Sink, w work, seconds float64) (result, error) {
-	src := &peers.Source{Addr: r.addr(), Sessions: w.sessions, Reuse: w.reuse, Size: w.size}
-	n := max(w.sessions*2, 20)
-	for {
-		p, err := drive(ctx, r, sink, src, n)
-		if err != nil {
-			return result{}, err
-		}
-		took := float64(n) / p.endToEnd
-		next := int(min(max(p.endToEnd*seconds, float64(n)), 500_000))
-		if took >= seconds/8 {
-			return drive(ctx, r, sink, src, next)
-		}
-		n = min(next, 8*n)
-	}
-}
-
-func drive(ctx context.Context, r relay, sink *peers.Sink, src *peers.Source, n int) (result, error) {
-	sink.Reset()
-	cpu0, _ := r.usage()
-	syncs0 := r.syncs()
-	watch := watchMemory(r)
-	start := time.Now()
-	sent := src.Run(ctx, 0, n)
-	if len(sent.Accepted) == 0 {
-		watch()
-		return result{}, fmt.Errorf("nothing was accepted: %v", sent.LastErr)
-	}
-	end, err := awaitArrival(ctx, sink, len(sent.Accepted))
-	peak := watch()
-	if err != nil {
-		return result{}, err
-	}
-	cpu1, _ := r.usage()
-	res := result{
-		accepted: float64(len(sent.Accepted)) / sent.Took.Seconds(),
-		endToEnd: float64(len(sent.Accepted)) / end.Sub(start).Seconds(),
-		cpu:      (cpu1 - cpu0) / time.Duration(len(sent.Accepted)),
-		peak:     peak,
-		syncs:    -1,
-		p50:      sent.Quantile(0.50),
-		p99:      sent.Quantile(0.99),
-		errors:   sent.Errors,
-	}
-	if syncs1 := r.syncs(); syncs0 >= 0 && syncs1 >= 0 {
-		res.syncs = float64(syncs1-syncs0) / float64(len(sent.Accepted))
-	}
-	return res, nil
-}
-
-// awaitArrival waits until the sink has all and tells when the last came.
-func awaitArrival(ctx context.Context, sink *peers.Sink, want int) (time.Time, error) {
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	last, since := int64(-1), time.Now()
-	for {
-		got := sink.Messages()
-		if got >= int64(want) {
-			return time.Now(), nil
-		}
-		if got != last {
-			last, since = got, time.Now()
-		} else if time.Since(since) > 2*time.Minute {
-			return time.Time{}, fmt.Errorf("the sink has %d of %d and nothing has come for two minutes", got, want)
-		}
-		select {
-		case <-ctx.Done():
-			return time.Time{}, ctx.Err()
-		case <-tick.C:
-		}
-	}
-}
-
-// watchMemory samples a relay's memory until the function it returns is
-// called, which gives the highest sample.
-func watchMemory(r relay) func() int64 {
-	stop, peak := make(chan struct{}), make(chan int64)
-	go func() {
-		tick := time.NewTicker(300 * time.Millisecond)
-		defer tick.Stop()
-		var top int64
-		for {
-			_, pss := r.usage()
-			top = max(top, pss)
-			select {
-			case <-stop:
-				peak <- top
-				return
-			case <-tick.C:
-			}
-		}
-	}()
-	return func() int64 { close(stop); return <-peak }
-}
-
-func printHead() {
-	fmt.Printf("\n%-20s %-8s %9s %9s %8s %8s %8s %9s %9s\n", "work", "relay", "accept/s", "end2end/s", "CPU ms", "peak MB", "syncs", "250 p50", "250 p99")
-}
-
-func printRows(w work, relays []relay, best map[string]result) {
-	for _, r := range relays {
-		b := best[r.name()]
-		syncs := "?"
-		if b.syncs >= 0 {
-			syncs = fmt.Sprintf("%.3f", b.syncs)
-		}
-		fmt.Printf("%-20s %-8s %9.0f %9.0f %8.3f %8.1f %8s %9s %9s", w, r.name(), b.accepted, b.endToEnd,
-			b.cpu.Seconds()*1e3, float64(b.peak)/1e6, syncs, round(b.p50), round(b.p99))
-		if b.errors > 0 {
-			fmt.Printf("  %d errors", b.errors)
-		}
-		fmt.Println()
-	}
-	if len(relays) == 2 {
-		a, b := best[relays[0].name()], best[relays[1].name()]
-		fmt.Printf("%-20s %-8s %8.1fx %8.1fx %7.2fx %7.2fx\n", "", "ratio", a.accepted/b.accepted, a.endToEnd/b.endToEnd,
-			a.cpu.Seconds()/b.cpu.Seconds(), float64(a.peak)/float64(b.peak))
-	}
-}
-
-func round(d time.Duration) string { return d.Round(10 * time.Microsecond).String() }
 
 func machine() string {
 	cpu := "unknown CPU"

@@ -19,7 +19,7 @@ func startPostfix(o options, sink string) (*postfix, error) {
 }
 
 func (p *postfix) name() string                  { return "postfix" }
-func (p *postfix) addr() string                  { return p.Addr }
+func (p *postfix) addrs() []string               { return []string{p.Addr} }
 func (p *postfix) usage() (time.Duration, int64) { return treeUsage(p.Master) }
 func (p *postfix) stop()                         { p.Stop() }
 
