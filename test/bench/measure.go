@@ -160,7 +160,7 @@ func share(total, i, n int) int { return max(1, (total*(i+1))/n-(total*i)/n) }
 func paced(start time.Time, first int64, rate float64) func(int64) string {
 	return func(seq int64) string {
 		due := start.Add(time.Duration(float64(seq-first) / rate * float64(time.Second)))
-		time.Sleep(time.Until(due))
+		<-time.After(time.Until(due))
 		return "u@sink.test"
 	}
 }
