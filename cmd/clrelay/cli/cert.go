@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/clrelay/clrelay/cluster/pki"
+	"github.com/clrelay/clrelay/internal/cmdline"
 )
 
 // certWarning is how long before its end a certificate is spoken of.
@@ -78,10 +79,10 @@ and not on the nodes.`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if f.dir == "" {
-				return usagef(cmd.CommandPath(), "--dir is missing: the folder to make the authority in")
+				return cmdline.Usagef(cmd.CommandPath(), "--dir is missing: the folder to make the authority in")
 			}
 			if f.days < 1 {
-				return usagef(cmd.CommandPath(), "--days %d: from 1 on", f.days)
+				return cmdline.Usagef(cmd.CommandPath(), "--days %d: from 1 on", f.days)
 			}
 			m, err := pki.CreateCA(pki.CAOptions{Dir: f.dir, Days: f.days, Now: a.Now})
 			if err != nil {
@@ -90,7 +91,7 @@ and not on the nodes.`,
 			if err := a.printMade(m); err != nil {
 				return err
 			}
-			a.talk("Keep ca.key secret: who holds it can be any node. Next, for each node:\n  clrelay cert create-node --ca-dir %s --dir mx1 --name mx1 --host 10.0.0.1", f.dir)
+			a.console().Talk("Keep ca.key secret: who holds it can be any node. Next, for each node:\n  clrelay cert create-node --ca-dir %s --dir mx1 --name mx1 --host 10.0.0.1", f.dir)
 			return nil
 		},
 	}
@@ -132,11 +133,11 @@ cluster over the network.`
 func (a *App) createCert(cmd *cobra.Command, kind pki.Kind, f certFlags) error {
 	switch {
 	case f.dir == "":
-		return usagef(cmd.CommandPath(), "--dir is missing: the folder to make the certificate in")
+		return cmdline.Usagef(cmd.CommandPath(), "--dir is missing: the folder to make the certificate in")
 	case f.name == "":
-		return usagef(cmd.CommandPath(), "--name is missing: what node.yaml says under \"node\"")
+		return cmdline.Usagef(cmd.CommandPath(), "--name is missing: what node.yaml says under \"node\"")
 	case f.days < 1:
-		return usagef(cmd.CommandPath(), "--days %d: from 1 on", f.days)
+		return cmdline.Usagef(cmd.CommandPath(), "--days %d: from 1 on", f.days)
 	}
 	m, err := pki.Create(pki.CertOptions{Kind: kind, Dir: f.dir, CADir: f.caDir, Name: f.name, Hosts: f.hosts, Days: f.days, Now: a.Now})
 	if err != nil {
@@ -146,9 +147,9 @@ func (a *App) createCert(cmd *cobra.Command, kind pki.Kind, f certFlags) error {
 		return err
 	}
 	if kind == pki.Node {
-		a.talk("Bring ca.crt, node.crt and node.key to %s as its tls_dir; the user that runs the relay must be able to read them.", f.name)
+		a.console().Talk("Bring ca.crt, node.crt and node.key to %s as its tls_dir; the user that runs the relay must be able to read them.", f.name)
 	} else {
-		a.talk("Use it with --tls-dir %s, or CLRELAY_TLS_DIR.", f.dir)
+		a.console().Talk("Use it with --tls-dir %s, or CLRELAY_TLS_DIR.", f.dir)
 	}
 	return nil
 }
@@ -170,7 +171,7 @@ With one that is not valid now the exit code is 8.`,
 				}
 				found = append(found, infos...)
 			}
-			l, bad := a.list("FILE", "KIND", "NAME", "HOSTS", "ISSUER", "UNTIL", "STATE"), 0
+			l, bad := a.console().List("FILE", "KIND", "NAME", "HOSTS", "ISSUER", "UNTIL", "STATE"), 0
 			for _, i := range found {
 				state, ok := validity(i, a.Now())
 				if !ok {
@@ -184,15 +185,15 @@ With one that is not valid now the exit code is 8.`,
 				if hosts == "" {
 					hosts = "-"
 				}
-				if err := l.row(certInfo(i), cell(i.File, 80), kind, cell(i.Name, 64), cell(hosts, 60), cell(i.Issuer, 64), i.NotAfter.Format(time.DateOnly), state); err != nil {
+				if err := l.Row(certInfo(i), cmdline.Cell(i.File, 80), kind, cmdline.Cell(i.Name, 64), cmdline.Cell(hosts, 60), cmdline.Cell(i.Issuer, 64), i.NotAfter.Format(time.DateOnly), state); err != nil {
 					return err
 				}
 			}
-			if err := l.end(); err != nil {
+			if err := l.End(); err != nil {
 				return err
 			}
 			if bad > 0 {
-				return exitf(ExitFindings, "%s not valid now", plural(int64(bad), "certificate"))
+				return cmdline.Exitf(cmdline.ExitFindings, "%s not valid now", cmdline.Plural(int64(bad), "certificate"))
 			}
 			return nil
 		},
@@ -207,14 +208,14 @@ func validity(i pki.Info, now time.Time) (string, bool) {
 	case left < 0:
 		return "expired", false
 	case left < certWarning:
-		return "expires in " + span(left), true
+		return "expires in " + cmdline.Span(left), true
 	}
 	return "valid", true
 }
 
 func (a *App) printMade(m pki.Made) error {
 	v := certMade{Files: m.Files, Cert: certInfo(m.Cert)}
-	return a.object(v, func(w io.Writer) error {
+	return a.console().Object(v, func(w io.Writer) error {
 		for _, f := range m.Files {
 			if _, err := fmt.Fprintf(w, "made %s\n", f); err != nil {
 				return err
@@ -234,13 +235,13 @@ func fromCert(cmd *cobra.Command, err error) error {
 	err = trimmed{err}
 	switch {
 	case errors.Is(err, pki.ErrInvalid):
-		return &usageError{cmd.CommandPath(), err}
+		return &cmdline.UsageError{Command: cmd.CommandPath(), Err: err}
 	case errors.Is(err, pki.ErrExists), errors.Is(err, fs.ErrExist):
-		return &ExitError{ExitConflict, err}
+		return &cmdline.ExitError{Code: cmdline.ExitConflict, Err: err}
 	case errors.Is(err, fs.ErrNotExist):
-		return &ExitError{ExitNotFound, err}
+		return &cmdline.ExitError{Code: cmdline.ExitNotFound, Err: err}
 	case errors.Is(err, fs.ErrPermission):
-		return &ExitError{ExitDenied, err}
+		return &cmdline.ExitError{Code: cmdline.ExitDenied, Err: err}
 	}
 	return err
 }

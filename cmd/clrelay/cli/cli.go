@@ -22,6 +22,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/clrelay/clrelay/cmd/clrelay/cli/cluster"
+	"github.com/clrelay/clrelay/cmd/clrelay/cli/queue"
+	"github.com/clrelay/clrelay/internal/cmdline"
 	"github.com/clrelay/clrelay/internal/config"
 )
 
@@ -36,14 +39,17 @@ type App struct {
 	Now      func() time.Time
 	Version  string
 
-	format string
-	socket string
-	config string
+	cmdline cmdline.Console
+	where   where
 }
+
+// console is what commands print with; the tree must be built.
+func (a *App) console() *cmdline.Console { return &a.cmdline }
 
 // NewRoot builds the tree. The caller adds further commands and gives it to
 // Execute.
 func NewRoot(a *App) *cobra.Command {
+	a.cmdline = cmdline.Console{Stdin: a.Stdin, Stdout: a.Stdout, Stderr: a.Stderr, Terminal: a.Terminal, Now: a.Now}
 	root := &cobra.Command{
 		Use:   "clrelay",
 		Short: "A mail relay that keeps its word",
@@ -51,20 +57,33 @@ func NewRoot(a *App) *cobra.Command {
 
 "clrelay serve" is the relay; the other commands look at a running one, change
 what is in its queue, or check files. They reach it through the socket
-admin.sock in its data_dir, as root or as the user that it runs as.
+admin.sock in its data_dir, as root or as the user that it runs as, or a node
+of a cluster over the network with the certificate of an operator: --addr and
+--tls-dir. Any node answers for the whole cluster.
+
+Where the relay is: --addr, --socket or --config, one of them; without these
+CLRELAY_ADDR, then CLRELAY_SOCKET, then the data_dir that
+/etc/clrelay/node.yaml names.
 
 Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 unreachable (a retry is
 safe), 5 denied, 6 conflict or guard refused, 7 partly done, 8 findings,
 78 bad configuration, 130 interrupted.`,
-		PersistentPreRunE: a.checkFormat,
-		SilenceErrors:     true,
-		SilenceUsage:      true,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if err := cmdline.CheckFormat(a.cmdline.Format); err != nil {
+				return &cmdline.UsageError{Command: cmd.CommandPath(), Err: err}
+			}
+			return nil
+		},
+		SilenceErrors: true,
+		SilenceUsage:  true,
 	}
 	a.flags(root)
 	root.SetIn(a.Stdin)
 	root.SetOut(a.Stdout)
 	root.SetErr(a.Stderr)
-	root.AddCommand(a.versionCommand(), a.queueCommand(), a.messageCommand(), a.configCommand(), a.certCommand(), a.healthcheckCommand())
+	root.AddCommand(a.versionCommand(), a.configCommand(), a.certCommand(), a.healthcheckCommand())
+	root.AddCommand(cluster.Commands(a.console(), a.with)...)
+	root.AddCommand(queue.Commands(a.console(), a.with)...)
 	return root
 }
 
@@ -81,16 +100,16 @@ func Execute(ctx context.Context, a *App, root *cobra.Command, args []string) in
 		code = ExitInterrupted
 	}
 	var (
-		usage *usageError
+		usage *cmdline.UsageError
 		wrong config.Errors
 	)
 	if errors.As(err, &wrong) {
-		a.talk("%v", err) // each error begins with its file and line
+		a.console().Talk("%v", err) // each error begins with its file and line
 	} else {
-		a.talk("error: %v", err)
+		a.console().Talk("error: %v", err)
 	}
-	if errors.As(err, &usage) && usage.command != "" {
-		a.talk("See: %s --help", usage.command)
+	if errors.As(err, &usage) && usage.Command != "" {
+		a.console().Talk("See: %s --help", usage.Command)
 	}
 	return code
 }
@@ -99,7 +118,7 @@ func Execute(ctx context.Context, a *App, root *cobra.Command, args []string) in
 // tells them apart from failures only by their text.
 func prepare(cmd *cobra.Command) {
 	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return &usageError{c.CommandPath(), err}
+		return &cmdline.UsageError{Command: c.CommandPath(), Err: err}
 	})
 	if cmd.HasSubCommands() && !cmd.Runnable() {
 		cmd.Args = cobra.ArbitraryArgs
@@ -109,7 +128,7 @@ func prepare(cmd *cobra.Command) {
 	if check := cmd.Args; check != nil {
 		cmd.Args = func(c *cobra.Command, args []string) error {
 			if err := check(c, args); err != nil {
-				return &usageError{c.CommandPath(), err}
+				return &cmdline.UsageError{Command: c.CommandPath(), Err: err}
 			}
 			return nil
 		}
@@ -126,16 +145,12 @@ func unknownCommand(c *cobra.Command, args []string) error {
 		if err := c.Help(); err != nil {
 			return err
 		}
-		return &usageError{"", errors.New("a command is missing")}
+		return &cmdline.UsageError{Err: errors.New("a command is missing")}
 	}
 	text := fmt.Sprintf("unknown command %q for %s", args[0], c.CommandPath())
 	c.SuggestionsMinimumDistance = 2
 	if near := c.SuggestionsFor(args[0]); len(near) > 0 {
 		text += fmt.Sprintf("; did you mean %s?", strings.Join(near, " or "))
 	}
-	return &usageError{c.CommandPath(), errors.New(text)}
-}
-
-func (a *App) talk(format string, args ...any) {
-	_, _ = fmt.Fprintf(a.Stderr, format+"\n", args...) // talk is lost when nobody listens
+	return &cmdline.UsageError{Command: c.CommandPath(), Err: errors.New(text)}
 }

@@ -8,12 +8,15 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/clrelay/clrelay/cmd/clrelay/cli/cluster"
+	"github.com/clrelay/clrelay/internal/cmdline"
 	"github.com/clrelay/clrelay/internal/config"
 )
 
 func (a *App) configCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "config", Short: "Check and explain configuration files"}
+	cmd := &cobra.Command{Use: "config", Short: "Check and explain configuration files, and change that of a cluster"}
 	cmd.AddCommand(a.validateCommand(), a.explainCommand())
+	cmd.AddCommand(cluster.ConfigCommands(a.console(), a.with)...)
 	return cmd
 }
 
@@ -34,7 +37,7 @@ func (a *App) validateCommand() *cobra.Command {
 		Long: `Check node.yaml, with the file that its cluster_config names, or cluster.yaml.
 All errors are shown at once. With an error the exit code is 78, as it is with
 "clrelay serve"; warnings leave it 0.`,
-		Args: exactly(1, "it takes one FILE"),
+		Args: cmdline.Exactly[*cobra.Command](1, "it takes one FILE"),
 		RunE: func(_ *cobra.Command, args []string) error { return a.validate(args[0]) },
 	}
 	return cmd
@@ -44,14 +47,14 @@ func (a *App) validate(file string) error {
 	report, err := config.Validate(file)
 	var wrong config.Errors
 	if err != nil && !errors.As(err, &wrong) {
-		return &ExitError{ExitConfig, err}
+		return &cmdline.ExitError{Code: cmdline.ExitConfig, Err: err}
 	}
-	if a.format != formatTable {
+	if a.cmdline.Format != cmdline.FormatTable {
 		if err := a.printFindings(wrong, report.Warnings); err != nil {
 			return err
 		}
 		if len(wrong) > 0 {
-			return exitf(ExitConfig, "%s", plural(int64(len(wrong)), "error"))
+			return cmdline.Exitf(cmdline.ExitConfig, "%s", cmdline.Plural(int64(len(wrong)), "error"))
 		}
 		return nil
 	}
@@ -59,7 +62,7 @@ func (a *App) validate(file string) error {
 		return wrong // all of them, each with its line and a caret
 	}
 	for _, w := range report.Warnings {
-		a.talk("warning: %v", w)
+		a.console().Talk("warning: %v", w)
 	}
 	for _, f := range report.Files {
 		if _, err := fmt.Fprintf(a.Stdout, "%s: ok\n", f); err != nil {
@@ -70,18 +73,18 @@ func (a *App) validate(file string) error {
 }
 
 func (a *App) printFindings(wrong, warnings config.Errors) error {
-	out := a.list()
+	out := a.console().List()
 	for _, part := range []struct {
 		severity string
 		errs     config.Errors
 	}{{"error", wrong}, {"warning", warnings}} {
 		for _, e := range part.errs {
-			if err := out.row(finding{e.File, e.Line, e.Col, e.Key, part.severity, e.Msg}); err != nil {
+			if err := out.Row(finding{e.File, e.Line, e.Col, e.Key, part.severity, e.Msg}); err != nil {
 				return err
 			}
 		}
 	}
-	return out.end()
+	return out.End()
 }
 
 func (a *App) explainCommand() *cobra.Command {
@@ -90,14 +93,14 @@ func (a *App) explainCommand() *cobra.Command {
 		Short: "Explain a setting, or list all of them",
 		Example: `  clrelay config explain receive.max_size
   clrelay config explain senders`,
-		Args:              atMost(1, "one KEY at a time"),
+		Args:              cmdline.AtMost[*cobra.Command](1, "one KEY at a time"),
 		ValidArgsFunction: cobra.FixedCompletions(config.Keys(), cobra.ShellCompDirectiveNoFileComp),
 		RunE: func(_ *cobra.Command, args []string) error {
 			text := strings.Join(config.Keys(), "\n")
 			if len(args) == 1 {
 				var err error
 				if text, err = config.Explain(args[0]); err != nil {
-					return &ExitError{ExitNotFound, err}
+					return &cmdline.ExitError{Code: cmdline.ExitNotFound, Err: err}
 				}
 			}
 			_, err := io.WriteString(a.Stdout, strings.TrimRight(text, "\n")+"\n")

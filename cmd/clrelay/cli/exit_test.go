@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/clrelay/clrelay/internal/cmdline"
 	"github.com/clrelay/clrelay/internal/config"
 )
 
@@ -23,10 +24,10 @@ func TestExitCodes(t *testing.T) {
 		want int
 	}{
 		{errors.New("anything"), 1},
-		{usagef("clrelay", "wrong"), 2},
-		{fmt.Errorf("deep: %w", usagef("clrelay", "wrong")), 2},
-		{exitf(ExitFindings, "damage"), 8},
-		{fmt.Errorf("deep: %w", exitf(ExitPartly, "some")), 7},
+		{cmdline.Usagef("clrelay", "wrong"), 2},
+		{fmt.Errorf("deep: %w", cmdline.Usagef("clrelay", "wrong")), 2},
+		{cmdline.Exitf(cmdline.ExitFindings, "damage"), 8},
+		{fmt.Errorf("deep: %w", cmdline.Exitf(cmdline.ExitPartly, "some")), 7},
 		{fmt.Errorf("serve: %w", config.Errors{{File: "node.yaml"}}), 78},
 		{context.DeadlineExceeded, 4},
 		{fromCall(status.Error(codes.InvalidArgument, "")), 2},

@@ -7,7 +7,9 @@ import (
 	"runtime"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
 
+	"github.com/clrelay/clrelay/internal/cmdline"
 	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
 )
 
@@ -15,7 +17,7 @@ func (a *App) versionCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "Tell the version of this program",
-		Args:  atMost(0, "it takes nothing"),
+		Args:  cmdline.AtMost[*cobra.Command](0, "it takes nothing"),
 		RunE: func(*cobra.Command, []string) error {
 			out := struct {
 				Version string `json:"version"`
@@ -23,7 +25,7 @@ func (a *App) versionCommand() *cobra.Command {
 				OS      string `json:"os"`
 				Arch    string `json:"arch"`
 			}{a.Version, runtime.Version(), runtime.GOOS, runtime.GOARCH}
-			return a.object(out, func(w io.Writer) error {
+			return a.console().Object(out, func(w io.Writer) error {
 				_, err := fmt.Fprintf(w, "clrelay %s (%s %s/%s)\n", out.Version, out.Go, out.OS, out.Arch)
 				return err
 			})
@@ -39,14 +41,14 @@ func (a *App) healthcheckCommand() *cobra.Command {
 		Short: "Tell whether the relay answers, for containers",
 		Long: `Ask the relay how it does, for the health check of a container without a shell.
 The exit code is 0 when it answers, with --ready only when it would take mail.`,
-		Args: atMost(0, "it takes nothing"),
+		Args: cmdline.AtMost[*cobra.Command](0, "it takes nothing"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.with(func(l *link) error {
+			return a.with(func(l grpc.ClientConnInterface) error {
 				ctx, cancel := context.WithTimeout(cmd.Context(), askTimeout)
 				defer cancel()
 				res, err := adminv1.NewNodeServiceClient(l).Status(ctx, &adminv1.StatusRequest{})
 				if err != nil {
-					return l.fail(err)
+					return err
 				}
 				return a.printHealth(res, ready)
 			})
@@ -71,11 +73,11 @@ func (a *App) printHealth(res *adminv1.StatusResponse, ready bool) error {
 		Version string   `json:"version"`
 		Started any      `json:"started"`
 		SMTP    []string `json:"smtp"`
-	}{res.GetNode(), status, res.GetReason(), res.GetVersion(), stamp(res.GetStarted()), append([]string{}, res.GetSmtp()...)}
-	err := a.object(out, func(w io.Writer) error {
+	}{res.GetNode(), status, res.GetReason(), res.GetVersion(), cmdline.Stamp(res.GetStarted()), append([]string{}, res.GetSmtp()...)}
+	err := a.console().Object(out, func(w io.Writer) error {
 		line := out.Node + ": " + out.Status
 		if out.Reason != "" {
-			line += " (" + cell(out.Reason, 200) + ")"
+			line += " (" + cmdline.Cell(out.Reason, 200) + ")"
 		}
 		_, err := fmt.Fprintln(w, line)
 		return err
@@ -84,7 +86,7 @@ func (a *App) printHealth(res *adminv1.StatusResponse, ready bool) error {
 		return err
 	}
 	if ready && !res.GetReady() {
-		return exitf(ExitFailed, "the relay would not take mail now: %s", cell(res.GetReason(), 200))
+		return cmdline.Exitf(cmdline.ExitFailed, "the relay would not take mail now: %s", cmdline.Cell(res.GetReason(), 200))
 	}
 	return nil
 }

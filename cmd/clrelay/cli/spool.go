@@ -8,6 +8,8 @@ import (
 	"io/fs"
 
 	"github.com/spf13/cobra"
+
+	"github.com/clrelay/clrelay/internal/cmdline"
 )
 
 // SpoolTools read the spool of a relay that is not running. They change
@@ -52,14 +54,14 @@ in it is changed, so a copy on a read-only medium will do.`,
 		Short: "Read every record and report damage",
 		Long: `Read every record of the spool in DIR and report damage by file and offset. With
 damage the exit code is 8.`,
-		Args: exactly(1, "it takes one DIR"),
+		Args: cmdline.Exactly[*cobra.Command](1, "it takes one DIR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			report, err := t.Check(cmd.Context(), args[0])
 			if err == nil {
 				err = a.printSpool("found", report)
 			}
 			if err == nil && len(report.Damage) > 0 {
-				return exitf(ExitFindings, "the spool is damaged in %s", plural(int64(len(report.Damage)), "place"))
+				return cmdline.Exitf(cmdline.ExitFindings, "the spool is damaged in %s", cmdline.Plural(int64(len(report.Damage)), "place"))
 			}
 			return missing(err)
 		},
@@ -71,14 +73,14 @@ damage the exit code is 8.`,
 as ID.eml and its envelope beside it. OUT is made and must not exist, or be
 empty. With damage in the spool the exit code is 7, and what can be read is
 written.`,
-		Args: exactly(2, "it takes DIR and OUT"),
+		Args: cmdline.Exactly[*cobra.Command](2, "it takes DIR and OUT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			report, err := t.Export(cmd.Context(), args[0], args[1])
 			if err == nil {
 				err = a.printSpool("exported", report)
 			}
 			if err == nil && len(report.Damage) > 0 {
-				return exitf(ExitPartly, "the spool is damaged in %s: what could be read was written", plural(int64(len(report.Damage)), "place"))
+				return cmdline.Exitf(cmdline.ExitPartly, "the spool is damaged in %s: what could be read was written", cmdline.Plural(int64(len(report.Damage)), "place"))
 			}
 			return missing(err)
 		},
@@ -91,9 +93,9 @@ func (a *App) printSpool(done string, r SpoolReport) error {
 	if r.Damage == nil {
 		r.Damage = []SpoolDamage{} // "[]" in JSON
 	}
-	return a.object(r, func(w io.Writer) error {
-		_, err := fmt.Fprintf(w, "%s %s to %s (%s) in %s\n", done, plural(r.Messages, "message"), plural(r.Recipients, "recipient"),
-			size(r.Bytes), plural(r.Files, "file"))
+	return a.console().Object(r, func(w io.Writer) error {
+		_, err := fmt.Fprintf(w, "%s %s to %s (%s) in %s\n", done, cmdline.Plural(r.Messages, "message"), cmdline.Plural(r.Recipients, "recipient"),
+			cmdline.Size(r.Bytes), cmdline.Plural(r.Files, "file"))
 		for _, d := range r.Damage {
 			if err != nil {
 				return err
@@ -102,7 +104,7 @@ func (a *App) printSpool(done string, r SpoolReport) error {
 			if d.ID != "" {
 				hit = " (message " + d.ID + ")"
 			}
-			_, err = fmt.Fprintf(w, "%s: offset %d: %s%s\n", d.File, d.Offset, cell(d.What, 200), hit)
+			_, err = fmt.Fprintf(w, "%s: offset %d: %s%s\n", d.File, d.Offset, cmdline.Cell(d.What, 200), hit)
 		}
 		return err
 	})
@@ -110,17 +112,8 @@ func (a *App) printSpool(done string, r SpoolReport) error {
 
 // missing makes a folder that is not there exit code 3.
 func missing(err error) error {
-	if errors.Is(err, fs.ErrNotExist) && exitCode(err) == ExitFailed {
-		return &ExitError{ExitNotFound, err}
+	if errors.Is(err, fs.ErrNotExist) && exitCode(err) == cmdline.ExitFailed {
+		return &cmdline.ExitError{Code: cmdline.ExitNotFound, Err: err}
 	}
 	return err
-}
-
-func exactly(n int, what string) cobra.PositionalArgs {
-	return func(_ *cobra.Command, args []string) error {
-		if len(args) != n {
-			return errors.New(what)
-		}
-		return nil
-	}
 }

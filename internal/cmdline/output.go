@@ -1,4 +1,4 @@
-package cli
+package cmdline
 
 import (
 	"bufio"
@@ -9,34 +9,32 @@ import (
 	"strings"
 	"text/tabwriter"
 	"unicode"
-
-	"github.com/spf13/cobra"
 )
 
 // The formats of -o.
 const (
-	formatTable = "table"
-	formatJSON  = "json"
-	formatLines = "jsonl"
-	formatYAML  = "yaml"
+	FormatTable = "table"
+	FormatJSON  = "json"
+	FormatLines = "jsonl"
+	FormatYAML  = "yaml"
 )
 
 // tableRows is how many rows of a long table are aligned together.
 const tableRows = 1000
 
-// checkFormat refuses what -o does not know before anything is done.
-func (a *App) checkFormat(cmd *cobra.Command, _ []string) error {
-	switch a.format {
-	case formatTable, formatJSON, formatLines, formatYAML:
+// CheckFormat refuses what -o does not know.
+func CheckFormat(format string) error {
+	switch format {
+	case FormatTable, FormatJSON, FormatLines, FormatYAML:
 		return nil
 	}
-	return usagef(cmd.CommandPath(), "unknown output format %q: table, json, jsonl or yaml", a.format)
+	return fmt.Errorf("unknown output format %q: table, json, jsonl or yaml", format)
 }
 
-// object prints one thing: in the stable formats v, else what table writes.
-func (a *App) object(v any, table func(w io.Writer) error) error {
-	w := bufio.NewWriter(a.Stdout)
-	if a.format == formatTable {
+// Object prints one thing: in the stable formats v, else what table writes.
+func (c *Console) Object(v any, table func(w io.Writer) error) error {
+	w := bufio.NewWriter(c.Stdout)
+	if c.Format == FormatTable {
 		tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 		if err := table(tw); err != nil {
 			return err
@@ -46,14 +44,14 @@ func (a *App) object(v any, table func(w io.Writer) error) error {
 		}
 		return w.Flush()
 	}
-	text, err := marshal(v)
+	text, err := Marshal(v)
 	if err != nil {
 		return err
 	}
-	switch a.format {
-	case formatLines:
+	switch c.Format {
+	case FormatLines:
 		_, err = w.Write(append(text, '\n'))
-	case formatYAML:
+	case FormatYAML:
 		err = writeYAML(w, text, "")
 	default:
 		err = indent(w, text, "")
@@ -64,8 +62,8 @@ func (a *App) object(v any, table func(w io.Writer) error) error {
 	return w.Flush()
 }
 
-// list prints many things of one kind as they come.
-type list struct {
+// List prints many things of one kind as they come.
+type List struct {
 	format string
 	w      *bufio.Writer
 	tw     *tabwriter.Writer
@@ -73,19 +71,20 @@ type list struct {
 	rows   int
 }
 
-func (a *App) list(columns ...string) *list {
-	l := &list{format: a.format, w: bufio.NewWriterSize(a.Stdout, 64<<10)}
-	if l.format == formatTable {
+// List begins a list with these columns.
+func (c *Console) List(columns ...string) *List {
+	l := &List{format: c.Format, w: bufio.NewWriterSize(c.Stdout, 64<<10)}
+	if l.format == FormatTable {
 		l.tw = tabwriter.NewWriter(l.w, 0, 0, 2, ' ', 0)
 		l.head = strings.Join(columns, "\t")
 	}
 	return l
 }
 
-// row prints one thing: in the stable formats v, else the cells.
-func (l *list) row(v any, cells ...string) error {
+// Row prints one thing: in the stable formats v, else the cells.
+func (l *List) Row(v any, cells ...string) error {
 	l.rows++
-	if l.format == formatTable {
+	if l.format == FormatTable {
 		if l.rows == 1 {
 			if _, err := fmt.Fprintln(l.tw, l.head); err != nil {
 				return err
@@ -99,14 +98,14 @@ func (l *list) row(v any, cells ...string) error {
 		}
 		return nil
 	}
-	text, err := marshal(v)
+	text, err := Marshal(v)
 	if err != nil {
 		return err
 	}
 	switch l.format {
-	case formatLines:
+	case FormatLines:
 		_, err = l.w.Write(append(text, '\n'))
-	case formatYAML:
+	case FormatYAML:
 		err = writeYAML(l.w, append(append([]byte("["), text...), ']'), "")
 	default:
 		lead := ",\n  "
@@ -120,16 +119,16 @@ func (l *list) row(v any, cells ...string) error {
 	return err
 }
 
-// end finishes the list. An empty one is "[]", but nothing as a table or as
+// End finishes the list. An empty one is "[]", but nothing as a table or as
 // JSON lines.
-func (l *list) end() error {
+func (l *List) End() error {
 	var err error
 	switch {
-	case l.format == formatTable:
+	case l.format == FormatTable:
 		err = l.tw.Flush()
-	case l.rows == 0 && l.format != formatLines:
+	case l.rows == 0 && l.format != FormatLines:
 		_, err = l.w.WriteString("[]\n")
-	case l.format == formatJSON:
+	case l.format == FormatJSON:
 		_, err = l.w.WriteString("\n]\n")
 	}
 	if err != nil {
@@ -138,7 +137,20 @@ func (l *list) end() error {
 	return l.w.Flush()
 }
 
-func marshal(v any) ([]byte, error) {
+// Cut ends a list that is not complete: what came is worth something, and must
+// not look complete. The error that counts is the caller's.
+func (l *List) Cut() {
+	if l.rows == 0 {
+		return
+	}
+	if l.tw != nil {
+		_ = l.tw.Flush()
+	}
+	_ = l.w.Flush()
+}
+
+// Marshal writes JSON on one line, with < and > as they are.
+func Marshal(v any) ([]byte, error) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
@@ -158,9 +170,9 @@ func indent(w io.Writer, text []byte, prefix string) error {
 	return err
 }
 
-// cell makes foreign text fit for a table on a terminal: one line, without
+// Cell makes foreign text fit for a table on a terminal: one line, without
 // anything a terminal would obey, and not too long.
-func cell(s string, limit int) string {
+func Cell(s string, limit int) string {
 	s = strings.Map(func(r rune) rune {
 		if r == '\t' || r == '\n' {
 			return ' '

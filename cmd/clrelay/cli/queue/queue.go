@@ -1,4 +1,6 @@
-package cli
+// Package queue is the nouns queue and message of the command line: looking at
+// the queue, and changing what is in it.
+package queue
 
 import (
 	"context"
@@ -6,14 +8,34 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
 
+	"github.com/clrelay/clrelay/internal/cmdline"
 	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
 )
 
-func (a *App) queueCommand() *cobra.Command {
+// Connect connects to a relay, calls f, and explains its errors.
+type Connect func(f func(conn grpc.ClientConnInterface) error) error
+
+type nouns struct {
+	*cmdline.Console
+	with Connect
+}
+
+// Commands makes the commands queue and message.
+func Commands(c *cmdline.Console, with Connect) []*cobra.Command {
+	n := &nouns{c, with}
+	return []*cobra.Command{n.queueCommand(), n.messageCommand()}
+}
+
+// askTimeout bounds a call that only looks at something small.
+const askTimeout = 30 * time.Second
+
+func (a *nouns) queueCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "queue",
 		Short: "Look at the queue and change what is in it",
@@ -40,18 +62,18 @@ type summary struct {
 	OldestSeconds float64 `json:"oldest_seconds"` // 0 when the queue is empty
 }
 
-func (a *App) summaryCommand() *cobra.Command {
+func (a *nouns) summaryCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "summary",
 		Short: "Count what is in the queue",
-		Args:  atMost(0, "the summary is of the whole queue"),
+		Args:  cmdline.AtMost[*cobra.Command](0, "the summary is of the whole queue"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.with(func(l *link) error {
+			return a.with(func(l grpc.ClientConnInterface) error {
 				ctx, cancel := context.WithTimeout(cmd.Context(), askTimeout)
 				defer cancel()
 				res, err := adminv1.NewQueueServiceClient(l).Summary(ctx, &adminv1.SummaryRequest{})
 				if err != nil {
-					return l.fail(err)
+					return err
 				}
 				return a.printSummary(res)
 			})
@@ -60,18 +82,30 @@ func (a *App) summaryCommand() *cobra.Command {
 	return cmd
 }
 
-func (a *App) printSummary(res *adminv1.SummaryResponse) error {
+// missing is the error of an answer that lacks some nodes.
+func missing(nodes []string) error {
+	if len(nodes) == 0 {
+		return nil
+	}
+	return cmdline.Exitf(cmdline.ExitPartly, "no answer from %s: what is there is missing here", strings.Join(nodes, ", "))
+}
+
+func (a *nouns) printSummary(res *adminv1.SummaryResponse) error {
 	oldest := res.GetOldest().AsDuration()
 	out := summary{res.GetMessages(), res.GetRecipients(), res.GetActive(), res.GetDeferred(), res.GetHeld(), seconds(oldest)}
-	return a.object(out, func(w io.Writer) error {
+	err := a.Object(out, func(w io.Writer) error {
 		age := "-"
 		if res.GetOldest() != nil {
-			age = span(oldest)
+			age = cmdline.Span(oldest)
 		}
 		_, err := fmt.Fprintf(w, "messages\t%s\nrecipients\t%s\n  active\t%s\n  deferred\t%s\n  held\t%s\noldest\t%s\n",
-			count(out.Messages), count(out.Recipients), count(out.Active), count(out.Deferred), count(out.Held), age)
+			cmdline.Count(out.Messages), cmdline.Count(out.Recipients), cmdline.Count(out.Active), cmdline.Count(out.Deferred), cmdline.Count(out.Held), age)
 		return err
 	})
+	if err != nil {
+		return err
+	}
+	return missing(res.GetMissingNodes())
 }
 
 // seconds gives a duration as JSON shows it, to the millisecond.
@@ -92,7 +126,7 @@ type queueRow struct {
 	LastReply   string     `json:"last_reply"`
 }
 
-func (a *App) listCommand() *cobra.Command {
+func (a *nouns) listCommand() *cobra.Command {
 	var (
 		sel   selector
 		limit int64
@@ -107,13 +141,13 @@ Without selectors and --limit all are listed.`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if limit < 0 {
-				return usagef(cmd.CommandPath(), "--limit must not be negative")
+				return cmdline.Usagef(cmd.CommandPath(), "--limit must not be negative")
 			}
 			picked, err := sel.message(cmd, args, a.Now())
 			if err != nil {
 				return err
 			}
-			return a.with(func(l *link) error {
+			return a.with(func(l grpc.ClientConnInterface) error {
 				return a.printList(cmd.Context(), l, &adminv1.ListRequest{Selector: picked, Limit: limit})
 			})
 		},
@@ -123,30 +157,33 @@ Without selectors and --limit all are listed.`,
 	return cmd
 }
 
-func (a *App) printList(ctx context.Context, l *link, req *adminv1.ListRequest) error {
+func (a *nouns) printList(ctx context.Context, l grpc.ClientConnInterface, req *adminv1.ListRequest) error {
 	stream, err := adminv1.NewQueueServiceClient(l).List(ctx, req)
 	if err != nil {
-		return l.fail(err)
+		return err
 	}
-	out, now := a.list("ID", "STATE", "AGE", "SIZE", "TRIES", "NEXT", "FROM", "RCPT", "LAST REPLY"), a.Now()
+	var absent []string
+	out, now := a.List("ID", "STATE", "AGE", "SIZE", "TRIES", "NEXT", "FROM", "RCPT", "LAST REPLY"), a.Now()
 	for {
 		batch, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
-			return out.end()
+			if err := out.End(); err != nil {
+				return err
+			}
+			return missing(absent)
 		}
 		if err != nil {
-			if out.rows > 0 { // what came is worth something, and must not look complete
-				_ = out.w.Flush() // the error that counts is the other
-			}
-			return l.fail(err)
+			out.Cut()
+			return err
 		}
+		absent = append(absent, batch.GetMissingNodes()...)
 		for _, e := range batch.GetEntries() {
 			row := queueRow{
 				e.GetId(), e.GetNode(), e.GetFrom(), e.GetRcpt(), e.GetDomain(), stateWord(e.GetState()), e.GetSize(),
-				stamp(e.GetArrived()), e.GetAttempts(), stamp(e.GetNextAttempt()), e.GetLastReply(),
+				cmdline.Stamp(e.GetArrived()), e.GetAttempts(), cmdline.Stamp(e.GetNextAttempt()), e.GetLastReply(),
 			}
-			if err := out.row(row, row.ID, row.State, ago(e.GetArrived(), now), size(row.Size), count(int64(row.Attempts)),
-				ahead(e.GetNextAttempt(), now), orNull(row.From), orNull(row.Rcpt), cell(row.LastReply, 80)); err != nil {
+			if err := out.Row(row, row.ID, row.State, a.Ago(e.GetArrived()), cmdline.Size(row.Size), cmdline.Count(int64(row.Attempts)),
+				ahead(e.GetNextAttempt(), now), orNull(row.From), orNull(row.Rcpt), cmdline.Cell(row.LastReply, 80)); err != nil {
 				return err
 			}
 		}

@@ -1,9 +1,7 @@
-package cli
+package queue
 
 import (
-	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -11,7 +9,9 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
 
+	"github.com/clrelay/clrelay/internal/cmdline"
 	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
 )
 
@@ -62,7 +62,7 @@ type change struct {
 	reason      string
 }
 
-func (a *App) changeCommands() []*cobra.Command {
+func (a *nouns) changeCommands() []*cobra.Command {
 	var out []*cobra.Command
 	for _, v := range verbs() {
 		c := &change{verb: v}
@@ -91,26 +91,26 @@ recipients nothing is changed and the exit code is 6.`
 	return out
 }
 
-func (a *App) runChange(cmd *cobra.Command, c *change, args []string) error {
+func (a *nouns) runChange(cmd *cobra.Command, c *change, args []string) error {
 	sel, err := c.message(cmd, args, a.Now())
 	if err != nil {
 		return err
 	}
 	if !given(sel) {
-		return usagef(cmd.CommandPath(), "which recipients? Give a selector; --everything stands for the whole queue")
+		return cmdline.Usagef(cmd.CommandPath(), "which recipients? Give a selector; --everything stands for the whole queue")
 	}
 	ch := &adminv1.Change{Selector: sel, DryRun: c.dryRun, Reason: c.reason}
 	if cmd.Flags().Changed("expect") {
 		if c.expect < 0 {
-			return usagef(cmd.CommandPath(), "--expect must not be negative")
+			return cmdline.Usagef(cmd.CommandPath(), "--expect must not be negative")
 		}
 		ch.Expect = &c.expect
 	}
 	ask := c.final && !c.dryRun && !c.yes
 	if ask && !a.Terminal() {
-		return usagef(cmd.CommandPath(), "%s cannot be taken back: without a terminal it needs --yes", c.name)
+		return cmdline.Usagef(cmd.CommandPath(), "%s cannot be taken back: without a terminal it needs --yes", c.name)
 	}
-	return a.with(func(l *link) error {
+	return a.with(func(l grpc.ClientConnInterface) error {
 		queue := adminv1.NewQueueServiceClient(l)
 		if ask {
 			if done, err := a.confirm(cmd.Context(), l, c, ch); done || err != nil {
@@ -119,7 +119,7 @@ func (a *App) runChange(cmd *cobra.Command, c *change, args []string) error {
 		}
 		res, err := c.call(cmd.Context(), queue, ch)
 		if err != nil {
-			return l.fail(err)
+			return err
 		}
 		return a.printChange(c, res)
 	})
@@ -127,35 +127,34 @@ func (a *App) runChange(cmd *cobra.Command, c *change, args []string) error {
 
 // confirm shows what would be changed and asks for the number of recipients.
 // It makes that number what the relay is to expect.
-func (a *App) confirm(ctx context.Context, l *link, c *change, ch *adminv1.Change) (done bool, err error) {
+func (a *nouns) confirm(ctx context.Context, l grpc.ClientConnInterface, c *change, ch *adminv1.Change) (done bool, err error) {
 	ch.DryRun = true
 	res, err := c.call(ctx, adminv1.NewQueueServiceClient(l), ch)
 	if err != nil {
-		return true, l.fail(err)
+		return true, err
 	}
 	ch.DryRun = false
 	if res.GetRecipients() == 0 {
 		return true, a.printChange(c, res)
 	}
-	a.talk("This would %s.", a.sentence(c.name, res))
-	_, _ = fmt.Fprintf(a.Stderr, "Type the number of recipients to go on: ") // as talk
-	answer, err := bufio.NewReader(a.Stdin).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return true, fmt.Errorf("read the answer: %w", err)
+	a.Talk("This would %s.", a.sentence(c.name, res))
+	answer, err := a.Ask("Type the number of recipients to go on:")
+	if err != nil {
+		return true, err
 	}
-	n, err := strconv.ParseInt(strings.ReplaceAll(strings.TrimSpace(answer), ",", ""), 10, 64)
+	n, err := strconv.ParseInt(strings.ReplaceAll(answer, ",", ""), 10, 64)
 	if err != nil || n != res.GetRecipients() {
-		return true, exitf(ExitConflict, "not confirmed: nothing was changed")
+		return true, cmdline.Exitf(cmdline.ExitConflict, "not confirmed: nothing was changed")
 	}
 	ch.Expect = &n
 	return false, nil
 }
 
 // sentence tells what a change meets: "drop 1,204 recipients of ...".
-func (a *App) sentence(word string, res *adminv1.ChangeResult) string {
-	s := fmt.Sprintf("%s %s of %s (%s)", word, plural(res.GetRecipients(), "recipient"), plural(res.GetMessages(), "message"), size(res.GetBytes()))
+func (a *nouns) sentence(word string, res *adminv1.ChangeResult) string {
+	s := fmt.Sprintf("%s %s of %s (%s)", word, cmdline.Plural(res.GetRecipients(), "recipient"), cmdline.Plural(res.GetMessages(), "message"), cmdline.Size(res.GetBytes()))
 	if res.GetOldest() != nil {
-		s += ", the oldest " + ago(res.GetOldest(), a.Now()) + " old"
+		s += ", the oldest " + a.Ago(res.GetOldest()) + " old"
 	}
 	if len(res.GetSamples()) > 0 {
 		s += ", such as " + strings.Join(res.GetSamples(), " ")
@@ -175,12 +174,12 @@ type changed struct {
 	Failed     int64      `json:"failed"`
 }
 
-func (a *App) printChange(c *change, res *adminv1.ChangeResult) error {
+func (a *nouns) printChange(c *change, res *adminv1.ChangeResult) error {
 	out := changed{
 		c.name, c.dryRun, res.GetMessages(), res.GetRecipients(), res.GetBytes(),
-		stamp(res.GetOldest()), append([]string{}, res.GetSamples()...), res.GetFailed(),
+		cmdline.Stamp(res.GetOldest()), append([]string{}, res.GetSamples()...), res.GetFailed(),
 	}
-	err := a.object(out, func(w io.Writer) error {
+	err := a.Object(out, func(w io.Writer) error {
 		var err error
 		switch {
 		case out.Recipients == 0:
@@ -200,10 +199,16 @@ func (a *App) printChange(c *change, res *adminv1.ChangeResult) error {
 		if c.final {
 			hint = fmt.Sprintf("with --yes --expect %d instead of --dry-run", out.Recipients)
 		}
-		a.talk("Nothing was changed. To do it, say the same %s.", hint)
+		a.Talk("Nothing was changed. To do it, say the same %s.", hint)
+	}
+	if absent := missing(res.GetMissingNodes()); absent != nil {
+		if out.Failed > 0 {
+			a.Talk("%s could not be changed, for example because a delivery was under way", cmdline.Plural(out.Failed, "recipient"))
+		}
+		return absent
 	}
 	if out.Failed > 0 {
-		return exitf(ExitPartly, "%s could not be changed, for example because a delivery was under way", plural(out.Failed, "recipient"))
+		return cmdline.Exitf(cmdline.ExitPartly, "%s could not be changed, for example because a delivery was under way", cmdline.Plural(out.Failed, "recipient"))
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-package cli
+package cmdline
 
 import (
 	"bytes"
@@ -27,7 +27,7 @@ func FuzzYAML(f *testing.F) {
 		if json.Unmarshal([]byte(text), &want) != nil {
 			return
 		}
-		canonical, err := marshal(want)
+		canonical, err := Marshal(want)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -70,11 +70,11 @@ func likeJSON(v any) any {
 
 func TestHumanForms(t *testing.T) {
 	for _, c := range []struct{ got, want string }{
-		{count(0), "0"}, {count(999), "999"}, {count(1204), "1,204"}, {count(-1234567), "-1,234,567"}, {count(-123), "-123"}, {count(math.MaxInt64), "9,223,372,036,854,775,807"},
-		{plural(1, "message"), "1 message"}, {plural(0, "message"), "0 messages"}, {plural(1000, "message"), "1,000 messages"},
-		{size(0), "0 B"}, {size(1023), "1023 B"}, {size(1024), "1.0 KiB"}, {size(49356), "48.2 KiB"}, {size(1 << 20), "1.0 MiB"}, {size(1000 << 10), "1.0 MiB"}, {size(5 << 40), "5.0 TiB"}, {size(5000 << 40), "5000.0 TiB"},
-		{span(-time.Hour), "0s"}, {span(59 * time.Second), "59s"}, {span(61 * time.Second), "1m1s"}, {span(3*time.Hour + 12*time.Minute), "3h12m"}, {span(49 * time.Hour), "2d1h"},
-		{cell("a\tb\x1b[31m\nc\u202e", 99), "a b\ufffd[31m c\ufffd"}, {cell("äöüäöü", 5), "äö..."}, {cell("abc", 3), "abc"},
+		{Count(0), "0"}, {Count(999), "999"}, {Count(1204), "1,204"}, {Count(-1234567), "-1,234,567"}, {Count(-123), "-123"}, {Count(math.MaxInt64), "9,223,372,036,854,775,807"},
+		{Plural(1, "message"), "1 message"}, {Plural(0, "message"), "0 messages"}, {Plural(1000, "message"), "1,000 messages"},
+		{Size(0), "0 B"}, {Size(1023), "1023 B"}, {Size(1024), "1.0 KiB"}, {Size(49356), "48.2 KiB"}, {Size(1 << 20), "1.0 MiB"}, {Size(1000 << 10), "1.0 MiB"}, {Size(5 << 40), "5.0 TiB"}, {Size(5000 << 40), "5000.0 TiB"},
+		{Span(-time.Hour), "0s"}, {Span(59 * time.Second), "59s"}, {Span(61 * time.Second), "1m1s"}, {Span(3*time.Hour + 12*time.Minute), "3h12m"}, {Span(49 * time.Hour), "2d1h"},
+		{Cell("a\tb\x1b[31m\nc\u202e", 99), "a b\ufffd[31m c\ufffd"}, {Cell("äöüäöü", 5), "äö..."}, {Cell("abc", 3), "abc"},
 	} {
 		if c.got != c.want {
 			t.Errorf("got %q, want %q", c.got, c.want)
@@ -86,12 +86,12 @@ func TestParseSpan(t *testing.T) {
 	for text, want := range map[string]time.Duration{
 		"90s": 90 * time.Second, "1h30m": 90 * time.Minute, "5d": 120 * time.Hour, "2w": 336 * time.Hour, "1w1d2h": 194 * time.Hour, "0s": 0,
 	} {
-		if got, err := parseSpan(text); err != nil || got != want {
+		if got, err := ParseSpan(text); err != nil || got != want {
 			t.Errorf("%q is %v, %v; want %v", text, got, err, want)
 		}
 	}
 	for _, text := range []string{"", "5", "d", "-1h", "-1d", "1.5d", "5days", "soon", "99999999999w", "1d1w", "1dx"} {
-		if got, err := parseSpan(text); err == nil {
+		if got, err := ParseSpan(text); err == nil {
 			t.Errorf("%q is %v, want an error", text, got)
 		}
 	}

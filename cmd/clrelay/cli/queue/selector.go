@@ -1,13 +1,13 @@
-package cli
+package queue
 
 import (
-	"fmt"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/clrelay/clrelay/internal/cmdline"
 	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
 )
 
@@ -39,7 +39,7 @@ func (s *selector) message(cmd *cobra.Command, args []string, now time.Time) (*a
 		for word := range strings.SplitSeq(text, ",") {
 			state, ok := adminv1.RecipientState_value["RECIPIENT_STATE_"+strings.ToUpper(word)]
 			if !ok || state == 0 {
-				return nil, usagef(cmd.CommandPath(), "unknown state %q: active, deferred or held", word)
+				return nil, cmdline.Usagef(cmd.CommandPath(), "unknown state %q: active, deferred or held", word)
 			}
 			out.States = append(out.States, adminv1.RecipientState(state))
 		}
@@ -51,9 +51,9 @@ func (s *selector) message(cmd *cobra.Command, args []string, now time.Time) (*a
 		if t.text == "" {
 			continue
 		}
-		d, err := parseSpan(t.text)
+		d, err := cmdline.ParseSpan(t.text)
 		if err != nil {
-			return nil, usagef(cmd.CommandPath(), "--%s: %w", t.flag, err)
+			return nil, cmdline.Usagef(cmd.CommandPath(), "--%s: %w", t.flag, err)
 		}
 		*t.to = timestamppb.New(now.Add(-d))
 	}
@@ -71,30 +71,13 @@ func stateWord(s adminv1.RecipientState) string {
 	return strings.ToLower(strings.TrimPrefix(s.String(), "RECIPIENT_STATE_"))
 }
 
-// stamp gives a time as JSON shows it, null when there is none.
-func stamp(t *timestamppb.Timestamp) *time.Time {
-	if t == nil {
-		return nil
-	}
-	at := t.AsTime().UTC().Truncate(time.Millisecond)
-	return &at
-}
-
-// ago tells how long ago a time was.
-func ago(t *timestamppb.Timestamp, now time.Time) string {
-	if t == nil {
-		return "-"
-	}
-	return span(now.Sub(t.AsTime()))
-}
-
 // ahead tells how far away a time is.
 func ahead(t *timestamppb.Timestamp, now time.Time) string {
 	if t == nil {
 		return "-"
 	}
 	if d := t.AsTime().Sub(now); d > 0 {
-		return span(d)
+		return cmdline.Span(d)
 	}
 	return "now"
 }
@@ -104,14 +87,5 @@ func orNull(addr string) string {
 	if addr == "" {
 		return "<>"
 	}
-	return cell(addr, 60)
-}
-
-func atMost(n int, what string) cobra.PositionalArgs {
-	return func(_ *cobra.Command, args []string) error {
-		if len(args) > n {
-			return fmt.Errorf("%q is too much: %s", args[n], what)
-		}
-		return nil
-	}
+	return cmdline.Cell(addr, 60)
 }

@@ -1,4 +1,4 @@
-package cli
+package cmdline
 
 import (
 	"bytes"
@@ -96,7 +96,7 @@ func yamlScalar(tok json.Token) string {
 			return s
 		}
 	}
-	quoted, err := marshal(s)
+	quoted, err := Marshal(s)
 	if err != nil {
 		return `""` // a string can always be marshalled
 	}

@@ -1,4 +1,4 @@
-package cli
+package queue
 
 import (
 	"context"
@@ -8,25 +8,27 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
 
+	"github.com/clrelay/clrelay/internal/cmdline"
 	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
 )
 
-func (a *App) messageCommand() *cobra.Command {
+func (a *nouns) messageCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "message", Short: "Look at single messages"}
 	show := &cobra.Command{
 		Use:   "show ID",
 		Short: "Show what is known of a message in the queue",
 		Long: `Show the envelope of a message in the queue, where it came from, and where each
 of its recipients stands. Its content is not shown.`,
-		Args: exactly(1, "it takes one ID, the one that the 250 named"),
+		Args: cmdline.Exactly[*cobra.Command](1, "it takes one ID, the one that the 250 named"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.with(func(l *link) error {
+			return a.with(func(l grpc.ClientConnInterface) error {
 				ctx, cancel := context.WithTimeout(cmd.Context(), askTimeout)
 				defer cancel()
 				res, err := adminv1.NewMessageServiceClient(l).Show(ctx, &adminv1.ShowRequest{Id: args[0]})
 				if err != nil {
-					return l.fail(err)
+					return err
 				}
 				return a.printMessage(res.GetMessage())
 			})
@@ -73,36 +75,36 @@ type messageRecipient struct {
 	ORcpt       string     `json:"orcpt"`
 }
 
-func (a *App) printMessage(m *adminv1.Message) error {
+func (a *nouns) printMessage(m *adminv1.Message) error {
 	c := m.GetClient()
 	out := message{
-		ID: m.GetId(), Node: m.GetNode(), From: m.GetFrom(), Size: m.GetSize(), Arrived: stamp(m.GetArrived()),
+		ID: m.GetId(), Node: m.GetNode(), From: m.GetFrom(), Size: m.GetSize(), Arrived: cmdline.Stamp(m.GetArrived()),
 		Body: m.GetBody(), SMTPUTF8: m.GetSmtputf8(), RequireTLS: m.GetRequireTls(), Ret: m.GetRet(), EnvID: m.GetEnvId(),
 		Client:     messageClient{c.GetAddr(), c.GetHelo(), c.GetProtocol(), c.GetTls(), c.GetSender()},
 		Recipients: []messageRecipient{},
 	}
 	for _, r := range m.GetRecipients() {
 		out.Recipients = append(out.Recipients, messageRecipient{
-			r.GetRcpt(), r.GetDomain(), stateWord(r.GetState()), r.GetAttempts(), stamp(r.GetNextAttempt()), stamp(r.GetLastAttempt()),
+			r.GetRcpt(), r.GetDomain(), stateWord(r.GetState()), r.GetAttempts(), cmdline.Stamp(r.GetNextAttempt()), cmdline.Stamp(r.GetLastAttempt()),
 			r.GetLastReply(), r.GetRemote(), r.GetNotify(), r.GetOrcpt(),
 		})
 	}
-	return a.object(out, func(w io.Writer) error { return a.messageTable(w, m, &out) })
+	return a.Object(out, func(w io.Writer) error { return a.messageTable(w, m, &out) })
 }
 
-func (a *App) messageTable(w io.Writer, m *adminv1.Message, out *message) error {
+func (a *nouns) messageTable(w io.Writer, m *adminv1.Message, out *message) error {
 	now := a.Now()
 	arrived := "-"
 	if out.Arrived != nil {
-		arrived = fmt.Sprintf("%s (%s ago)", out.Arrived.Format(time.RFC3339), ago(m.GetArrived(), now))
+		arrived = fmt.Sprintf("%s (%s ago)", out.Arrived.Format(time.RFC3339), a.Ago(m.GetArrived()))
 	}
 	client := out.Client.Protocol
 	if out.Client.Addr != "" {
 		client = fmt.Sprintf("%s [%s] %s %s", out.Client.Helo, out.Client.Addr, out.Client.Protocol, out.Client.TLS)
 	}
 	for _, line := range [][2]string{
-		{"id", out.ID}, {"node", out.Node}, {"from", orNull(out.From)}, {"size", size(out.Size)}, {"arrived", arrived},
-		{"client", cell(strings.TrimSpace(client), 200)}, {"sender", cell(out.Client.Sender, 80)}, {"envid", cell(out.EnvID, 100)},
+		{"id", out.ID}, {"node", out.Node}, {"from", orNull(out.From)}, {"size", cmdline.Size(out.Size)}, {"arrived", arrived},
+		{"client", cmdline.Cell(strings.TrimSpace(client), 200)}, {"sender", cmdline.Cell(out.Client.Sender, 80)}, {"envid", cmdline.Cell(out.EnvID, 100)},
 	} {
 		if line[1] == "" {
 			continue
@@ -112,7 +114,7 @@ func (a *App) messageTable(w io.Writer, m *adminv1.Message, out *message) error 
 		}
 	}
 	for i, r := range out.Recipients {
-		if _, err := fmt.Fprintf(w, "rcpt\t%s\n  state\t%s, %s\n", orNull(r.Rcpt), r.State, plural(int64(r.Attempts), "attempt")); err != nil {
+		if _, err := fmt.Fprintf(w, "rcpt\t%s\n  state\t%s, %s\n", orNull(r.Rcpt), r.State, cmdline.Plural(int64(r.Attempts), "attempt")); err != nil {
 			return err
 		}
 		if next := m.GetRecipients()[i].GetNextAttempt(); next != nil {
@@ -121,7 +123,7 @@ func (a *App) messageTable(w io.Writer, m *adminv1.Message, out *message) error 
 			}
 		}
 		if r.LastReply != "" {
-			if _, err := fmt.Fprintf(w, "  reply\t%s\n", cell(strings.TrimSpace(r.Remote+" "+r.LastReply), 400)); err != nil {
+			if _, err := fmt.Fprintf(w, "  reply\t%s\n", cmdline.Cell(strings.TrimSpace(r.Remote+" "+r.LastReply), 400)); err != nil {
 				return err
 			}
 		}

@@ -1,4 +1,4 @@
-package cli
+package cmdline
 
 import (
 	"fmt"
@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// count writes a number with commas: 1,204.
-func count(n int64) string {
+// Count writes a number with commas: 1,204.
+func Count(n int64) string {
 	s := strconv.FormatInt(n, 10)
 	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
 		s = s[:i] + "," + s[i:]
@@ -16,16 +16,16 @@ func count(n int64) string {
 	return s
 }
 
-// plural writes a number and its noun: "1 message", "2 messages".
-func plural(n int64, noun string) string {
+// Plural writes a number and its noun: "1 message", "2 messages".
+func Plural(n int64, noun string) string {
 	if n == 1 {
 		return "1 " + noun
 	}
-	return count(n) + " " + noun + "s"
+	return Count(n) + " " + noun + "s"
 }
 
-// size writes octets in binary units: 48.2 KiB.
-func size(n int64) string {
+// Size writes octets in binary units: 48.2 KiB.
+func Size(n int64) string {
 	if n < 1<<10 {
 		return strconv.FormatInt(n, 10) + " B"
 	}
@@ -38,8 +38,8 @@ func size(n int64) string {
 	return strconv.FormatFloat(f, 'f', 1, 64) + " " + unit
 }
 
-// span writes a duration in its two greatest units: 3h12m.
-func span(d time.Duration) string {
+// Span writes a duration in its two greatest units: 3h12m.
+func Span(d time.Duration) string {
 	d = max(0, d)
 	const day = 24 * time.Hour
 	switch {
@@ -53,9 +53,9 @@ func span(d time.Duration) string {
 	return fmt.Sprintf("%ds", d/time.Second)
 }
 
-// parseSpan reads a duration as time.ParseDuration does, and days and weeks
+// ParseSpan reads a duration as time.ParseDuration does, and days and weeks
 // as well: 90s, 1h30m, 5d, 2w.
-func parseSpan(s string) (time.Duration, error) {
+func ParseSpan(s string) (time.Duration, error) {
 	text, total := s, time.Duration(0)
 	for _, u := range []struct {
 		name string
