@@ -23,6 +23,7 @@ const (
 	MaxJobs        = 16                     // members being brought up to date at once
 	JobPatience    = 30 * time.Second       // a member that makes no progress in this is let go, and tried again later
 	JobPause       = time.Second            // between two tries
+	VouchWithin    = 10 * time.Second       // an owner that was restarted must have spoken with a fresh member in this
 	CopyGrace      = 60 * time.Second       // how long a copy that did not become a member is kept
 	avoidFor       = 30 * time.Second       // a node that stalled a segment is chosen last
 	liveWithin     = 3 * time.Second        // a node whose last renewal is this much behind the others' is not asked

@@ -192,9 +192,12 @@ func (m *Machine) firstLevel(s *seg) {
 		// It may be a copy that the process before confirmed, and an AddMember
 		// that relies on it may still commit.
 		s.confirmed = s.rec.Epoch
-	case s.rec.State == fsm.Sealed && s.rec.Owner == m.cfg.Self && s.durable < s.rec.End:
-		m.alarm(s, "this node owns a segment and has not all of it")
-		s.suspect = true
+	case s.rec.State == fsm.Sealed && s.rec.Owner == m.cfg.Self:
+		s.unsure = true
+		if s.durable < s.rec.End {
+			m.alarm(s, "this node owns a segment and has not all of it")
+			s.suspect = true
+		}
 	}
 }
 
@@ -261,8 +264,10 @@ func (m *Machine) buildMembers(s *seg, was bool) {
 			b.stream, b.lost = true, false
 		}
 		b.stale = s.rec.IsStale(r)
+		b.unsure = !b.stale && (b.unsure || s.unsure)
 		s.members = append(s.members, b)
 	}
+	s.unsure = false
 	m.countResults(s)
 }
 

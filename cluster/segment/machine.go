@@ -43,6 +43,7 @@ type Machine struct {
 	openAfter time.Duration
 	tokens    uint64
 	jobs      int
+	queue     []*seg        // those that wait for a job to end, so that theirs can begin
 	nodeAfter time.Duration // when the own node's state is proposed again
 }
 
@@ -90,6 +91,8 @@ type seg struct {
 	rcv     *recovery
 	job     *job
 	jobNext time.Duration // no new job before
+	queued  bool          // is in Machine.queue
+	unsure  bool          // owned since before this process; for buildMembers
 	suspect bool          // what is missing here proves nothing
 	empty   bool
 	quiet   quietState
@@ -116,6 +119,7 @@ type member struct {
 	refused bool
 	noRoom  bool // for want of room
 	lost    bool // has less than it acknowledged
+	unsure  bool // fresh by the record, but an earlier process of this node may not have told it all results
 	stale   bool // by the record
 	pending bool // Fresh was proposed at this epoch
 	stream  bool // results go there
@@ -275,6 +279,13 @@ func (m *Machine) tick() {
 		last := len(m.busy) - 1
 		m.busy[i], m.busy[last] = m.busy[last], nil
 		m.busy = m.busy[:last]
+	}
+	for len(m.queue) > 0 && m.jobs < MaxJobs {
+		s := m.queue[0]
+		m.queue[0] = nil
+		m.queue = m.queue[1:]
+		s.queued = false
+		m.evaluate(s)
 	}
 	m.keepOpen()
 	m.tendNode()

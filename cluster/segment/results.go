@@ -165,7 +165,8 @@ func (m *Machine) tendResults(s *seg) {
 		return // an OPEN segment is sealed first: it has one epoch all its life
 	}
 	for _, b := range s.members {
-		if !b.stale && !b.pending && (b.lost || m.behind(s, b) >= StaleAfter) {
+		unsure := b.unsure && !b.peer.up && m.now-b.peer.downSince >= VouchWithin
+		if !b.stale && !b.pending && (b.lost || unsure || m.behind(s, b) >= StaleAfter) {
 			m.propose(s, fsm.SegmentOp{Kind: fsm.OpStale, Member: b.ref})
 		}
 	}

@@ -359,3 +359,75 @@ func TestLeaseAndEpochBackEachOther(t *testing.T) {
 		}
 	}
 }
+
+// An owner whose process ends before a fresh member has its last results tells
+// them after the restart: else the member would be called fresh for ever, and
+// deliver again when it takes over.
+func TestResultsReachMembersAfterARestart(t *testing.T) {
+	w := newWorld(t, "a", "b", "c")
+	b := w.node("b")
+	for i := range 8 {
+		b.send(fmt.Sprint("m", i))
+	}
+	for _, g := range w.ownedBy("b") {
+		b.step(&segment.Full{Segment: g.ID})
+	}
+	w.run(time.Second)
+	w.drop = func(from, _ *box, it segment.Item) bool { return from == b && it.Kind == segment.ItemResults }
+	for _, id := range b.segments() {
+		b.deliverOne(id)
+	}
+	b.crash()
+	w.drop = nil
+	b.boot()
+	w.run(3 * time.Second)
+	b.crash()
+	w.run(8 * time.Second)
+	for _, x := range w.nodes {
+		x.deliver()
+	}
+	for i := range 8 {
+		w.want(fmt.Sprint("m", i), "250", 1)
+	}
+}
+
+// A Transfer waits for all fresh members, not for the heir alone.
+func TestTransferWaitsForAllFreshMembers(t *testing.T) {
+	w := newWorld(t, "a", "b", "c", "d")
+	s := w.state.Settings()
+	s.Version, s.Copies = s.Version+1, 3
+	w.commit(fsm.SettingsApply{Settings: s})
+	w.run(2 * time.Second)
+	b := w.node("b")
+	for i := range 8 {
+		b.send(fmt.Sprint("m", i))
+	}
+	w.drop = func(from, to *box, it segment.Item) bool {
+		return from == b && to.name == "c" && it.Kind == segment.ItemResults
+	}
+	lacks := map[fsm.SegmentID]bool{}
+	for _, g := range w.ownedBy("b") {
+		lacks[g.ID] = g.IsMember(w.node("c").ref)
+	}
+	for _, id := range b.segments() {
+		b.deliverOne(id)
+	}
+	w.commit(fsm.NodeChange{Node: "b", Verb: fsm.NodeDrain})
+	w.run(800 * time.Millisecond)
+	for _, g := range w.state.Segments() {
+		if g.Owner.Node != "b" && lacks[g.ID] && g.IsFresh(w.node("c").ref) && b.numbers[g.ID] > 0 {
+			t.Errorf("handed over while a fresh member lacks results: %+v", g)
+		}
+	}
+	w.drop = nil
+	w.run(20 * time.Second)
+	if n, _ := w.state.Node("b"); n.State != fsm.Drained {
+		t.Errorf("b is %v: %+v", n.State, b.m.Status())
+	}
+	for _, x := range w.nodes {
+		x.deliver()
+	}
+	for i := range 8 {
+		w.want(fmt.Sprint("m", i), "250", 1)
+	}
+}

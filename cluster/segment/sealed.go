@@ -132,10 +132,22 @@ func (m *Machine) tendHandOver(s *seg) {
 		}
 		s.quiet = quiescing
 		m.act(Action{Kind: ActQuiesce, Segment: s.id})
-	case s.quiet == quiet && to.racked == s.res.last && s.res.durable == s.res.last && !s.own.late && m.mayHandOver():
+	case s.quiet == quiet && s.res.acked == s.res.last && m.agreed(s) && !s.own.late && m.mayHandOver():
+		// Not the heir alone, all fresh members have the results: the heir
+		// does not know what the others lack.
 		s.quiet, s.heir = transferring, to.ref
 		m.propose(s, fsm.SegmentOp{Kind: fsm.OpTransfer, Member: to.ref})
 	}
+}
+
+// agreed says whether this process can vouch for all fresh members.
+func (m *Machine) agreed(s *seg) bool {
+	for _, b := range s.members {
+		if b.unsure && !b.stale {
+			return false
+		}
+	}
+	return true
 }
 
 func (m *Machine) mayHandOver() bool { return m.Holds(m.now) || m.without(LeaseToDeliver) }

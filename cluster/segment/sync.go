@@ -7,8 +7,7 @@ import (
 )
 
 // job is one other node being brought up to date by the owner: a stale member,
-// a node that is to become one, or a fresh member that a damaged owner asks
-// for what it lacks.
+// a node that is to become one, or a fresh member after the owner's restart.
 type job struct {
 	to      fsm.Ref
 	token   uint64
@@ -23,7 +22,7 @@ type jobKind uint8
 const (
 	catchesUp jobKind = 1 + iota // a stale member becomes fresh
 	copies                       // a node becomes a member
-	repairs                      // the owner gets what it lacks
+	agrees                       // an owner that was restarted, and a fresh member, tell each other what they have
 )
 
 type jobPhase uint8
@@ -75,8 +74,17 @@ func (m *Machine) endJob(s *seg, pause time.Duration) {
 // tendJob goes on with the running job or starts one.
 func (m *Machine) tendJob(s *seg) {
 	if s.job == nil {
-		if m.jobs < MaxJobs && m.now >= s.jobNext {
-			m.findJob(s)
+		if m.now < s.jobNext {
+			return
+		}
+		to, kind := m.findJob(s)
+		switch {
+		case kind == 0:
+		case m.jobs < MaxJobs:
+			m.startJob(s, to, kind)
+		case !s.queued:
+			s.queued = true
+			m.queue = append(m.queue, s)
 		}
 		return
 	}
@@ -106,14 +114,11 @@ func (m *Machine) tryFresh(s *seg) {
 	}
 }
 
-// findJob starts the job that is needed most, if any.
-func (m *Machine) findJob(s *seg) {
-	if s.suspect {
-		for _, b := range s.members {
-			if !b.stale && b.peer.up {
-				m.startJob(s, b.ref, repairs)
-				return
-			}
+// findJob finds the job that is needed most; kind 0: none.
+func (m *Machine) findJob(s *seg) (to fsm.Ref, kind jobKind) {
+	for _, b := range s.members {
+		if !b.stale && b.peer.up && (b.unsure || s.suspect) {
+			return b.ref, agrees
 		}
 	}
 	healthy := 0
@@ -125,16 +130,16 @@ func (m *Machine) findJob(s *seg) {
 			healthy++
 		}
 		if b.stale && !b.pending && b.peer.up && m.takesPart(b.ref) {
-			m.startJob(s, b.ref, catchesUp)
-			return
+			return b.ref, catchesUp
 		}
 	}
 	if healthy >= m.copies || len(s.rec.Members) >= fsm.MaxMembers {
-		return
+		return fsm.Ref{}, 0
 	}
 	if p := m.bestPeer(s.rec.Members, nil); p != nil {
-		m.startJob(s, p.ref, copies)
+		return p.ref, copies
 	}
+	return fsm.Ref{}, 0
 }
 
 // jobAnswered hears that the node is ready.
@@ -156,21 +161,11 @@ func (m *Machine) give(s *seg) {
 	j := s.job
 	j.phase = giving
 	for _, b := range s.members {
-		if b.ref == j.to {
+		if b.ref == j.to && b.stale {
 			b.stream, b.rsent, b.racked = true, s.res.last, s.res.last
 		}
 	}
 	m.act(Action{Kind: ActSendInventory, Peer: j.to, Segment: s.id, Epoch: s.rec.Epoch, Token: j.token})
-}
-
-// lateDone goes on when the owner has what the other had.
-func (m *Machine) lateDone(s *seg) {
-	if s.job.kind == repairs {
-		m.endJob(s, 0)
-		m.evaluate(s)
-		return
-	}
-	m.give(s)
 }
 
 // inventory decides whether a piece of an inventory is wanted.
@@ -194,6 +189,7 @@ func (m *Machine) inventory(s *seg, p *peer, it Item, index int) {
 		if j := s.job; j == nil || j.to != p.ref || j.token != it.Arg || j.phase != late {
 			return
 		}
+		a.Complete = s.job.kind == agrees // a fresh member lacks nothing but what is finished
 	case s.rec.Owner != p.ref:
 		return
 	case s.sync.token == it.Arg && s.sync.from == p.ref:
@@ -219,8 +215,8 @@ func (m *Machine) merged(s *seg, ev *Merged) {
 			j.phase = lateFetch
 			m.act(Action{Kind: ActFetch, Peer: j.to, Segment: s.id, Epoch: s.rec.Epoch, Token: j.token})
 		default:
-			s.suspect = false
-			m.lateDone(s)
+			s.suspect = s.suspect && j.kind != agrees // a stale member cannot say what is missing
+			m.give(s)
 		}
 		return
 	}
@@ -242,8 +238,8 @@ func (m *Machine) fetched(s *seg, ev *Fetched) {
 		case m.recoveryFetched(s, ev):
 		case j == nil || j.to != ev.From || j.token != ev.Token || j.phase != lateFetch:
 		default:
-			s.suspect = ev.Missing > 0
-			m.lateDone(s)
+			s.suspect = ev.Missing > 0 || j.kind != agrees
+			m.give(s)
 		}
 		return
 	}
@@ -317,6 +313,12 @@ func (m *Machine) peerMerged(s *seg, p *peer, it Item) {
 	switch it.Seq {
 	case 0:
 		j.phase = caughtUp
+		if j.kind == agrees {
+			m.endJob(s, 0)
+			for _, b := range s.members {
+				b.unsure = b.unsure && b.ref != p.ref
+			}
+		}
 		m.evaluate(s)
 	case Again:
 		m.act(Action{Kind: ActSendInventory, Peer: j.to, Segment: s.id, Epoch: s.rec.Epoch, Token: j.token})
