@@ -36,6 +36,8 @@ var floors = map[string]int{
 	"spool/record":           1, // what the log's records say
 	"spool/datadir":          2, // the directory around the log
 	"spool/state":            2, // what the spool knows in memory
+	"spool/state/books":      1, // what of which log file is needed
+	"spool/state/index":      1, // messages by ID
 	"spool/inspect":          4, // a spool that does not run, looked at
 	"delivery/smtpc/wire":    1, // replies in, octets out
 	"delivery/smtpc/sasl":    1, // authentication mechanisms

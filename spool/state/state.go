@@ -8,8 +8,8 @@ import (
 
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/spool/record"
-	"github.com/clrelay/clrelay/spool/record/books"
-	"github.com/clrelay/clrelay/spool/record/index"
+	"github.com/clrelay/clrelay/spool/state/books"
+	"github.com/clrelay/clrelay/spool/state/index"
 	"github.com/clrelay/clrelay/spool/wal"
 )
 
