@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"google.golang.org/grpc"
 
@@ -123,8 +124,14 @@ func (c *clusterOperator) Remove(ctx context.Context, node string, force bool) e
 		return errEarly
 	}
 	what := node + " cannot be removed"
-	if s, err := c.node.Service(node); err == nil && !force && (s.State == fsm.Alive || s.State == fsm.Draining) {
-		return admin.RefusedError(fmt.Sprintf("%s: it is not drained; drain it first, or use --force if it is lost for good", what))
+	if s, err := c.node.Service(node); err == nil && (s.State == fsm.Alive || s.State == fsm.Draining) {
+		p, err := c.node.Progress(node)
+		switch {
+		case !force:
+			return admin.RefusedError(fmt.Sprintf("%s: it is not drained; drain it first, or use --force if it is lost for good", what))
+		case err == nil && p.State != admin.NodeDead:
+			return admin.RefusedError(fmt.Sprintf("%s: it is not silent; stop it first, or drain it", what))
+		}
 	}
 	return refusal(c.node.Remove(ctx, node, force), what)
 }
@@ -176,7 +183,7 @@ func refusal(err error, what string) error {
 	case errors.As(err, &refused):
 		return admin.RefusedError(what + ": " + why(refused))
 	case errors.Is(err, raftnode.ErrRefused):
-		return admin.RefusedError(what + ": " + err.Error())
+		return admin.RefusedError(what + ": " + strings.TrimPrefix(err.Error(), "cluster: "+raftnode.ErrRefused.Error()+": "))
 	case errors.Is(err, raftnode.ErrNoLeader):
 		return fmt.Errorf("%w: the cluster has no leader", admin.ErrUnavailable)
 	case errors.Is(err, raftnode.ErrUnknownOutcome), errors.Is(err, raftnode.ErrClosed), errors.Is(err, raftnode.ErrFailed),

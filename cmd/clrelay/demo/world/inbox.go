@@ -1,4 +1,4 @@
-package demo
+package world
 
 import (
 	"bufio"
@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/emersion/go-smtp"
 )
@@ -22,20 +23,20 @@ type inbox struct {
 	ledger *ledger
 
 	mu     sync.Mutex
-	counts map[string]*tally
+	counts map[string]*Tally
 	grey   map[string]bool // recipients that were turned away once
 }
 
-// tally counts what a domain's server said.
-type tally struct{ taken, later, never int }
+// Tally counts what a domain's server said, in recipients.
+type Tally struct{ Taken, Later, Never int }
 
 func newInbox(l *ledger) (*inbox, error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, fmt.Errorf("demo: inbox: %w", err)
 	}
-	in := &inbox{addr: ln.Addr().String(), ledger: l, counts: map[string]*tally{}, grey: map[string]bool{}}
-	in.server = smtp.NewServer(smtp.BackendFunc(func(*smtp.Conn) (smtp.Session, error) { return &inboxSession{inbox: in}, nil }))
+	in := &inbox{addr: ln.Addr().String(), ledger: l, counts: map[string]*Tally{}, grey: map[string]bool{}}
+	in.server = smtp.NewServer(smtp.BackendFunc(func(c *smtp.Conn) (smtp.Session, error) { return &inboxSession{inbox: in, conn: c}, nil }))
 	in.server.Domain = "inbox.demo.test"
 	in.server.ErrorLog = log.New(io.Discard, "", 0)
 	go func() { _ = in.server.Serve(ln) }() // ends with an error when it is closed
@@ -44,22 +45,32 @@ func newInbox(l *ledger) (*inbox, error) {
 
 func (in *inbox) close() { in.server.Close() }
 
+// also serves at another address, on the same port: the lighthouse is repaired.
+func (in *inbox) also(host string) error {
+	ln, err := net.Listen("tcp", net.JoinHostPort(host, in.port()))
+	if err != nil {
+		return fmt.Errorf("demo: inbox: %w", err)
+	}
+	go func() { _ = in.server.Serve(ln) }() // ends with an error when it is closed
+	return nil
+}
+
 func (in *inbox) port() string {
 	_, port, _ := net.SplitHostPort(in.addr) // it came from a listener
 	return port
 }
 
-func (in *inbox) tally(domain string) *tally {
+func (in *inbox) tally(domain string) *Tally {
 	t := in.counts[domain]
 	if t == nil {
-		t = &tally{}
+		t = &Tally{}
 		in.counts[domain] = t
 	}
 	return t
 }
 
 // snapshot copies a domain's counts.
-func (in *inbox) snapshot(domain string) tally {
+func (in *inbox) snapshot(domain string) Tally {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	return *in.tally(domain)
@@ -72,12 +83,12 @@ func (in *inbox) judge(rcpt string) error {
 	defer in.mu.Unlock()
 	t := in.tally(domain)
 	if strings.HasPrefix(user, unknownPrefix) {
-		t.never++
+		t.Never++
 		return &smtp.SMTPError{Code: 550, EnhancedCode: smtp.EnhancedCode{5, 1, 1}, Message: "there is no " + user + " here"}
 	}
 	if d := find(domain); d != nil && d.grey && !in.grey[rcpt] {
 		in.grey[rcpt] = true
-		t.later++
+		t.Later++
 		return &smtp.SMTPError{Code: 451, EnhancedCode: smtp.EnhancedCode{4, 7, 1}, Message: "greylisted, come back later"}
 	}
 	return nil
@@ -85,6 +96,7 @@ func (in *inbox) judge(rcpt string) error {
 
 type inboxSession struct {
 	inbox *inbox
+	conn  *smtp.Conn
 	from  string
 	rcpts []string
 }
@@ -110,10 +122,13 @@ func (s *inboxSession) Data(r io.Reader) error {
 		return err
 	}
 	seq := findSeq(text)
+	if s.from != "" {
+		s.inbox.ledger.passedOn(acceptedBy(text), nodeOf(s.conn.Hostname()), time.Now())
+	}
 	for _, rcpt := range s.rcpts {
 		_, domain, _ := strings.Cut(rcpt, "@")
 		s.inbox.mu.Lock()
-		s.inbox.tally(domain).taken++
+		s.inbox.tally(domain).Taken++
 		s.inbox.mu.Unlock()
 		if s.from != "" {
 			s.inbox.ledger.deliveredTo(seq, rcpt)
@@ -143,4 +158,22 @@ func findSeq(text []byte) int64 {
 		}
 	}
 	return -1
+}
+
+var receivedBy = regexp.MustCompile(`(?is)^Received: .*?\bby (\S+)`)
+
+// acceptedBy finds the node that took a message from the client: it wrote the
+// first line.
+func acceptedBy(text []byte) string {
+	m := receivedBy.FindSubmatch(text[:min(len(text), 1000)])
+	if m == nil {
+		return ""
+	}
+	return nodeOf(string(m[1]))
+}
+
+// nodeOf is a node's name from that of its host.
+func nodeOf(host string) string {
+	name, _, _ := strings.Cut(host, ".")
+	return name
 }
