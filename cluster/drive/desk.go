@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -77,31 +78,40 @@ type desk struct {
 	mu      sync.Mutex
 	jobs    []job
 	waits   []wait
-	results map[fsm.SegmentID]wait // the newest own result of each segment
-	wake    chan struct{}          // jobs
-	written chan struct{}          // waits
+	results map[told]wait // the newest result of each
+	wake    chan struct{} // jobs
+	written chan struct{} // waits
+	jammed  chan struct{} // a link was full
 
 	owners    map[fsm.SegmentID][]job // about ownership; a segment that is here has a goroutine
 	withdrawn map[fsm.SegmentID]bool  // by quiesce
 	syncs     syncs
 }
 
-// wait is an append whose durability is to be told.
+// wait is an append: the batch that it came in is let go once it is written,
+// and the event, if there is one, told once it is durable.
 type wait struct {
 	c     *wal.Commit
 	ev    segment.Event
 	batch *batch
 }
 
-// resultsEvery is how long results of an owned segment wait for company before
-// the disk is asked for them.
+// told names whose results are told to be durable: those of an owned segment,
+// or, with a peer, those that came from it.
+type told struct {
+	segment fsm.SegmentID
+	peer    fsm.Ref
+}
+
+// resultsEvery is how long results wait for company before the disk is asked
+// for them: nobody waits for one of them.
 const resultsEvery = 20 * time.Millisecond
 
 func newDesk(e *Engine, p Parts) *desk {
 	ctx, stop := context.WithCancel(context.Background())
 	d := &desk{
 		e: e, sp: p.Spool, queue: p.Queue, self: p.Self, log: e.log, ctx: ctx, stop: stop,
-		results: map[fsm.SegmentID]wait{}, wake: make(chan struct{}, 1), written: make(chan struct{}, 1),
+		results: map[told]wait{}, wake: make(chan struct{}, 1), written: make(chan struct{}, 1), jammed: make(chan struct{}, 1),
 		owners: map[fsm.SegmentID][]job{}, withdrawn: map[fsm.SegmentID]bool{},
 	}
 	d.syncs.init(d)
@@ -203,20 +213,22 @@ func (d *desk) take(list []job) {
 		}
 		return
 	}
-	var ev segment.Event = &segment.Taken{Segment: j.segment, Seq: last.seq}
-	if j.kind == jobTakeResults {
-		ev = &segment.TakenResults{Segment: j.segment, From: j.peer, Session: j.session, Last: last.seq}
-	}
 	for i := range list[:len(list)-1] {
 		d.durable(wait{c: c, batch: list[i].batch})
 	}
-	d.durable(wait{c: c, ev: ev, batch: last.batch})
+	if j.kind == jobTake {
+		d.durable(wait{c: c, batch: last.batch, ev: &segment.Taken{Segment: j.segment, Seq: last.seq}})
+		return
+	}
+	d.durable(wait{c: c, batch: last.batch})
+	d.result(told{j.segment, j.peer}, wait{c: c, ev: &segment.TakenResults{Segment: j.segment, From: j.peer, Session: j.session, Last: last.seq}})
 }
 
 // peerDown forgets what was on its way from a node.
 func (d *desk) peerDown(peer fsm.Ref) { d.put(job{kind: jobPeerDown, peer: peer}) }
 
-// durable has an event stepped once an append is on the disk.
+// durable has an event stepped once an append is on the disk, and its batch let
+// go before.
 func (d *desk) durable(w wait) {
 	d.mu.Lock()
 	d.waits = append(d.waits, w)
@@ -227,6 +239,7 @@ func (d *desk) durable(w wait) {
 // await waits for appends, in order.
 func (d *desk) await() {
 	var list []wait
+	var newest *wal.Commit // an event without one of its own is about all before it
 	for {
 		select {
 		case <-d.ctx.Done():
@@ -238,12 +251,12 @@ func (d *desk) await() {
 		d.mu.Unlock()
 		for i := range list {
 			w := &list[i]
-			if w.c != nil && w.c.WaitDurable() != nil {
-				w.batch.release()
-				continue // the spool ends the process
+			if w.c != nil {
+				newest = w.c
 			}
+			err := newest.WaitWritten()
 			w.batch.release()
-			if w.ev != nil {
+			if err == nil && w.ev != nil && newest.WaitDurable() == nil { // or the spool ends the process
 				d.e.Step(w.ev)
 			}
 		}
@@ -251,15 +264,20 @@ func (d *desk) await() {
 	}
 }
 
-// resultAppended notes an own result, so that its durability is told soon. It
-// is called under the engine's lock.
+// resultAppended notes an own result. It is called under the engine's lock.
 func (d *desk) resultAppended(id fsm.SegmentID, n uint64, c *wal.Commit) {
+	d.result(told{segment: id}, wait{c: c, ev: &segment.ResultsDurable{Segment: id, Last: n}})
+}
+
+// result notes that results were appended, so that their durability is told
+// soon.
+func (d *desk) result(of told, w wait) {
 	d.mu.Lock()
-	d.results[id] = wait{c: c, ev: &segment.ResultsDurable{Segment: id, Last: n}}
+	d.results[of] = w
 	d.mu.Unlock()
 }
 
-// awaitResults tells the durability of own results, many at a time.
+// awaitResults tells the durability of results, many at a time.
 func (d *desk) awaitResults() {
 	t := time.NewTicker(resultsEvery)
 	defer t.Stop()
@@ -271,10 +289,10 @@ func (d *desk) awaitResults() {
 		}
 		d.mu.Lock()
 		list := make([]wait, 0, len(d.results))
-		for id, w := range d.results {
+		for _, w := range d.results {
 			list = append(list, w)
-			delete(d.results, id)
 		}
+		clear(d.results)
 		d.mu.Unlock()
 		for _, w := range list {
 			if w.c.WaitDurable() == nil {
@@ -287,15 +305,21 @@ func (d *desk) awaitResults() {
 // pumpEvery is how often links that were full are tried again.
 const pumpEvery = 2 * time.Millisecond
 
+// pump tries full links again until there are none.
 func (d *desk) pump() {
 	t := time.NewTicker(pumpEvery)
+	t.Stop()
 	defer t.Stop()
 	for {
 		select {
 		case <-d.ctx.Done():
 			return
+		case <-d.jammed:
+			t.Reset(pumpEvery)
 		case <-t.C:
-			d.e.pumpAll()
+			if d.e.pumpAll() {
+				t.Stop()
+			}
 		}
 	}
 }
@@ -308,6 +332,9 @@ func (d *desk) do(j *job) {
 	case jobOwn, jobDisown, jobQuiesce, jobResume:
 		d.owner(*j)
 	case jobForget:
+		d.mu.Lock()
+		maps.DeleteFunc(d.results, func(of told, _ wait) bool { return of.segment == j.segment })
+		d.mu.Unlock()
 		d.e.shut(j.segment)
 		d.e.forget(j.segment)
 		if err := d.sp.Forget(uint64(j.segment), j.seq); err != nil && !errors.Is(err, spool.ErrNoSegment) {

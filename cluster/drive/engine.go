@@ -197,6 +197,7 @@ func (e *Engine) pump(peer fsm.Ref) {
 		if rest != 0 {
 			a.Item.Seq = rest
 			e.late[peer] = append(list[:0], list[i:]...)
+			kick(e.desk.jammed)
 			return
 		}
 		e.sent(a, err)
@@ -204,15 +205,19 @@ func (e *Engine) pump(peer fsm.Ref) {
 	e.late[peer] = list[:0]
 }
 
-// pumpAll gives the links that were full another chance.
-func (e *Engine) pumpAll() {
+// pumpAll gives the links that were full another chance. It says whether none
+// is left.
+func (e *Engine) pumpAll() (done bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	done = true
 	for peer, list := range e.late {
 		if len(list) > 0 {
 			e.pump(peer)
+			done = done && len(e.late[peer]) == 0
 		}
 	}
+	return done
 }
 
 // sent looks at what came of sending. The lock is held.
