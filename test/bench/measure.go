@@ -134,7 +134,7 @@ func send(ctx context.Context, addrs []string, w work, n int) *peers.Sent {
 		first := int64(i) * each
 		src := &peers.Source{Addr: addr, Sessions: share(w.sessions, i, len(addrs)), Reuse: w.reuse, Size: w.size}
 		if w.rate > 0 {
-			src.Rcpt = paced(start, first, w.rate/float64(len(addrs)))
+			src.Pace = paced(start, first, w.rate/float64(len(addrs)))
 		}
 		wg.Go(func() { parts[i] = src.Run(ctx, first, share(n, i, len(addrs))) })
 	}
@@ -155,13 +155,13 @@ func send(ctx context.Context, addrs []string, w work, n int) *peers.Sent {
 // share is the i-th of n nearly equal parts of total, at least one.
 func share(total, i, n int) int { return max(1, (total*(i+1))/n-(total*i)/n) }
 
-// paced gives the recipient of each message not before its time has come: the
-// source asks for it before it begins.
-func paced(start time.Time, first int64, rate float64) func(int64) string {
-	return func(seq int64) string {
+// paced waits until the time of each message has come.
+func paced(start time.Time, first int64, rate float64) func(int64) {
+	return func(seq int64) {
 		due := start.Add(time.Duration(float64(seq-first) / rate * float64(time.Second)))
-		<-time.After(time.Until(due))
-		return "u@sink.test"
+		if wait := time.Until(due); wait > 0 {
+			<-time.After(wait)
+		}
 	}
 }
 

@@ -27,6 +27,8 @@ type Source struct {
 	Rcpt func(seq int64) string
 	// Body makes the content behind the headers; nil: lines of text.
 	Body func(seq int64, size int) []byte
+	// Pace returns when it is time to send a message; nil: at once.
+	Pace func(seq int64)
 	// Timeout bounds each answer; zero: a minute.
 	Timeout time.Duration
 }
@@ -63,6 +65,9 @@ func (s *Source) Run(ctx context.Context, first int64, n int) *Sent {
 				seq := next.Add(1) - 1
 				if seq >= first+int64(n) {
 					break
+				}
+				if s.Pace != nil {
+					s.Pace(seq)
 				}
 				ss.send(ctx, seq)
 			}
