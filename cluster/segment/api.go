@@ -322,7 +322,7 @@ const (
 	ActAcked
 	// ActMoved: Segment ends at Seq. What waits above it is dead there and is
 	// appended elsewhere; what waits at or below it was told by ActAcked
-	// before or is told by ActLost after.
+	// before or is told by ActLost after. It may come more than once.
 	ActMoved
 	// ActLost: whoever still waits in Segment is told 451, and its message is
 	// voided by a result where that can still be.

@@ -218,8 +218,11 @@ func (m *Machine) ownLevel(s *seg, continuous bool) {
 		}
 		return
 	}
-	if s.own.on {
+	switch {
+	case s.own.on:
 		m.closeOwn(s, continuous)
+	case s.own.late && s.rec.State != fsm.Sealed:
+		m.lose(s)
 	}
 	if s.rec.State == fsm.Recovering {
 		if s.owned {
@@ -273,7 +276,7 @@ func (m *Machine) buildMembers(s *seg, was bool) {
 
 // ceaseOwning ends what this node did as owner.
 func (m *Machine) ceaseOwning(s *seg) {
-	if s.own.on {
+	if s.own.on || s.own.late {
 		m.lose(s)
 		m.endOwn(s)
 	}

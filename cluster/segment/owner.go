@@ -35,7 +35,8 @@ func (m *Machine) begin(s *seg) {
 func (m *Machine) appended(ev *Appended) {
 	s := m.segs[ev.Segment]
 	if s == nil || !s.own.on {
-		return // it was sealed or lost while this was under way
+		m.appendedLate(s, ev)
+		return
 	}
 	if ev.First != s.last+1 || ev.Last < ev.First {
 		m.fatal(s.id, "records were appended out of order")
@@ -53,6 +54,16 @@ func (m *Machine) appended(ev *Appended) {
 		}
 	}
 	m.touch(s)
+}
+
+// appendedLate answers for records of a segment that was sealed or lost while
+// they were under way.
+func (m *Machine) appendedLate(s *seg, ev *Appended) {
+	if s != nil && s.known && s.rec.EndSet && ev.First > s.rec.End {
+		m.act(Action{Kind: ActMoved, Segment: ev.Segment, Epoch: s.rec.Epoch, Seq: s.rec.End})
+		return
+	}
+	m.act(Action{Kind: ActLost, Segment: ev.Segment})
 }
 
 // sendAppends sends what the member has not been sent in this stream.
