@@ -18,7 +18,9 @@ func (s *State) register(index uint64, c Register) Result {
 			}
 			return refuse(OldNonce)
 		}
-		if n.Store == c.Store && (n.State == Removed || n.Lost) {
+		// A node that a new generation began without may come back with its disk:
+		// it has not told yet what is on it.
+		if n.Store == c.Store && (n.State == Removed && n.Inventoried || n.Lost) {
 			return refuse(NodeNotAlive)
 		}
 	}
