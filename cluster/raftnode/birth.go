@@ -161,6 +161,11 @@ func (n *Node) pledgeTo(p *pledge) error {
 	case !n.Fresh():
 		return fmt.Errorf("%w: %s has joined a cluster", ErrRefused, n.o.Node)
 	}
+	// A cluster is born in its first generation, whatever this node may have
+	// heard of when it tried to join another.
+	if err := n.setGeneration(store.FirstGeneration); err != nil {
+		return err
+	}
 	if err := writePledge(n.o.Dir, p); err != nil {
 		return err
 	}
@@ -189,23 +194,5 @@ func writePledge(dir string, p *pledge) error {
 	if err != nil {
 		return fmt.Errorf("raftnode: %w", err)
 	}
-	name := filepath.Join(dir, pledgeFile)
-	f, err := os.OpenFile(name+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return fmt.Errorf("raftnode: %w", err)
-	}
-	_, err = f.Write(text)
-	if err == nil {
-		err = f.Sync()
-	}
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	if err == nil {
-		err = os.Rename(name+".new", name)
-	}
-	if err != nil {
-		return fmt.Errorf("raftnode: writing %s: %w", name, err)
-	}
-	return store.SyncDir(dir)
+	return store.WriteFile(dir, pledgeFile, text)
 }

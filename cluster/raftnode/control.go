@@ -68,7 +68,7 @@ func (n *Node) answerAsLeader(ctx context.Context, peer string, kind byte, body 
 		index, err := n.barrier(ctx)
 		return binary.BigEndian.AppendUint64(nil, index), err
 	case askJoin:
-		return nil, n.admit(ctx, peer, body)
+		return n.admitted(ctx, peer, body)
 	case askRemove:
 		return nil, n.remove(ctx, string(body))
 	case askTransfer:

@@ -2,8 +2,10 @@ package raftnode
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -30,6 +32,7 @@ type layer struct {
 	node, address string
 	net           Network
 	open          atomic.Bool // raft connections are taken
+	generation    atomic.Uint32
 	ctx           context.Context
 	cancel        context.CancelFunc
 
@@ -37,10 +40,27 @@ type layer struct {
 	conns map[*tracked]struct{} // all that are open: the library leaves some behind
 }
 
-// tracked is a connection that stop closes.
+// tracked is a connection that stop closes. It begins with the generation of
+// whoever dialled: what is of another says nothing to this node's log.
 type tracked struct {
 	net.Conn
-	l *layer
+	l      *layer
+	unread bool // the generation is still to be read
+}
+
+// Read reads; the library reads from one goroutine.
+func (c *tracked) Read(p []byte) (int, error) {
+	if c.unread {
+		var theirs [4]byte
+		if _, err := io.ReadFull(c.Conn, theirs[:]); err != nil {
+			return 0, err
+		}
+		if g := binary.BigEndian.Uint32(theirs[:]); g != c.l.generation.Load() {
+			return 0, fmt.Errorf("raftnode: a connection of generation %d, this node is of %d", g, c.l.generation.Load())
+		}
+		c.unread = false
+	}
+	return c.Conn.Read(p)
 }
 
 // Close closes the connection.
@@ -51,14 +71,14 @@ func (c *tracked) Close() error {
 	return c.Conn.Close()
 }
 
-func (l *layer) track(c net.Conn) (net.Conn, error) {
+func (l *layer) track(c net.Conn, accepted bool) (net.Conn, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.ctx.Err() != nil || len(l.conns) >= maxRaftConns {
 		_ = c.Close() // nothing was said on it
 		return nil, errors.New("raftnode: no room for another raft connection")
 	}
-	t := &tracked{c, l}
+	t := &tracked{Conn: c, l: l, unread: accepted}
 	l.conns[t] = struct{}{}
 	return t, nil
 }
@@ -92,7 +112,7 @@ func (l *layer) Accept() (net.Conn, error) {
 			_ = c.Close() // nothing was said on it
 			continue
 		}
-		if c, err := l.track(c); err == nil {
+		if c, err := l.track(c, true); err == nil {
 			return c, nil
 		}
 	}
@@ -112,6 +132,21 @@ type layerAddr string
 func (layerAddr) Network() string  { return "clrelay-raft" }
 func (a layerAddr) String() string { return string(a) }
 
+// greet says of which generation this node is.
+func (l *layer) greet(c net.Conn) error {
+	err := c.SetWriteDeadline(time.Now().Add(dialTry))
+	if err == nil {
+		_, err = c.Write(binary.BigEndian.AppendUint32(nil, l.generation.Load()))
+	}
+	if err == nil {
+		err = c.SetWriteDeadline(time.Time{})
+	}
+	if err != nil {
+		_ = c.Close() // the first error is told
+	}
+	return err
+}
+
 // Dial connects to NAME@HOST:PORT. Its patience is its own: see dialPatience.
 func (l *layer) Dial(to raft.ServerAddress, _ time.Duration) (net.Conn, error) {
 	node, address, ok := store.SplitAddress(to)
@@ -125,7 +160,10 @@ func (l *layer) Dial(to raft.ServerAddress, _ time.Duration) (net.Conn, error) {
 		c, err := l.net.Dial(try, node, address, ProtocolRaft)
 		done()
 		if err == nil {
-			return l.track(c)
+			err = l.greet(c)
+		}
+		if err == nil {
+			return l.track(c, false)
 		}
 		t := time.NewTimer(dialPause)
 		select {

@@ -24,6 +24,13 @@ type joinWish struct {
 	Node    string `json:"node"`
 	Address string `json:"address"`
 	Fresh   bool   `json:"fresh"` // its directory is empty: it remembers no vote and no entry
+	// Generation is that of its log, unless it is fresh.
+	Generation uint32 `json:"generation"`
+}
+
+// joinAnswer is what it hears when it is taken in.
+type joinAnswer struct {
+	Generation uint32 `json:"generation"`
 }
 
 // Join asks the given nodes, and the leader that they name, to take this node
@@ -59,7 +66,7 @@ func (n *Node) Join(ctx context.Context, seeds []Server) error {
 func (n *Node) joinThrough(ctx context.Context, s Server) error {
 	n.birth.Lock() // no pledge is given meanwhile
 	defer n.birth.Unlock()
-	body, err := json.Marshal(joinWish{Node: n.o.Node, Address: n.o.Address, Fresh: n.Fresh()})
+	body, err := json.Marshal(joinWish{Node: n.o.Node, Address: n.o.Address, Fresh: n.Fresh(), Generation: n.Generation()})
 	if err != nil {
 		return fmt.Errorf("raftnode: %w", err)
 	}
@@ -78,10 +85,33 @@ func (n *Node) joinThrough(ctx context.Context, s Server) error {
 		if err := said(status, answer); err != nil {
 			return err
 		}
-		n.layer.open.Store(true)
-		return nil
+		return n.takenIn(answer)
 	}
 	return ErrNoLeader
+}
+
+// takenIn opens the door of a node that has joined. It is called with birth
+// held.
+func (n *Node) takenIn(answer []byte) error {
+	var a joinAnswer
+	if err := json.Unmarshal(answer, &a); err != nil || a.Generation == 0 {
+		return fmt.Errorf("raftnode: joining: %q is no answer", answer)
+	}
+	if n.Fresh() {
+		if err := n.setGeneration(a.Generation); err != nil {
+			return err
+		}
+	}
+	n.layer.open.Store(true)
+	return nil
+}
+
+// admitted answers a wish to join.
+func (n *Node) admitted(ctx context.Context, peer string, body []byte) ([]byte, error) {
+	if err := n.admit(ctx, peer, body); err != nil {
+		return nil, err
+	}
+	return json.Marshal(joinAnswer{Generation: n.Generation()})
 }
 
 // admit is the leader's side of Join.
@@ -95,6 +125,9 @@ func (n *Node) admit(ctx context.Context, peer string, body []byte) error {
 	}
 	if w.Address == "" || w.Node == n.o.Node {
 		return fmt.Errorf("%w: a node cannot join without an address, nor the leader", ErrRefused)
+	}
+	if !w.Fresh && w.Generation != n.Generation() {
+		return fmt.Errorf("%w: %s holds the log of generation %d, and this cluster is of generation %d", ErrRefused, w.Node, w.Generation, n.Generation())
 	}
 	done, err := n.oneChange(ctx)
 	if err != nil {

@@ -213,6 +213,13 @@ func Open(o Options) (_ *Node, err error) {
 	n.fsm = store.NewMachine(o.FSM, n.fatal)
 	n.layer = newLayer(o.Node, o.Address, o.Net)
 	n.layer.open.Store(past || n.pledge != nil)
+	generation := uint32(store.FirstGeneration)
+	if past {
+		if generation, err = store.Generation(o.Dir); err != nil {
+			return nil, err
+		}
+	}
+	n.layer.generation.Store(generation)
 	n.pool = ask.NewPool(func(ctx context.Context, node, address string) (net.Conn, error) {
 		return o.Net.Dial(ctx, node, address, ProtocolControl)
 	})
@@ -312,6 +319,19 @@ func (n *Node) Close() error {
 // Fresh tells whether the node has no past and has not been taken into a
 // cluster: it needs Bootstrap or Join.
 func (n *Node) Fresh() bool { return !n.layer.open.Load() }
+
+// Generation is that of the group that this node is or was last in.
+func (n *Node) Generation() uint32 { return n.layer.generation.Load() }
+
+// setGeneration makes g this node's generation. It is called with birth held,
+// before the raft door opens for the first time.
+func (n *Node) setGeneration(g uint32) error {
+	if err := store.SetGeneration(n.o.Dir, g); err != nil {
+		return err
+	}
+	n.layer.generation.Store(g)
+	return nil
+}
 
 func (n *Node) hasState() (bool, error) {
 	has, err := raft.HasExistingState(n.store, n.store, n.snaps)

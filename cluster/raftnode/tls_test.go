@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -162,11 +163,16 @@ func TestOverTLSAndOnDisk(t *testing.T) {
 		return store.Offline{Dir: filepath.Join(dir, "a", "data"), Node: "a", Address: servers[0].Address, FSM: fsm, Log: (&world{t: t}).log("a")}, fsm
 	}
 	o, fsm := tool()
-	if index, err := o.Export(); err != nil || index == 0 || fsm.Values["x"] != value {
+	index, err := o.Export()
+	if err != nil || index == 0 || fsm.Values["x"] != value {
 		t.Errorf("exported at %d: %v, %v", index, fsm.Values, err)
 	}
 	o, _ = tool()
-	if err := o.Recover([]Server{{Node: "a", Address: servers[0].Address}}); err != nil {
+	if err := os.Rename(o.Dir, o.Dir+".old"); err != nil {
+		t.Fatal(err)
+	}
+	o.Generation = 2
+	if err := o.Restore(fsm.Snapshot(), index+1<<32, []Server{{Node: "a", Address: servers[0].Address}}); err != nil {
 		t.Fatal(err)
 	}
 	nodes["a"] = open(t, filepath.Join(dir, "a"), servers[0].Address, ids["a"])
@@ -174,4 +180,30 @@ func TestOverTLSAndOnDisk(t *testing.T) {
 	if m := nodes["a"].Members(); len(m) != 1 || !m[0].Voter {
 		t.Errorf("members %v", m)
 	}
+	// One that comes back with the old log is turned away, and neither side's
+	// log is touched by the other; without its log it is taken in.
+	nodes["b"] = open(t, filepath.Join(dir, "b"), servers[1].Address, ids["b"])
+	if err := nodes["b"].Join(ctx, []Server{{Node: "a", Address: servers[0].Address}}); !errors.Is(err, ErrRefused) {
+		t.Errorf("the old generation joins: %v", err)
+	}
+	old, err := nodes["b"].layer.Dial(store.Address("a", servers[0].Address), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer old.Close()
+	if _, err := old.Read(make([]byte, 1)); err == nil {
+		t.Error("the old generation is talked to")
+	}
+	nodes["b"].close(t)
+	if err := os.Rename(filepath.Join(dir, "b", "data"), filepath.Join(dir, "b", "old")); err != nil {
+		t.Fatal(err)
+	}
+	nodes["b"] = open(t, filepath.Join(dir, "b"), servers[1].Address, ids["b"])
+	if err := nodes["b"].Join(ctx, []Server{{Node: "a", Address: servers[0].Address}}); err != nil {
+		t.Fatal(err)
+	}
+	propose("b")
+	nodes["b"].close(t)
+	nodes["b"] = open(t, filepath.Join(dir, "b"), servers[1].Address, ids["b"])
+	propose("b")
 }

@@ -19,8 +19,10 @@ type Offline struct {
 	Dir     string
 	Node    string
 	Address string
-	FSM     FSM // empty, of no use afterwards but to read the state from
-	Log     *slog.Logger
+	// Generation is that of the group that Restore begins; 0: the first.
+	Generation uint32
+	FSM        FSM // empty, of no use afterwards but to read the state from
+	Log        *slog.Logger
 }
 
 // Export brings o.FSM to the newest state that the directory knows of and
@@ -85,28 +87,9 @@ func restoreNewest(snaps raft.SnapshotStore, s *Machine) (uint64, error) {
 	return 0, err
 }
 
-// Recover makes the given servers the only ones of a cluster whose majority is
-// lost for good, starting from what this directory holds. It is for one node
-// only, usually with itself as the only server; the others start with empty
-// directories and join. Entries that were never committed become committed by
-// this, and entries that only the lost nodes had are gone: what they decided has
-// to be settled by a new generation. Every other node must be off.
-func (o Offline) Recover(servers []Server) error {
-	if _, err := os.Stat(filepath.Join(o.Dir, File)); err != nil {
-		return fmt.Errorf("store: no control plane in %s: %w", o.Dir, err)
-	}
-	return o.withStore(func(s *Store, snaps raft.SnapshotStore, c raft.Configuration) error {
-		fsm := NewMachine(o.FSM, func(error) {})
-		_, trans := raft.NewInmemTransport(Address(o.Node, o.Address))
-		if err := raft.RecoverCluster(Config(o.Node, o.Log), fsm, s, s, snaps, trans, c); err != nil {
-			return fmt.Errorf("store: recovering: %w", err)
-		}
-		return nil
-	}, servers)
-}
-
 // Restore fills an empty directory with an exported state, as the start of a
-// cluster of the given servers. As with Recover this is done for one node.
+// cluster of the given servers: for one node only, usually with itself as the
+// only server; the others start with empty directories and join.
 func (o Offline) Restore(state []byte, index uint64, servers []Server) error {
 	if _, err := os.Stat(filepath.Join(o.Dir, File)); !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("store: restoring: %s is not empty", o.Dir)
@@ -116,6 +99,11 @@ func (o Offline) Restore(state []byte, index uint64, servers []Server) error {
 	}
 	if err := MakeDir(o.Dir); err != nil {
 		return err
+	}
+	if o.Generation != 0 {
+		if err := SetGeneration(o.Dir, o.Generation); err != nil {
+			return err
+		}
 	}
 	return o.withStore(func(s *Store, snaps raft.SnapshotStore, c raft.Configuration) error {
 		_, trans := raft.NewInmemTransport(Address(o.Node, o.Address))

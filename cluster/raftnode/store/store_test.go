@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -312,9 +313,6 @@ func TestOffline(t *testing.T) {
 	if _, err := o.Export(); err == nil {
 		t.Error("exported from nothing")
 	}
-	if err := o.Recover([]Server{{Node: "n1", Address: "n1:1"}}); err == nil {
-		t.Error("recovered from nothing")
-	}
 	if err := (Offline{Dir: dir, Node: "n1", Address: "n1:1", FSM: &list{}, Log: quiet()}).Restore([]byte("bad"), 40, nil); err == nil {
 		t.Error("restored a bad export")
 	}
@@ -342,9 +340,21 @@ func TestOffline(t *testing.T) {
 		}
 	}
 	check("a,b,c,d", 42)
-	o.FSM = &list{}
-	if err := o.Recover([]Server{{Node: "n1", Address: "n1:2"}}); err != nil {
+	if g, err := Generation(dir); g != FirstGeneration || err != nil {
+		t.Errorf("generation %d, %v", g, err)
+	}
+	next := filepath.Join(t.TempDir(), "next")
+	o = Offline{Dir: next, Node: "n1", Address: "n1:1", FSM: &list{}, Log: quiet(), Generation: 7}
+	if err := o.Restore(state, 50, []Server{{Node: "n1", Address: "n1:1"}}); err != nil {
 		t.Fatal(err)
 	}
-	check("a,b,c,d", 42)
+	if g, err := Generation(next); g != 7 || err != nil {
+		t.Errorf("generation %d, %v", g, err)
+	}
+	if err := os.WriteFile(filepath.Join(next, "generation"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Generation(next); err == nil {
+		t.Error("a damaged generation was read")
+	}
 }
