@@ -51,7 +51,7 @@ func (s *State) Disposable(f wal.FileInfo, fileSize int64, head uint32) (empty, 
 // Freed notes that a file is gone, durably.
 func (s *State) Freed(number uint32) {
 	s.books.Freed(number)
-	s.bury()
+	s.tombs.Bury()
 }
 
 // Stale notes that a file stays, for it is damaged, and holds older copies of
@@ -78,9 +78,9 @@ func (s *State) Owner(it Item) func(wal.Pos) {
 	case record.KindAttempt:
 		return s.attemptOwner(g, it)
 	case record.KindForget:
-		return s.tombOwner(it)
+		return s.tombs.Owner(it.Pos)
 	case record.KindResult, record.KindAbort:
-		if Replicated(it.Header.Segment) && (g == nil || it.Pos <= s.gone(g.ID)) {
+		if Replicated(it.Header.Segment) && (g == nil || it.Pos <= s.tombs.Gone(g.ID)) {
 			return nil // the tomb kills what it killed
 		}
 		victim, finishes, err := record.Victim(kind, it.Data)
@@ -111,12 +111,7 @@ func (s *State) attemptOwner(g *Segment, it Item) func(wal.Pos) {
 	if g == nil {
 		return nil
 	}
-	starts := s.starts[g.find(it.Header.Seq)]
-	i := slices.IndexFunc(starts, func(a attempt) bool { return a.pos == it.Pos })
-	if i < 0 {
-		return nil
-	}
-	return func(pos wal.Pos) { s.books.Moved(it.Pos.File(), pos.File(), starts[i].size); starts[i].pos = pos }
+	return s.starts.Owner(g.find(it.Header.Seq), it.Pos)
 }
 
 func (s *State) resultOwner(g *Segment, it Item) func(wal.Pos) {

@@ -4,18 +4,9 @@ import (
 	"slices"
 
 	"github.com/clrelay/clrelay/spool/record"
+	"github.com/clrelay/clrelay/spool/state/books"
 	"github.com/clrelay/clrelay/spool/wal"
 )
-
-// tomb is the record that a segment was forgotten here: what of it lies in
-// the log up to there is dead. It is needed as long as one of the files exists
-// that may hold such records; the newest one is kept, too, for its index.
-type tomb struct {
-	segment uint64
-	pos     wal.Pos // of the record
-	size    int64
-	record.Forget
-}
 
 // Forget makes the record for forgetting a segment, which need not be known.
 // head is the place of the newest record in the log.
@@ -37,61 +28,12 @@ func (s *State) Forgotten(segment uint64, f *record.Forget, pos wal.Pos, size in
 		s.dropArrivals(g)
 		s.Retire(g)
 	}
-	s.addTomb(tomb{segment, pos, size, *f})
-}
-
-func (s *State) addTomb(t tomb) {
-	i := slices.IndexFunc(s.tombs, func(o tomb) bool { return o.segment == t.segment && o.Forget == t.Forget })
-	if i >= 0 { // a copy, made by a compaction that a crash has ended
-		s.books.Drop(s.tombs[i].pos.File(), s.tombs[i].size)
-		s.tombs = slices.Delete(s.tombs, i, i+1)
-	}
-	s.books.Add(t.pos.File(), t.size)
-	s.tombs = append(s.tombs, t)
-	s.floor = max(s.floor, t.Index)
-	s.bury()
-}
-
-// bury drops the tombs that are needed no more.
-func (s *State) bury() {
-	newest := false
-	kept := s.tombs[:0]
-	for i, t := range s.tombs {
-		top := t.Index == s.floor && !newest
-		newest = newest || top
-		if !top && !s.books.Any(t.From, wal.Pos(t.Below).File()) {
-			s.books.Drop(t.pos.File(), t.size)
-			continue
-		}
-		kept = append(kept, s.tombs[i])
-	}
-	s.tombs = kept
+	s.tombs.Add(books.Tomb{Segment: segment, Pos: pos, Size: size, Forget: *f})
 }
 
 // Floor is the highest index of a Raft entry that made a segment be
 // forgotten.
-func (s *State) Floor() uint64 { return s.floor }
-
-// gone is the place up to which a segment was forgotten.
-func (s *State) gone(segment uint64) (pos wal.Pos) {
-	for _, t := range s.tombs {
-		if t.segment == segment {
-			pos = max(pos, wal.Pos(t.Below))
-		}
-	}
-	return pos
-}
-
-func (s *State) tombOwner(it Item) func(wal.Pos) {
-	i := slices.IndexFunc(s.tombs, func(t tomb) bool { return t.pos == it.Pos })
-	if i < 0 {
-		return nil
-	}
-	return func(pos wal.Pos) {
-		s.books.Moved(it.Pos.File(), pos.File(), s.tombs[i].size)
-		s.tombs[i].pos = pos
-	}
-}
+func (s *State) Floor() uint64 { return s.tombs.Floor() }
 
 func (f *Replay) forget(g *found, pos wal.Pos, data []byte) error {
 	r, err := record.ParseForget(data)
@@ -99,7 +41,7 @@ func (f *Replay) forget(g *found, pos wal.Pos, data []byte) error {
 		return err
 	}
 	g.gone = max(g.gone, wal.Pos(r.Below))
-	f.tombs = append(f.tombs, tomb{g.seg.ID, pos, wal.RecordSize(len(data)), *r})
+	f.tombs = append(f.tombs, books.Tomb{Segment: g.seg.ID, Pos: pos, Size: wal.RecordSize(len(data)), Forget: *r})
 	return nil
 }
 

@@ -104,8 +104,7 @@ func (s *State) Own(g *Segment, all bool, now time.Time) (msgs []*Message, unsur
 	for _, m := range g.msgs {
 		s.index.Insert(m)
 		for i, r := range m.rcpts() {
-			tried := slices.ContainsFunc(s.starts[m], func(a attempt) bool { return slices.Contains(a.rcpts, i) })
-			if tried || all && r.Due(sec) {
+			if s.starts.Tried(m, i) || all && r.Due(sec) {
 				unsure++
 			}
 		}
@@ -120,7 +119,7 @@ func (s *State) Disown(g *Segment) int {
 	}
 	g.Owned = false
 	for _, m := range g.msgs {
-		s.endStarts(m, func(int) bool { return true })
+		s.starts.EndAll(m)
 		s.index.Remove(m)
 	}
 	return len(g.msgs)

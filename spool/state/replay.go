@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/clrelay/clrelay/spool/record"
+	"github.com/clrelay/clrelay/spool/state/books"
 	"github.com/clrelay/clrelay/spool/wal"
 )
 
@@ -19,7 +20,7 @@ type Replay struct {
 	commit record.Commit
 	result record.Result
 	damage []*record.DamageError
-	tombs  []tomb
+	tombs  []books.Tomb
 	place  func(wal.Pos) string
 }
 
@@ -192,7 +193,7 @@ func (s *State) Load(f *Replay, damage []*wal.DamageError) *Recovered {
 		delete(f.segs, id) // frees the memory early
 	}
 	for _, t := range f.tombs {
-		s.addTomb(t)
+		s.tombs.Add(t)
 	}
 	for _, d := range damage {
 		rec.Damage = append(rec.Damage, &record.DamageError{Place: fmt.Sprintf("%s:%d", d.Path, d.Offset), What: d.What, Err: d})
@@ -306,19 +307,18 @@ func (m *Message) take(r *foundResult) {
 // there is one, so that every start until then counts it: better twice than
 // not at all, should this process end before anybody has seen its figures.
 func (s *State) resume(m *Message, a *foundAttempt, unsure map[*Message][]bool) {
-	at := attempt{pos: a.pos, size: a.size}
+	var rcpts []int
 	for i, index := range a.Recipients {
 		if int(index) >= int(m.n) {
 			continue
 		}
 		if r := m.rcpts()[index]; a.Versions[i] > r.Version && !r.State.Final() {
-			at.rcpts = append(at.rcpts, int(index))
+			rcpts = append(rcpts, int(index))
 			m.doubt(int(index), unsure)
 		}
 	}
-	if len(at.rcpts) > 0 {
-		s.books.Add(at.pos.File(), at.size)
-		s.starts[m] = append(s.starts[m], at)
+	if len(rcpts) > 0 {
+		s.starts.Add(m, a.pos, a.size, rcpts)
 	}
 }
 

@@ -18,26 +18,20 @@ type State struct {
 	index    *index.Index[Message, *Message]
 	segments map[uint64]*Segment
 	books    *books.Books
-	starts   map[*Message][]attempt
-	tombs    []tomb
-	floor    uint64
+	starts   *books.Starts[*Message]
+	tombs    *books.Tombs
 	// OwnAll has Load give replicated segments for this node's, for those who
 	// only look.
 	OwnAll bool
 }
 
-// attempt is a delivery under way, as the log knows it: recovery counts its
-// recipients as possible duplicates. Its record is live as long as it says
-// something new.
-type attempt struct {
-	pos   wal.Pos
-	size  int64
-	rcpts []int // without those that have been settled since
-}
-
 // New makes an empty state.
 func New() *State {
-	return &State{index: index.New[Message](), segments: map[uint64]*Segment{}, starts: map[*Message][]attempt{}, books: books.New()}
+	b := books.New()
+	return &State{
+		index: index.New[Message](), segments: map[uint64]*Segment{},
+		books: b, starts: books.NewStarts[*Message](b), tombs: books.NewTombs(b),
+	}
 }
 
 // Find gives an unfinished message, or nil.
@@ -234,8 +228,7 @@ func (e *FinalError) Error() string {
 
 // Started notes where the record of an attempt lies.
 func (s *State) Started(m *Message, recipients []int, pos wal.Pos, size int64) {
-	s.books.Add(pos.File(), size)
-	s.starts[m] = append(s.starts[m], attempt{pos: pos, size: size, rcpts: slices.Clone(recipients)})
+	s.starts.Add(m, pos, size, slices.Clone(recipients))
 }
 
 // Settle makes the record of those results that say something new; nil when
@@ -298,28 +291,9 @@ func (s *State) Settled(m *Message, rec *record.Result, pos wal.Pos, size int64)
 		s.finish(m, pos)
 		return
 	}
-	s.endStarts(m, func(i int) bool {
+	s.starts.End(m, func(i int) bool {
 		return slices.ContainsFunc(rec.Settled, func(o record.Settled) bool { return int(o.Recipient) == i })
 	})
-}
-
-// endStarts takes recipients off the attempts that are under way.
-func (s *State) endStarts(m *Message, ended func(rcpt int) bool) {
-	starts := s.starts[m]
-	if len(starts) == 0 {
-		return
-	}
-	kept := starts[:0]
-	for _, a := range starts {
-		if a.rcpts = slices.DeleteFunc(a.rcpts, ended); len(a.rcpts) > 0 {
-			kept = append(kept, a)
-			continue
-		}
-		s.books.Drop(a.pos.File(), a.size)
-	}
-	if s.starts[m] = kept; len(kept) == 0 {
-		delete(s.starts, m)
-	}
 }
 
 // finish takes a message out of the index; the record at killer has finished
@@ -334,7 +308,7 @@ func (s *State) finish(m *Message, killer wal.Pos) {
 
 // remove takes a message out of the index and off the books.
 func (s *State) remove(m *Message) {
-	s.endStarts(m, func(int) bool { return true })
+	s.starts.EndAll(m)
 	rcpts := m.rcpts()
 	for i := range rcpts {
 		if r := &rcpts[i]; wal.Pos(r.At()) != 0 {

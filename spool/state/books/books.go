@@ -1,5 +1,6 @@
-// Package books counts, for each file of the log, what in it is still needed.
-// It knows files by their numbers and records by their sizes, and reads
+// Package books counts, for each file of the log, what in it is still needed,
+// and knows the records that are needed for what they say by themselves:
+// deliveries that were announced and segments that were forgotten. It reads
 // nothing. Package state, its only user, guards it.
 package books
 
