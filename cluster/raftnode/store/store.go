@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -22,6 +23,11 @@ const (
 
 	lockTimeout = 5 * time.Second // a process that just ended may still hold the file
 	checksumLen = 5               // version octet and CRC-32C
+
+	// reserve is the space that the file has for itself, far more than the
+	// entries between two snapshots take: a full disk must not end the process,
+	// which has results to record and entries to agree to.
+	reserve = 64 << 20
 )
 
 // The keys under which the library stores its vote. Their names, and the text
@@ -43,9 +49,25 @@ type Backend interface {
 	Close() error
 }
 
-// OpenBolt opens or creates a file of raft-boltdb.
+// OpenBolt opens or creates a file of raft-boltdb, and has the file system
+// set space aside for it where it can.
 func OpenBolt(path string) (Backend, error) {
+	if err := setAside(path); err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
 	return openBoltMode(path, false)
+}
+
+// setAside reserves blocks and leaves the length of the file as it is, which
+// says how much of it bolt has in use. That there is no room, or no such call,
+// is no error: the file may have all it needs.
+func setAside(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	_ = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, reserve) // see above
+	return f.Close()
 }
 
 func openBoltMode(path string, readOnly bool) (Backend, error) {
