@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/clrelay/clrelay/internal/mail"
+	"github.com/clrelay/clrelay/internal/picks"
+	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
 )
 
 // Queue is what the queue lets an operator see and do.
@@ -39,6 +41,23 @@ type Messages interface {
 	// Show tells what is known of a message. One that is not in the queue is
 	// ErrNotFound.
 	Show(ctx context.Context, id mail.ID) (*Message, error)
+}
+
+// Selector picks recipients in the queue.
+type Selector = picks.Selector
+
+// NewSelector reads a selector from the API. An ID that does not parse is
+// ErrNotFound: there cannot be such a message.
+func NewSelector(in *adminv1.Selector) (*Selector, error) {
+	s, err := picks.New(in)
+	var bad picks.Invalid
+	switch {
+	case errors.As(err, &bad):
+		return nil, InvalidError(bad)
+	case errors.Is(err, picks.ErrID):
+		return nil, fmt.Errorf("%w: %w", ErrNotFound, err)
+	}
+	return s, err
 }
 
 // Node tells how the node does.
@@ -70,17 +89,7 @@ type Summary struct {
 }
 
 // Entry is one recipient in the queue.
-type Entry struct {
-	ID        mail.ID
-	Node      string
-	From, To  mail.Address
-	State     mail.State
-	Size      int64
-	Arrived   time.Time
-	Attempts  uint32
-	Next      time.Time  // zero while active or held
-	LastReply mail.Reply // zero when nothing was tried
-}
+type Entry = picks.Entry
 
 // Action is what an operator does with recipients.
 type Action uint8

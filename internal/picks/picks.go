@@ -1,6 +1,9 @@
-package admin
+// Package picks says which recipients in the queue an operator means: the
+// selectors of the admin API, and what they match.
+package picks
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -9,6 +12,19 @@ import (
 	"github.com/clrelay/clrelay/internal/mail"
 	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
 )
+
+// Entry is one recipient in the queue.
+type Entry struct {
+	ID        mail.ID
+	Node      string
+	From, To  mail.Address
+	State     mail.State
+	Size      int64
+	Arrived   time.Time
+	Attempts  uint32
+	Next      time.Time  // zero while active or held
+	LastReply mail.Reply // zero when nothing was tried
+}
 
 // Selector picks recipients in the queue, as admin.v1.Selector describes. The
 // zero value picks all.
@@ -27,38 +43,46 @@ type Selector struct {
 // held against each of them.
 const maxPatterns = 1000
 
-// NewSelector reads a selector from the API. An ID that does not parse is
-// ErrNotFound: there cannot be such a message.
-func NewSelector(in *adminv1.Selector) (*Selector, error) {
+// Invalid is the error of a selector that means nothing.
+type Invalid string
+
+// Error says what is wrong with it.
+func (e Invalid) Error() string { return string(e) }
+
+// ErrID says that there cannot be a message with such an ID.
+var ErrID = errors.New("not an ID")
+
+// New reads a selector from the API. An ID that does not parse is ErrID.
+func New(in *adminv1.Selector) (*Selector, error) {
 	s := &Selector{everything: in.GetEverything()}
 	for what, n := range map[string]int{"ids": len(in.GetIds()), "domains": len(in.GetDomains()), "rcpts": len(in.GetRcpts()), "froms": len(in.GetFroms())} {
 		if n > maxPatterns {
-			return nil, InvalidError(fmt.Sprintf("%s has more than %d values", what, maxPatterns))
+			return nil, Invalid(fmt.Sprintf("%s has more than %d values", what, maxPatterns))
 		}
 	}
 	for _, text := range in.GetIds() {
 		id, err := mail.ParseID(text)
 		if err != nil {
-			return nil, fmt.Errorf("%w: %q: %w", ErrNotFound, text, err)
+			return nil, fmt.Errorf("%w: %q: %w", ErrID, text, err)
 		}
 		s.IDs = append(s.IDs, id)
 	}
 	for _, st := range in.GetStates() {
 		state, ok := queuedState(st)
 		if !ok {
-			return nil, InvalidError("states are active, deferred and held")
+			return nil, Invalid("states are active, deferred and held")
 		}
 		s.States = append(s.States, state)
 	}
 	s.domains = lower(in.GetDomains())
 	for _, d := range s.domains {
 		if d == "" || strings.Contains(strings.TrimPrefix(d, "*."), "*") {
-			return nil, InvalidError(fmt.Sprintf("domain %q is neither a name nor *.name", d))
+			return nil, Invalid(fmt.Sprintf("domain %q is neither a name nor *.name", d))
 		}
 	}
 	s.rcpts, s.froms = lower(in.GetRcpts()), lower(in.GetFroms())
 	if slices.Contains(s.rcpts, "") || slices.Contains(s.froms, "") {
-		return nil, InvalidError("an empty pattern matches nothing; the null sender is <>")
+		return nil, Invalid("an empty pattern matches nothing; the null sender is <>")
 	}
 	if in.GetArrivedBefore() != nil {
 		s.Before = in.GetArrivedBefore().AsTime()
@@ -67,7 +91,7 @@ func NewSelector(in *adminv1.Selector) (*Selector, error) {
 		s.After = in.GetArrivedAfter().AsTime()
 	}
 	if s.everything && s.narrows() {
-		return nil, InvalidError("everything goes with no other selector")
+		return nil, Invalid("everything goes with no other selector")
 	}
 	return s, nil
 }
