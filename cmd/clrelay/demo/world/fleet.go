@@ -110,7 +110,7 @@ func (w *World) ports(i int) (p [2]string, err error) {
 func (w *World) create(i int, known [][2]string, expect int) (*Node, error) {
 	n := &Node{Name: nameFor(i), binary: w.o.Binary, dir: filepath.Join(w.dir, nameFor(i)), ended: w.endedByItself}
 	var err error
-	if n.SMTP, err = freeAddr(fmt.Sprintf("127.0.0.1:%d", 2526+i)); err != nil {
+	if n.SMTP, err = freeAddr(fmt.Sprintf("127.0.0.1:%d", w.firstPort()+i)); err != nil {
 		return nil, err
 	}
 	if n.HTTP, err = freeAddr(fmt.Sprintf("127.0.0.1:%d", 7580+i)); err != nil {
@@ -384,4 +384,13 @@ func (w *World) Resume(ctx context.Context, n *Node) error {
 // AwaitReady waits until a node takes mail.
 func (w *World) AwaitReady(ctx context.Context, n *Node) error {
 	return w.awaitReady(ctx, n, 30*time.Second)
+}
+
+// firstPort is the wish for the first node's SMTP port: the clients' is 2525,
+// which is the front's where there is one.
+func (w *World) firstPort() int {
+	if w.o.Nodes == 1 {
+		return 2525
+	}
+	return 2526
 }

@@ -40,6 +40,7 @@ type sender struct {
 	*load
 	rng    *rand.Rand
 	client *smtp.Client
+	sent   int // on this connection
 }
 
 const (
@@ -48,6 +49,8 @@ const (
 	waitingMax = 10_000
 	// clientPatience is how long a client waits for an answer.
 	clientPatience = 12 * time.Second
+	// perConnection is how many messages a client sends before it connects anew.
+	perConnection = 10
 	// againAfter is how long it waits before it tries again.
 	againAfter = 300 * time.Millisecond
 )
@@ -90,7 +93,6 @@ func newRand(n uint64) *rand.Rand { return rand.New(rand.NewPCG(n, uint64(time.N
 // run hands over one letter after the other.
 func (s *sender) run(ctx context.Context) {
 	defer s.drop()
-	defer context.AfterFunc(ctx, s.drop)()
 	for w := range s.work {
 		for {
 			err := s.send(w)
@@ -114,7 +116,7 @@ func (s *sender) drop() {
 	if c := s.client; c != nil {
 		c.Close()
 	}
-	s.client = nil
+	s.client, s.sent = nil, 0
 }
 
 func (s *sender) dial() error {
@@ -159,6 +161,9 @@ func (s *sender) send(w *letter) error {
 		return fmt.Errorf("demo: the relay's 250 names no ID: %q", res.StatusText)
 	}
 	s.ledger.accepted(seq, w.rcpts, m[1], time.Now())
+	if s.sent++; s.sent >= perConnection {
+		s.drop()
+	}
 	return nil
 }
 

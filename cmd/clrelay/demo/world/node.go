@@ -3,6 +3,7 @@ package world
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -169,7 +170,7 @@ func (n *Node) end(sig syscall.Signal) error {
 	}
 	n.mu.Lock()
 	n.paused = false
-	n.uncounted, n.look.Duplicates = n.look.Duplicates, n.look.Duplicates
+	n.uncounted = n.look.Duplicates
 	n.mu.Unlock()
 	if sig == syscall.SIGTERM && p.err != nil {
 		return fmt.Errorf("demo: %s: %w, see %s", n.Name, p.err, n.logPath())
@@ -233,7 +234,7 @@ func (n *Node) see(ctx context.Context) {
 		code, why := n.get(ctx, "/readyz")
 		l.Ready = code == http.StatusOK
 		if !l.Ready {
-			l.Why = strings.TrimSpace(why)
+			l.Why = reason(why)
 		}
 		if _, text := n.get(ctx, "/metrics"); text != "" {
 			n.figures(&l, text)
@@ -244,6 +245,17 @@ func (n *Node) see(ctx context.Context) {
 	if n.proc == p {
 		n.look = l
 	}
+}
+
+// reason finds in the answer of /readyz why a node is not ready.
+func reason(answer string) string {
+	var a struct {
+		Reason string `json:"reason"`
+	}
+	if err := json.Unmarshal([]byte(answer), &a); err != nil {
+		return ""
+	}
+	return a.Reason
 }
 
 // figures reads what /metrics says.

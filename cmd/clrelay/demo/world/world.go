@@ -14,6 +14,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/clrelay/clrelay/internal/dnsx/dnstest"
@@ -52,6 +53,7 @@ type World struct {
 	load   *load
 	ledger *ledger
 	start  time.Time
+	chosen atomic.Int64 // the place of the chosen node, from 1
 
 	ctx   context.Context
 	stop  context.CancelFunc
@@ -334,3 +336,9 @@ func (w *World) Close() {
 		_ = os.RemoveAll(w.dir) // a temporary folder; the system clears it otherwise
 	}
 }
+
+// Choose notes which node the keys are about; Chosen gives it, -1 before.
+func (w *World) Choose(i int) { w.chosen.Store(int64(i) + 1) }
+
+// Chosen gives the node that was chosen last.
+func (w *World) Chosen() int { return int(w.chosen.Load()) - 1 }
