@@ -184,7 +184,7 @@ func (s *Spool) Held() []HeldSegment {
 // the others are visited.
 func (s *Spool) Claim(segment uint64, takeover bool, visit Visit) error {
 	s.mu.Lock()
-	g, err := s.replicated(segment)
+	g, err := s.state.Shared(segment)
 	if err != nil {
 		s.mu.Unlock()
 		return err
@@ -205,20 +205,12 @@ func (s *Spool) Claim(segment uint64, takeover bool, visit Visit) error {
 	return errors.Join(errs...)
 }
 
-// replicated gives a segment that can be claimed. s.mu is held.
-func (s *Spool) replicated(segment uint64) (*state.Segment, error) {
-	if g := s.state.Segment(segment); g != nil && state.Replicated(segment) {
-		return g, nil
-	}
-	return nil, fmt.Errorf("spool: segment %d: %w", segment, ErrNoSegment)
-}
-
 // Disclaim ends this node's ownership: attempts at the segment's messages and
 // results of them fail with ErrNotOwner from now on.
 func (s *Spool) Disclaim(segment uint64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	g, err := s.replicated(segment)
+	g, err := s.state.Shared(segment)
 	if err == nil {
 		s.counts.HandedOver += uint64(s.state.Disown(g))
 	}
@@ -227,58 +219,9 @@ func (s *Spool) Disclaim(segment uint64) error {
 
 // Inventory tells what is here, unfinished, of a segment.
 func (s *Spool) Inventory(segment uint64) (Inventory, error) {
-	s.mu.Lock()
-	g, err := s.replicated(segment)
-	if err != nil {
-		s.mu.Unlock()
-		return Inventory{}, err
-	}
-	inv, msgs := s.state.Inventory(g)
-	s.mu.Unlock()
+	inv, err := s.read.Inventory(segment)
 	inv.Suspect = s.suspect
-	live := inv.Live
-	inv.Live = make([]LiveMessage, 0, len(live))
-	for i, l := range live {
-		if i >= len(msgs) {
-			inv.Live = append(inv.Live, l)
-			continue
-		}
-		if inv.Live, err = s.results(inv.Live, l, msgs[i]); err != nil {
-			return Inventory{}, fmt.Errorf("spool: inventory of segment %d: message %s: %w", segment, msgs[i].ID(), err)
-		}
-	}
-	inv.Sort()
-	return inv, nil
-}
-
-// results appends l with the results of its message, in parts if they are
-// many. A result that cannot be read counts as none: nothing is lost by it
-// but, maybe, the knowledge that the message need not be sent.
-func (s *Spool) results(live []LiveMessage, l LiveMessage, m *Message) ([]LiveMessage, error) {
-	s.mu.Lock()
-	at := s.state.Standings(m, nil)
-	s.mu.Unlock()
-	rec := record.Result{ID: m.ID()}
-	size := 0
-	flush := func() {
-		if l.Results = nil; len(rec.Settled) > 0 {
-			l.Results = record.AppendResult(nil, &rec)
-		}
-		live = append(live, l)
-		rec.Settled, size = rec.Settled[:0], 0
-	}
-	err := s.eachResult(m, at, func(o *record.Settled) {
-		if size += len(o.Reply.Text) + len(o.Remote) + record.SettledMax; size > record.ResultsMax {
-			flush()
-		}
-		rec.Settled = append(rec.Settled, *o)
-	})
-	damage := (*DamageError)(nil)
-	if err != nil && !errors.Is(err, ErrFinished) && !errors.As(err, &damage) {
-		return live, err
-	}
-	flush()
-	return live, nil
+	return inv, err
 }
 
 // Merge brings the results here up to those of another member's inventory.
@@ -307,7 +250,7 @@ func (s *Spool) Merge(segment uint64, inv Inventory, complete bool) (missing []u
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	g, err := s.replicated(segment)
+	g, err := s.state.Shared(segment)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -325,7 +268,7 @@ func (s *Spool) Merge(segment uint64, inv Inventory, complete bool) (missing []u
 func (s *Spool) mergeOne(segment uint64, l *LiveMessage, settled []record.Settled) (lacks bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	g, err := s.replicated(segment)
+	g, err := s.state.Shared(segment)
 	if err != nil {
 		return false, err
 	}
@@ -342,7 +285,7 @@ func (s *Spool) mergeOne(segment uint64, l *LiveMessage, settled []record.Settle
 func (s *Spool) Complete(segment, last uint64) (*wal.Commit, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	g, err := s.replicated(segment)
+	g, err := s.state.Shared(segment)
 	if err == nil && (!g.EndSet || last > g.End) {
 		err = fmt.Errorf("spool: segment %d, complete up to %d: %w", segment, last, ErrRefused)
 	}
@@ -358,43 +301,7 @@ func (s *Spool) Complete(segment, last uint64) (*wal.Commit, error) {
 // alone; there is never more than one chunk in memory. ErrFinished says that
 // the message is finished, or was never here.
 func (s *Spool) Read(segment, first uint64, give func(Copy) error) error {
-	s.mu.Lock()
-	m := s.state.At(segment, first)
-	chunks := 0
-	if m != nil {
-		chunks = s.state.Chunks(m)
-	}
-	s.mu.Unlock()
-	if m == nil {
-		return fmt.Errorf("spool: message %d of segment %d: %w", first, segment, ErrFinished)
-	}
-	var buf []byte
-	for i := range chunks + 1 {
-		where := func() wal.Pos { return s.state.Commit(m) }
-		size, kind := recordHint, record.KindCommit
-		s.mu.Lock()
-		if i < chunks {
-			c, _ := s.state.Chunk(m, i)
-			size, kind = int(c.Len), record.KindChunk
-			where = func() wal.Pos { c, _ := s.state.Chunk(m, i); return c.Pos }
-		}
-		pos, alive := where(), s.state.Commit(m) != 0
-		s.mu.Unlock()
-		if need := size + wal.HeaderSize; cap(buf) < need {
-			buf = make([]byte, need)
-		}
-		if pos == 0 && alive {
-			return &DamageError{Place: fmt.Sprintf("segment %d", segment), What: fmt.Sprintf("chunk %d of message %s is missing", i+1, m.ID())}
-		}
-		h, data, err := s.read(pos, where, size, buf)
-		if err == nil {
-			err = give(Copy{Seq: h.Seq, Kind: kind, Data: [][]byte{data}})
-		}
-		if err != nil {
-			return fmt.Errorf("spool: copying message %s: %w", m.ID(), err)
-		}
-	}
-	return nil
+	return s.read.Read(segment, first, give)
 }
 
 // Forget drops whatever is here of a segment; index is that of the Raft entry

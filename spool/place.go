@@ -5,9 +5,7 @@ import (
 	"io"
 	"time"
 
-	"github.com/clrelay/clrelay/spool/record"
 	"github.com/clrelay/clrelay/spool/state"
-	"github.com/clrelay/clrelay/spool/wal"
 )
 
 // Bounds of moving a message from segment to segment, before its client is
@@ -92,7 +90,7 @@ func (in *intake) again() error {
 	}
 	s := in.s
 	buf, back := s.buffers.Second(s.limit)
-	src := &chunkReader{s: s, chunks: in.source}
+	src := s.read.Chunks(in.source)
 	for {
 		n, err := io.ReadFull(src, *buf)
 		if n == 0 && err == io.EOF {
@@ -113,40 +111,6 @@ func (in *intake) again() error {
 	s.unpend(in.source)
 	in.source = nil
 	return nil
-}
-
-// chunkReader reads the content of chunks that nothing moves, because they are
-// on the books as pending.
-type chunkReader struct {
-	s      *Spool
-	chunks []state.Chunk
-	sec    *wal.Section // of the first of them, once begun
-}
-
-// Read is of io.Reader.
-func (r *chunkReader) Read(p []byte) (int, error) {
-	for len(r.chunks) > 0 {
-		var err error
-		skip := 0
-		if r.sec == nil {
-			r.sec, err = r.s.section(r.chunks[0].Pos)
-			skip = record.ChunkHeaderLen
-		}
-		var data []byte
-		if err == nil {
-			data, err = r.sec.Next(p)
-		}
-		if err != nil {
-			return 0, fmt.Errorf("spool: reading back a chunk: %w", r.s.damage(r.chunks[0].Pos, err))
-		}
-		if r.sec.Left() == 0 {
-			r.chunks, r.sec = r.chunks[1:], nil
-		}
-		if n := copy(p, data[min(skip, len(data)):]); n > 0 {
-			return n, nil
-		}
-	}
-	return 0, io.EOF
 }
 
 // owns tells whether a message is this node's.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/clrelay/clrelay/internal/mail"
+	"github.com/clrelay/clrelay/spool/content"
 	"github.com/clrelay/clrelay/spool/datadir"
 	"github.com/clrelay/clrelay/spool/record"
 	"github.com/clrelay/clrelay/spool/state"
@@ -56,6 +57,7 @@ func (s *Spool) load(o wal.Options) (*state.Recovered, error) {
 	if s.log, report, err = wal.Open(o, f.Visit); err != nil {
 		return nil, fmt.Errorf("spool: opening the log in %s: %w", o.Dir, err)
 	}
+	s.read = &content.Source{Log: s.log, Dir: o.Dir, Place: s.place, Mu: &s.mu, State: s.state}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, file := range s.log.Files() {

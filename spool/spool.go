@@ -12,6 +12,7 @@ import (
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/internal/metrics"
 	"github.com/clrelay/clrelay/internal/vfs"
+	"github.com/clrelay/clrelay/spool/content"
 	"github.com/clrelay/clrelay/spool/datadir"
 	"github.com/clrelay/clrelay/spool/record"
 	"github.com/clrelay/clrelay/spool/state"
@@ -41,6 +42,9 @@ type (
 	Result = record.Outcome
 	// FinalError says that recipients have a final result already.
 	FinalError = state.FinalError
+	// Content is the content of a message, to be read from the log as often
+	// as one likes, by many at once.
+	Content = content.Content
 	// DamageError says which part of the log cannot be read.
 	DamageError = record.DamageError
 )
@@ -106,7 +110,7 @@ type Spool struct {
 	store   *datadir.Dir
 	log     *wal.Log
 	buffers *buffers.Stock
-	readers buffers.Readers
+	read    *content.Source
 	space   spaceCheck
 	limit   int // of a chunk
 	// readOnly says that it was opened by View.

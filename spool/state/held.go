@@ -31,6 +31,14 @@ func (s *State) Held() []Held {
 	return out
 }
 
+// Shared gives a replicated segment.
+func (s *State) Shared(segment uint64) (*Segment, error) {
+	if g := s.segments[segment]; g != nil && Replicated(segment) {
+		return g, nil
+	}
+	return nil, fmt.Errorf("spool: segment %d: %w", segment, record.ErrNoSegment)
+}
+
 // At gives the unfinished message with that first chunk, or nil.
 func (s *State) At(segment, first uint64) *Message {
 	if g := s.segments[segment]; g != nil {

@@ -1,11 +1,10 @@
-package spool
+package content
 
 import (
 	"errors"
 	"fmt"
 	"io"
 
-	"github.com/clrelay/clrelay/spool/datadir"
 	"github.com/clrelay/clrelay/spool/record"
 	"github.com/clrelay/clrelay/spool/state"
 	"github.com/clrelay/clrelay/spool/wal"
@@ -15,20 +14,20 @@ import (
 // Content is the content of a message, to be read from the log as often as
 // one likes, by many at once.
 type Content struct {
-	s *Spool
-	m *Message
+	s *Source
+	m *state.Message
 }
 
-// Content gives access to a message's content. It reads nothing yet.
-func (s *Spool) Content(m *Message) *Content { return &Content{s, m} }
+// Of gives access to a message's content. It reads nothing yet.
+func (s *Source) Of(m *state.Message) *Content { return &Content{s, m} }
 
 // Size is the length of the content in octets.
 func (c *Content) Size() int64 { return c.m.Size() }
 
 // Open begins to read the content. The reader is an io.WriterTo, too, which
 // hands out large slices, of 64 KiB at most. Content that is damaged ends in a
-// *DamageError, and that of a message that is finished meanwhile in
-// ErrFinished, instead of io.EOF and before the last octet: whoever got io.EOF
+// *record.DamageError, and that of a message that is finished meanwhile in
+// record.ErrFinished, instead of io.EOF and before the last octet: whoever got io.EOF
 // got what was accepted. Close it.
 func (c *Content) Open() (io.ReadCloser, error) {
 	return &reader{s: c.s, m: c.m, left: c.m.Size()}, nil
@@ -36,8 +35,8 @@ func (c *Content) Open() (io.ReadCloser, error) {
 
 // reader reads a message chunk by chunk.
 type reader struct {
-	s    *Spool
-	m    *Message
+	s    *Source
+	m    *state.Message
 	next int          // index of the next chunk
 	long *wal.Section // the chunk that is being read in pieces, if it is a long one
 	at   wal.Pos      // where long reads
@@ -88,7 +87,7 @@ func (r *reader) Close() error {
 
 func (r *reader) giveBack() {
 	if r.buf != nil {
-		r.s.readers.Put(r.buf)
+		r.s.Readers.Put(r.buf)
 		r.buf = nil
 	}
 }
@@ -112,14 +111,14 @@ func (r *reader) fill() error {
 }
 
 func (r *reader) damaged(what string) error {
-	return &DamageError{Place: datadir.LogDir(r.s.opts.Dir), What: "content of message " + r.m.ID().String() + ": " + what}
+	return &record.DamageError{Place: r.s.Dir, What: "content of message " + r.m.ID().String() + ": " + what}
 }
 
 // where tells where the next chunk lies now.
 func (r *reader) where() state.Chunk {
-	r.s.mu.Lock()
-	defer r.s.mu.Unlock()
-	c, _ := r.s.state.Chunk(r.m, r.next)
+	r.s.Mu.Lock()
+	defer r.s.Mu.Unlock()
+	c, _ := r.s.State.Chunk(r.m, r.next)
 	return c
 }
 
@@ -200,29 +199,17 @@ func (r *reader) elsewhere(pos wal.Pos, read func(wal.Pos) error) error {
 func (r *reader) need(size int) {
 	if r.buf == nil || cap(*r.buf) < size+wal.HeaderSize {
 		r.giveBack()
-		r.buf = r.s.readers.Get(size + wal.HeaderSize)
+		r.buf = r.s.Readers.Get(size + wal.HeaderSize)
 	}
-}
-
-// section is wal.Log.Section for a record that may just have been moved.
-func (s *Spool) section(pos wal.Pos) (*wal.Section, error) {
-	sec, err := s.log.Section(pos)
-	if errors.Is(err, wal.ErrNotWritten) {
-		if err := s.log.Sync(); err != nil {
-			return nil, err
-		}
-		sec, err = s.log.Section(pos)
-	}
-	return sec, err
 }
 
 // missing tells why there is no next chunk.
 func (r *reader) missing() error {
-	r.s.mu.Lock()
-	finished := r.s.state.Commit(r.m) == 0
-	r.s.mu.Unlock()
+	r.s.Mu.Lock()
+	finished := r.s.State.Commit(r.m) == 0
+	r.s.Mu.Unlock()
 	if finished {
-		return fmt.Errorf("spool: content of message %s: %w", r.m.ID(), ErrFinished)
+		return fmt.Errorf("spool: content of message %s: %w", r.m.ID(), record.ErrFinished)
 	}
-	return &DamageError{Place: datadir.LogDir(r.s.opts.Dir), What: fmt.Sprintf("content of message %s: chunk %d is missing", r.m.ID(), r.next+1)}
+	return &record.DamageError{Place: r.s.Dir, What: fmt.Sprintf("content of message %s: chunk %d is missing", r.m.ID(), r.next+1)}
 }

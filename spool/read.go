@@ -1,0 +1,17 @@
+package spool
+
+import "github.com/clrelay/clrelay/internal/mail"
+
+// Content gives access to a message's content. It reads nothing yet.
+func (s *Spool) Content(m *Message) *Content { return s.read.Of(m) }
+
+// States reads where each recipient of a message stands, with its last reply.
+func (s *Spool) States(m *Message) ([]RecipientState, error) { return s.read.States(m) }
+
+// Envelope reads a message's envelope.
+func (s *Spool) Envelope(m *Message) (*mail.Envelope, error) { return s.read.Envelope(m) }
+
+// Checksum gives the CRC-32C that the content had when it was accepted. The
+// log checks each of its records by itself; this is for those who look at the
+// whole.
+func (s *Spool) Checksum(m *Message) (uint32, error) { return s.read.Checksum(m) }
