@@ -8,7 +8,7 @@ FUZZTIME ?= 1m
 
 export CGO_ENABLED ?= 0
 
-.PHONY: help build demo test unit system check bench fuzz deps clean
+.PHONY: help build demo test unit system check bench fuzz faults soak deps clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,15 @@ unit: ## unit, dialogue, crash and simulation tests under the race detector
 
 system: build ## real processes, real peers, plain binary
 	CLRELAY_BIN=$(CURDIR)/bin/clrelay $(GO) test -count=1 -parallel 4 -timeout 20m ./test/system/...
+
+ROUNDS   ?= 100
+FOR      ?= 1h
+
+faults: deps build ## hurt a cluster under load ROUNDS times, each fault in turn; as root with cut links and power (ARGS="-seed 7 -only kill")
+	CLRELAY_BIN=$(CURDIR)/bin/clrelay $(GO) test -count=1 -v -timeout 4h -run TestFaults ./test/faults -rounds $(ROUNDS) -each $(ARGS)
+
+soak: deps build ## the same at random, two faults at a time, for FOR
+	CLRELAY_BIN=$(CURDIR)/bin/clrelay $(GO) test -count=1 -v -timeout 0 -run TestFaults ./test/faults -for $(FOR) -pairs $(ARGS)
 
 check: lint-proto ## formatting, vet, staticcheck, generated files, architecture
 	@out=$$(gofmt -l . ); test -z "$$out" || { echo "gofmt -w these: $$out"; exit 1; }

@@ -4,7 +4,7 @@
 # themselves. No service is started: policy-rc.d refuses while it installs.
 set -eu
 want=""
-for pair in postfix:postfix swaks:swaks xfs_io:xfsprogs strace:strace python3:python3 mkfs.ext4:e2fsprogs haproxy:haproxy; do
+for pair in postfix:postfix swaks:swaks xfs_io:xfsprogs strace:strace python3:python3 mkfs.ext4:e2fsprogs haproxy:haproxy nft:nftables ip:iproute2 nsenter:util-linux; do
 	command -v "${pair%%:*}" >/dev/null 2>&1 || [ -x "/usr/sbin/${pair%%:*}" ] || want="$want ${pair##*:}"
 done
 perl -MNet::SSLeay -e 1 2>/dev/null || want="$want libnet-ssleay-perl" # TLS for swaks

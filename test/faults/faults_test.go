@@ -17,6 +17,7 @@ var (
 	forFlag    = flag.Duration("for", 0, "for how long faults come")
 	onlyFlag   = flag.String("only", "", "names of faults, with commas between")
 	eachFlag   = flag.Bool("each", false, "every fault in turn")
+	pairsFlag  = flag.Bool("pairs", false, "two faults at a time")
 	nodesFlag  = flag.Int("nodes", 3, "nodes of the cluster")
 	loopFlag   = flag.Bool("loopback", false, "without network namespaces")
 	plainFlag  = flag.Bool("plain", false, "without disks of their own")
@@ -40,8 +41,10 @@ func TestFaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	began := time.Now()
-	log := func(format string, args ...any) { t.Logf("%7.1f  "+format, append([]any{time.Since(began).Seconds()}, args...)...) }
-	p := Plan{Seed: seed, Rounds: *roundsFlag, For: *forFlag, Each: *eachFlag}
+	log := func(format string, args ...any) {
+		t.Logf("%7.1f  "+format, append([]any{time.Since(began).Seconds()}, args...)...)
+	}
+	p := Plan{Seed: seed, Rounds: *roundsFlag, For: *forFlag, Each: *eachFlag, Pairs: *pairsFlag}
 	if *onlyFlag != "" {
 		p.Only = strings.Split(*onlyFlag, ",")
 	}

@@ -49,6 +49,7 @@ func (g *figures) kill(f *fleet, list []try, k *killing) {
 		case a.began.After(k.at) && a.began.Before(k.to):
 			if a.reply != "" {
 				c.refused++
+				f.o.Log("  %s refused %d, %v after the death: %s", name(a.node), a.seq, a.ended.Sub(k.at).Round(time.Millisecond), a.reply)
 			}
 			pause = max(pause, a.ended.Sub(a.began))
 		case a.began.Before(k.at) && a.ended.After(k.at):

@@ -226,6 +226,9 @@ func name(i int) string { return fmt.Sprintf("mx%d", i+1) }
 func (f *fleet) kill(i int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.down[i] {
+		return
+	}
 	f.down[i] = true
 	f.counted.last(i)
 	f.cluster.Nodes[i].Kill()

@@ -31,11 +31,12 @@ type judge struct {
 	refused    int
 	deliveries map[string][]delivery
 	errors     map[string]int // lines of level ERROR, by message
+	replies    map[string]int // what refused clients were told
 	verdicts   []string
 }
 
 func newJudge(f *fleet) *judge {
-	return &judge{f: f, deliveries: map[string][]delivery{}, errors: map[string]int{}}
+	return &judge{f: f, deliveries: map[string][]delivery{}, errors: map[string]int{}, replies: map[string]int{}}
 }
 
 func (j *judge) fail(format string, args ...any) {
@@ -54,6 +55,7 @@ func (j *judge) take() []try {
 			j.open = append(j.open, a)
 		} else {
 			j.refused++
+			j.replies[a.reply]++
 		}
 	}
 	return list

@@ -48,6 +48,7 @@ func newLab(nodes int) (*lab, error) {
 
 func (l *lab) bridge() string      { return fmt.Sprintf("clrb%d", l.number) }
 func (l *lab) space(i int) string  { return fmt.Sprintf("clr%dn%d", l.number, i) }
+func (l *lab) near(i int) string   { return fmt.Sprintf("clr%dv%d", l.number, i) }
 func (l *lab) host(i int) string   { return fmt.Sprintf("10.99.%d.%d", l.number, i) }
 func (l *lab) outside() string     { return l.host(254) }
 func (l *lab) wrap(i int) []string { return []string{"nsenter", "--net=/var/run/netns/" + l.space(i)} }
@@ -58,7 +59,7 @@ func (l *lab) build() error {
 		{"link", "set", l.bridge(), "up"},
 	}
 	for i := 1; i <= l.nodes; i++ {
-		near, space := fmt.Sprintf("clr%dv%d", l.number, i), l.space(i)
+		near, space := l.near(i), l.space(i)
 		script = append(script,
 			[]string{"netns", "add", space},
 			[]string{"link", "add", near, "type", "veth", "peer", "name", "eth0", "netns", space},
@@ -80,6 +81,7 @@ func (l *lab) build() error {
 func (l *lab) close() error {
 	var errs []error
 	for i := 1; i <= l.nodes; i++ {
+		_ = command("", "ip", "link", "del", l.near(i)) // the namespace takes it along, but not at once
 		if _, err := os.Stat(filepath.Join("/var/run/netns", l.space(i))); err == nil {
 			errs = append(errs, command("", "ip", "netns", "del", l.space(i)))
 		}
@@ -106,7 +108,8 @@ func (l *lab) deafen(i int, to ...int) error {
 // slow bounds what a node sends, in bits a second; 0: not at all.
 func (l *lab) slow(i, rate int) error {
 	if rate == 0 {
-		return l.inside(i, "", "tc", "qdisc", "del", "dev", "eth0", "root")
+		_ = l.inside(i, "", "tc", "qdisc", "del", "dev", "eth0", "root") // there may be none
+		return nil
 	}
 	return l.inside(i, "", "tc", "qdisc", "replace", "dev", "eth0", "root", "tbf",
 		"rate", fmt.Sprintf("%dbit", rate), "burst", "16kb", "latency", "400ms")

@@ -3,6 +3,7 @@ package faults
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -90,6 +91,10 @@ func (s *session) run(ctx context.Context) {
 		a := try{seq: s.l.next.Add(1), node: s.node, began: time.Now()}
 		if err := s.send(&a); err != nil {
 			a.reply = err.Error()
+			var broken *net.OpError
+			if errors.As(err, &broken) { // without the ports, which tell nothing
+				a.reply = broken.Err.Error()
+			}
 			s.drop()
 		}
 		a.ended = time.Now()

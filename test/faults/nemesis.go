@@ -51,7 +51,7 @@ type fault struct {
 	name  string
 	lab   bool // needs namespaces
 	disks bool // needs disks of their own
-	loses bool // a copy of everything a node had
+	alone bool // never at the same time as another: it may take what the other leaves
 	run   func(n *nemesis) error
 }
 
@@ -62,14 +62,14 @@ func catalogue() []fault {
 		{name: "kill-leader", run: (*nemesis).killLeader},
 		{name: "kill-all", run: (*nemesis).killAll},
 		{name: "kill-two", run: (*nemesis).killTwo},
-		{name: "lose-disk", loses: true, run: (*nemesis).loseDisk},
+		{name: "lose-disk", alone: true, run: (*nemesis).loseDisk},
 		{name: "pause", run: func(n *nemesis) error { return n.pause(n.any()) }},
 		{name: "pause-leader", run: func(n *nemesis) error { return n.pause(n.leader()) }},
 		{name: "pause-two", run: func(n *nemesis) error { l := n.shuffled(); return n.pause(l[0], l[1]) }},
 		{name: "pause-and-kill", run: (*nemesis).pauseAndKill},
-		{name: "power", disks: true, run: (*nemesis).power},
-		{name: "power-all", disks: true, run: (*nemesis).powerAll},
-		{name: "disk-full", disks: true, run: (*nemesis).fill},
+		{name: "power", disks: true, alone: true, run: (*nemesis).power},
+		{name: "power-all", disks: true, alone: true, run: (*nemesis).powerAll},
+		{name: "disk-full", disks: true, alone: true, run: (*nemesis).fill},
 		{name: "isolate", lab: true, run: func(n *nemesis) error { return n.isolate(n.any(), n.between(2, 14)) }},
 		{name: "isolate-leader", lab: true, run: func(n *nemesis) error { return n.isolate(n.leader(), n.between(2, 14)) }},
 		{name: "deaf", lab: true, run: (*nemesis).deaf},
@@ -80,7 +80,7 @@ func catalogue() []fault {
 		{name: "flap", lab: true, run: (*nemesis).flap},
 		{name: "slow", lab: true, run: (*nemesis).slowLink},
 		{name: "cut-and-kill", lab: true, run: (*nemesis).cutAndKill},
-		{name: "stop", run: (*nemesis).stopOne},
+		{name: "stop", alone: true, run: (*nemesis).stopOne},
 	}
 }
 
@@ -130,10 +130,9 @@ func (n *nemesis) leader() int {
 
 // status is how the cluster says that it stands.
 type status struct {
-	Leader          string `json:"leader"`
-	CommitIndex     uint64 `json:"commit_index"`
-	Quorum          bool   `json:"quorum"`
-	UnderReplicated int    `json:"under_replicated"`
+	Leader      string `json:"leader"`
+	CommitIndex uint64 `json:"commit_index"`
+	Quorum      bool   `json:"quorum"`
 }
 
 func (f *fleet) status() (st status, err error) {
@@ -258,19 +257,34 @@ func (n *nemesis) pause(list ...int) error {
 	d := n.between(0.5, 20)
 	n.say("SIGSTOP of %d for %v", plus(list), d)
 	n.away.Store(n.rng.IntN(2) == 0)
-	for _, i := range list {
-		if err := n.cluster.Nodes[i].Signal(syscall.SIGSTOP); err != nil {
-			return err
-		}
+	if err := n.halt(list...); err != nil {
+		return err
 	}
 	n.hold(d)
 	n.away.Store(false)
+	return n.goOn(list...)
+}
+
+// goOn lets stopped nodes run again; they may have ended meanwhile.
+func (n *nemesis) goOn(list ...int) error {
+	var errs []error
 	for _, i := range list {
-		if err := n.cluster.Nodes[i].Signal(syscall.SIGCONT); err != nil {
-			return err
+		if err := n.cluster.Nodes[i].Signal(syscall.SIGCONT); !errors.Is(err, os.ErrProcessDone) {
+			errs = append(errs, err)
 		}
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+// halt stops nodes where they are.
+func (n *nemesis) halt(list ...int) error {
+	var errs []error
+	for _, i := range list {
+		if err := n.cluster.Nodes[i].Signal(syscall.SIGSTOP); !errors.Is(err, os.ErrProcessDone) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func plus(list []int) (out []int) {
@@ -284,14 +298,13 @@ func plus(list []int) (out []int) {
 func (n *nemesis) pauseAndKill() error {
 	list, d := n.shuffled(), n.between(2, 14)
 	n.say("SIGSTOP of %s for %v, kill -9 of %s meanwhile", name(list[0]), d, name(list[1]))
-	stopped := n.cluster.Nodes[list[0]]
-	if err := stopped.Signal(syscall.SIGSTOP); err != nil {
+	if err := n.halt(list[0]); err != nil {
 		return err
 	}
 	n.hold(d / 2)
 	n.kill(list[1])
 	n.hold(d / 2)
-	return errors.Join(stopped.Signal(syscall.SIGCONT), n.start(list[1]))
+	return errors.Join(n.goOn(list[0]), n.start(list[1]))
 }
 
 // cutPower takes the disk away from under a node, and the node.

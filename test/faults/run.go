@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -17,7 +18,9 @@ type Plan struct {
 	Rounds int           // 0: as many as fit into For
 	For    time.Duration // 0: until Rounds are done
 	Only   []string      // names of faults; empty: all that can be done here
+	Wanted []string      // the same, and those that cannot be done here are left out
 	Each   bool          // every fault in turn, rather than by chance
+	Pairs  bool          // two faults at a time, where one does not forbid it
 }
 
 // settleWithin is how long a mended fleet may take until all that it had
@@ -38,7 +41,7 @@ func Run(ctx context.Context, o Options, p Plan) (err error) {
 	defer func() { err = errors.Join(err, f.close()) }()
 	r := &run{fleet: f, judge: newJudge(f), ctx: ctx, rng: rand.New(rand.NewPCG(p.Seed, 0x6661756c7473)), figures: newFigures()}
 	began := time.Now()
-	list, err := f.chosen(p.Only)
+	list, err := f.chosen(p)
 	if err != nil {
 		return err
 	}
@@ -47,8 +50,12 @@ func Run(ctx context.Context, o Options, p Plan) (err error) {
 		if p.Each {
 			pick = round % len(list)
 		}
-		if err := r.round(round, list[pick]); err != nil {
-			return fmt.Errorf("round %d: %s: %w (logs: %s)", round, list[pick].name, err, strings.Join(f.keepLogs(), " "))
+		faults := []fault{list[pick]}
+		if second := list[r.rng.IntN(len(list))]; p.Pairs && !list[pick].alone && !second.alone {
+			faults = append(faults, second)
+		}
+		if err := r.round(round, faults); err != nil {
+			return fmt.Errorf("round %d: %w (logs: %s)", round, err, strings.Join(f.keepLogs(), " "))
 		}
 		if len(r.judge.verdicts) > 0 {
 			break
@@ -57,19 +64,26 @@ func Run(ctx context.Context, o Options, p Plan) (err error) {
 	return r.end(time.Since(began))
 }
 
-// chosen are the faults of those names.
-func (f *fleet) chosen(only []string) ([]fault, error) {
+// chosen are the faults that the plan names.
+func (f *fleet) chosen(p Plan) ([]fault, error) {
 	list := f.possible()
-	if len(only) == 0 {
+	if len(p.Only)+len(p.Wanted) == 0 {
 		return list, nil
 	}
 	var out []fault
-	for _, name := range only {
+	for _, name := range slices.Concat(p.Only, p.Wanted) {
 		i := slices.IndexFunc(list, func(c fault) bool { return c.name == name })
-		if i < 0 {
+		switch {
+		case i >= 0:
+			out = append(out, list[i])
+		case slices.Contains(p.Only, name):
 			return nil, fmt.Errorf("faults: there is no %q here", name)
+		default:
+			f.o.Log("%s cannot be done here", name)
 		}
-		out = append(out, list[i])
+	}
+	if len(out) == 0 {
+		return nil, errors.New("faults: none of the wanted faults can be done here")
 	}
 	return out, nil
 }
@@ -84,14 +98,29 @@ type run struct {
 	rounds  int
 }
 
-// round does one fault and waits until all is well again.
-func (r *run) round(number int, c fault) error {
-	r.o.Log("round %d: %s (%s)", number, c.name, time.Now().Format(clock))
+// round does what it is given and waits until all is well again.
+func (r *run) round(number int, faults []fault) error {
 	r.rounds++
-	n := &nemesis{fleet: r.fleet, ctx: r.ctx, rng: rand.New(rand.NewPCG(r.rng.Uint64(), uint64(number)))}
-	n.hold(n.between(0, 2))
-	if err := c.run(n); err != nil {
+	var group sync.WaitGroup
+	all := make([]*nemesis, len(faults))
+	errs := make([]error, len(faults))
+	for i, c := range faults {
+		r.o.Log("round %d: %s (%s)", number, c.name, time.Now().Format(clock))
+		n := &nemesis{fleet: r.fleet, ctx: r.ctx, rng: rand.New(rand.NewPCG(r.rng.Uint64(), uint64(number)))}
+		all[i] = n
+		group.Go(func() {
+			n.hold(n.between(0, 2))
+			errs[i] = c.run(n)
+		})
+	}
+	group.Wait()
+	if err := errors.Join(errs...); err != nil {
 		return err
+	}
+	if r.lab != nil && len(faults) > 1 {
+		if err := all[0].heal(); err != nil {
+			return err
+		}
 	}
 	r.away.Store(false)
 	mended := time.Now()
@@ -99,9 +128,11 @@ func (r *run) round(number int, c fault) error {
 	if err != nil {
 		return err
 	}
-	r.judge.silences(list, n.silent)
-	if n.killed != nil {
-		r.figures.kill(r.fleet, list, n.killed)
+	if n := all[0]; len(faults) == 1 { // of two the one mends what the other judges by
+		r.judge.silences(list, n.silent)
+		if n.killed != nil {
+			r.figures.kill(r.fleet, list, n.killed)
+		}
 	}
 	twice, counted := r.judge.copies()
 	r.o.Log("  well after %v; accepted %d, refused %d, twice %d, possible duplicates %v",
@@ -177,14 +208,14 @@ func (r *run) even() error {
 }
 
 func (r *run) copied() error {
-	st, err := r.status()
-	switch {
-	case err != nil:
-		return err
-	case !st.Quorum:
-		return errors.New("there is no quorum")
-	case st.UnderReplicated > 0:
-		return fmt.Errorf("%d segments have too few copies", st.UnderReplicated)
+	for i, node := range r.cluster.Nodes {
+		n, err := node.Metric("clrelay_under_replicated_segments")
+		if err != nil {
+			return err
+		}
+		if n != 0 {
+			return fmt.Errorf("%s says that %v segments have too few copies", name(i), n)
+		}
 	}
 	return nil
 }
@@ -195,7 +226,9 @@ func (r *run) end(took time.Duration) error {
 	if _, err := r.settle(); err != nil {
 		r.judge.fail("at the end: %v", err)
 	}
-	if err := await2(r.ctx, r.empty); err != nil {
+	ctx, cancel := context.WithTimeout(r.ctx, settleWithin)
+	defer cancel()
+	if err := await(ctx, r.empty); err != nil {
 		r.judge.fail("at the end: %v", err)
 	}
 	twice, counted := r.judge.copies()
@@ -205,6 +238,9 @@ func (r *run) end(took time.Duration) error {
 	r.o.Log("%d rounds in %v: accepted %d, lost %d, refused %d, twice %d, possible duplicates %v",
 		r.rounds, took.Round(time.Second), r.judge.accepted, len(r.judge.open), r.judge.refused, twice, counted)
 	r.figures.print(r.o.Log)
+	for _, key := range slices.Sorted(maps.Keys(r.judge.replies)) {
+		r.o.Log("%6d x refused: %s", r.judge.replies[key], key)
+	}
 	for _, key := range slices.Sorted(maps.Keys(r.judge.errors)) {
 		r.o.Log("%6d x ERROR %s", r.judge.errors[key], key)
 	}
@@ -212,12 +248,6 @@ func (r *run) end(took time.Duration) error {
 		return fmt.Errorf("%w: %s (logs: %s)", ErrBroken, strings.Join(r.judge.verdicts, "; "), strings.Join(r.keepLogs(), " "))
 	}
 	return nil
-}
-
-func await2(ctx context.Context, fact func() error) error {
-	ctx, cancel := context.WithTimeout(ctx, settleWithin)
-	defer cancel()
-	return await(ctx, fact)
 }
 
 // empty: nothing is queued anywhere.

@@ -1,0 +1,58 @@
+package system
+
+import (
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/clrelay/clrelay/test/faults"
+)
+
+// TestClusterFaults is the short form of `make faults`: one round of each of
+// the faults that differ most.
+func TestClusterFaults(t *testing.T) {
+	t.Parallel()
+	bin := binary(t)
+	began := time.Now()
+	err := faults.Run(t.Context(), faults.Options{Binary: bin, Dir: workDir(t), Log: func(format string, args ...any) {
+		t.Logf("%6.1f  "+format, append([]any{time.Since(began).Seconds()}, args...)...)
+	}}, faults.Plan{
+		Seed: seed(t), Rounds: 8, Each: true,
+		Wanted: []string{"kill-leader", "pause", "isolate-leader", "lose-disk", "power", "flap", "all-apart", "kill-two"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestClusterRaftEntries: messages cost no entry of Raft's log; what there is
+// keeps the leases, two a second, and opens a segment now and then.
+func TestClusterRaftEntries(t *testing.T) {
+	t.Parallel()
+	const messages = 10_000
+	f := openFleet(t, 3)
+	before, began := clusterStatus(t, f.Nodes[0]), time.Now()
+	var wg sync.WaitGroup
+	for i, r := range f.Nodes {
+		wg.Go(func() {
+			n := messages / 3
+			if i == 0 {
+				n = messages - 2*n
+			}
+			if sent := f.load(t.Context(), r, 20, n); sent.Errors != 0 {
+				t.Error(sent.LastErr)
+			}
+		})
+	}
+	wg.Wait()
+	f.settle(t, time.Minute)
+	after, took := clusterStatus(t, f.Nodes[0]), time.Since(began)
+	entries := float64(after.CommitIndex - before.CommitIndex)
+	t.Logf("Raft's log: %d before, %d after %d messages in %v: %.2f a second", before.CommitIndex, after.CommitIndex, messages, took.Round(time.Millisecond), entries/took.Seconds())
+	if after.CommitIndex <= before.CommitIndex {
+		t.Error("no lease was renewed: the index that was read is not the log's")
+	}
+	if allowed := 3*took.Seconds() + 60; entries > allowed {
+		t.Errorf("%v entries, want at most %.0f", entries, allowed)
+	}
+}
