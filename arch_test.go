@@ -36,6 +36,7 @@ var floors = map[string]int{
 	"spool/record":           1, // what the log's records say
 	"spool/datadir":          2, // the directory around the log
 	"spool/state":            2, // what the spool knows in memory
+	"spool/compact":          3, // what the spool needs no more
 	"spool/content":          3, // what the spool holds, to be read
 	"spool/state/books":      2, // what of which log file is needed
 	"spool/state/index":      1, // messages by ID
@@ -75,6 +76,7 @@ var floors = map[string]int{
 // its reason.
 var sameFloor = map[string]string{
 	"spool/state -> spool/wal":         "the spool's thinking needs the log's nouns: places and headers",
+	"spool -> spool/compact":           "the spool and what keeps it small are one thing, cut in two by size",
 	"spool -> spool/content":           "the spool hands its readers out: they are a part of it, cut off by size",
 	"spool/state -> spool/state/books": "what is known and what is needed of it are one thing, cut in two by size",
 	"spool/state/books -> spool/wal":   "the books need the log's places",

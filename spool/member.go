@@ -154,7 +154,7 @@ func (s *Spool) SetSegment(g Segment) (*wal.Commit, error) {
 	defer s.mu.Unlock()
 	known := s.state.Segment(g.ID) != nil
 	owned := known && s.state.Segment(g.ID).Owned
-	seg, told, voided, err := s.state.Set(g, s.head)
+	seg, told, voided, err := s.state.Set(g, s.compactor.Head())
 	if err != nil {
 		return nil, fmt.Errorf("spool: %w", err)
 	}
@@ -164,7 +164,7 @@ func (s *Spool) SetSegment(g Segment) (*wal.Commit, error) {
 	seg.Owned = seg.Owned || !known && seg.Own(s.self())
 	if told {
 		err = s.putHeader(seg)
-		s.wakeCompactor()
+		s.compactor.Wake()
 	}
 	return s.last, err
 }
@@ -325,7 +325,7 @@ func (s *Spool) Forget(segment uint64, index uint64) error {
 			s.counts.HandedOver += uint64(s.state.Disown(g))
 		}
 		s.state.Forgotten(segment, f, c.Pos(0), wal.RecordSize(len(data)))
-		s.wakeCompactor()
+		s.compactor.Wake()
 	}
 	s.mu.Unlock()
 	if err == nil {

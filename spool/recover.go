@@ -6,11 +6,13 @@ import (
 	"time"
 
 	"github.com/clrelay/clrelay/internal/mail"
+	"github.com/clrelay/clrelay/spool/compact"
 	"github.com/clrelay/clrelay/spool/content"
 	"github.com/clrelay/clrelay/spool/datadir"
 	"github.com/clrelay/clrelay/spool/record"
 	"github.com/clrelay/clrelay/spool/state"
 	"github.com/clrelay/clrelay/spool/wal"
+	"github.com/clrelay/clrelay/spool/wal/buffers"
 )
 
 // Recovery says what Open found.
@@ -57,14 +59,20 @@ func (s *Spool) load(o wal.Options) (*state.Recovered, error) {
 	if s.log, report, err = wal.Open(o, f.Visit); err != nil {
 		return nil, fmt.Errorf("spool: opening the log in %s: %w", o.Dir, err)
 	}
+	s.limit = int(min(int64(buffers.Largest()), s.log.MaxAppend()/2))
 	s.read = &content.Source{Log: s.log, Dir: o.Dir, Place: s.place, Mu: &s.mu, State: s.state}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	head := uint32(0)
 	for _, file := range s.log.Files() {
 		s.state.HasFile(file.Number)
-		s.head = file.Number + 1
-		s.top = wal.Pos(s.head) << 32
+		head = file.Number + 1
+		s.top = wal.Pos(head) << 32
 	}
+	s.compactor = compact.New(compact.Options{
+		Log: s.log, Mu: &s.mu, State: s.state, FileSize: s.opts.FileSize, Limit: s.limit,
+		Append: s.append, Header: s.putHeader, Logger: s.opts.Log,
+	}, head)
 	return s.state.Load(f, report.Damage), nil
 }
 
@@ -119,18 +127,12 @@ func (s *Spool) Each(visit Visit) error {
 	if s.readOnly {
 		return s.eachOneByOne(visit)
 	}
-	s.compacting.Lock()
-	defer s.compacting.Unlock()
 	if s.counts.Recovered > 0 {
-		if err := s.each(visit); err != nil {
+		if err := s.compactor.Still(func() error { return s.each(visit) }); err != nil {
 			return err
 		}
 	}
-	s.started.Do(func() {
-		s.background.Add(1)
-		go s.compactor()
-		s.kick()
-	})
+	s.compactor.Start()
 	return nil
 }
 

@@ -111,7 +111,7 @@ func (s *Spool) record(m *Message, rec *record.Result) (wr wal.Record, err error
 		s.counts.Finished++
 	}
 	s.state.Settled(m, rec, c.Pos(0), wal.RecordSize(len(data)))
-	s.wakeCompactor()
+	s.compactor.Wake()
 	return wr, nil
 }
 
@@ -135,6 +135,13 @@ func (s *Spool) append(recs ...wal.Record) (*wal.Commit, error) {
 		s.wrote(c)
 	}
 	return c, err
+}
+
+// wrote notices an append. s.mu is held.
+func (s *Spool) wrote(c *wal.Commit) {
+	s.last = c
+	s.top = c.Top()
+	s.compactor.Wrote(c.Pos(0).File())
 }
 
 // recordHint is how long most records are that are not chunks.

@@ -12,6 +12,7 @@ import (
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/internal/metrics"
 	"github.com/clrelay/clrelay/internal/vfs"
+	"github.com/clrelay/clrelay/spool/compact"
 	"github.com/clrelay/clrelay/spool/content"
 	"github.com/clrelay/clrelay/spool/datadir"
 	"github.com/clrelay/clrelay/spool/record"
@@ -116,11 +117,7 @@ type Spool struct {
 	// readOnly says that it was opened by View.
 	readOnly bool
 
-	compacting sync.Mutex    // held by a compaction and by Each; before mu
-	wake       chan struct{} // wakes the compactor
-	stop       chan struct{} // closed by Close
-	started    sync.Once     // of the compactor
-	background sync.WaitGroup
+	compactor *compact.Compactor // its locks come before mu
 
 	mu          sync.Mutex
 	closed      bool
@@ -131,7 +128,6 @@ type Spool struct {
 	open        [openSegments]*state.Segment
 	turn        int // of open
 	nextSegment uint64
-	head        uint32 // the log file that was written to last
 	counts      Counts
 }
 
@@ -161,7 +157,6 @@ func Open(o Options) (*Spool, *Recovery, error) {
 	}
 	s := &Spool{
 		opts: o, store: dir, buffers: buffers.New(o.MaxBuffer),
-		wake: make(chan struct{}, 1), stop: make(chan struct{}),
 		state: state.New(), nextSegment: uint64(dir.Now.Count) << 32,
 	}
 	var rec *Recovery
@@ -174,7 +169,6 @@ func Open(o Options) (*Spool, *Recovery, error) {
 		}
 		return nil, nil, errors.Join(err, dir.Close(false))
 	}
-	s.limit = int(min(int64(buffers.Largest()), s.log.MaxAppend()/2))
 	rec.Duration = time.Since(began)
 	return s, rec, nil
 }
@@ -186,7 +180,7 @@ func View(fsys vfs.FS, dir string, id [16]byte) (*Spool, *Recovery, error) {
 	began := time.Now()
 	s := &Spool{
 		opts: Options{FS: fsys, Dir: dir}.withDefaults(), store: &datadir.Dir{ID: id, Now: datadir.Start{Count: math.MaxUint32}},
-		wake: make(chan struct{}, 1), stop: make(chan struct{}), state: state.New(), closed: true, readOnly: true,
+		state: state.New(), closed: true, readOnly: true,
 	}
 	s.state.OwnAll = true
 	o := s.walOptions()
@@ -205,14 +199,12 @@ func (s *Spool) walOptions() wal.Options {
 	return wal.Options{
 		FS: s.opts.FS, Dir: datadir.LogDir(s.opts.Dir), StoreID: s.store.ID,
 		FileSize: s.opts.FileSize, SyncEvery: s.opts.SyncEvery, HangLimit: s.opts.HangLimit,
-		Bulk:   isBulk,
+		Bulk:   func(k wal.Kind) bool { return uint8(k) == record.KindChunk },
 		Synced: s.opts.Metrics.FsyncDuration.Observe,
 		Fatal:  s.opts.Fatal,
 		Log:    s.opts.Log,
 	}
 }
-
-func isBulk(k wal.Kind) bool { return uint8(k) == record.KindChunk }
 
 // Close ends the spool: everything is synced and the directory is given back.
 // An Accept whose content is still arriving fails; one that only waits for the
@@ -228,14 +220,18 @@ func (s *Spool) Close() error {
 	}
 	s.closed = true
 	s.mu.Unlock()
-	close(s.stop)
-	s.background.Wait()
+	s.compactor.Close()
 	err := s.log.Close()
 	if err := errors.Join(err, s.store.Close(err == nil)); err != nil {
 		return fmt.Errorf("spool: closing: %w", err)
 	}
 	return nil
 }
+
+// Compact frees the log files that hold nothing that is needed, and moves
+// what little is needed out of others. The spool does it by itself from Each
+// on; before, it must not be called.
+func (s *Spool) Compact() error { return s.compactor.Compact() }
 
 // Find gives an unfinished message by its ID.
 func (s *Spool) Find(id mail.ID) (*Message, bool) {
