@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"math"
 	"sync"
 	"time"
 
@@ -201,7 +202,11 @@ func (d *desk) take(list []job) {
 	}
 	var c *wal.Commit
 	if err == nil {
-		c, err = d.sp.Take(uint64(j.segment), uint64(j.epoch), copies)
+		epoch := uint64(j.epoch)
+		if j.kind == jobTakeResults {
+			epoch = math.MaxUint64 // what has happened has, whoever owns the segment by now
+		}
+		c, err = d.sp.Take(uint64(j.segment), epoch, copies)
 	}
 	if err != nil {
 		d.log.Warn("records of another node were not taken", "segment", j.segment.String(), "from", j.peer.Node, "error", err)

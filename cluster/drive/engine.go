@@ -51,6 +51,8 @@ type Engine struct {
 	items   []segment.Item
 	figures Figures
 	closed  bool
+	stopped chan struct{} // closed by Stop
+	placed  time.Duration // when there last was a segment to go to
 }
 
 // Figures are counted by an Engine since it was made.
@@ -283,7 +285,10 @@ func refOf(p replica.Peer) fsm.Ref { return fsm.Ref{Node: p.Node, Store: p.Store
 // New makes an engine that takes nothing and delivers nothing before Begin.
 // now is CLOCK_BOOTTIME; fatal is told when the process has to end.
 func New(now func() time.Duration, log *slog.Logger, fatal func(error)) *Engine {
-	return &Engine{now: now, log: log, fatal: fatal, boxes: map[fsm.SegmentID]*outbox{}, late: map[fsm.Ref][]segment.Action{}, numbers: map[fsm.SegmentID]uint64{}}
+	return &Engine{
+		now: now, log: log, fatal: fatal, stopped: make(chan struct{}), placed: -placeWait,
+		boxes: map[fsm.SegmentID]*outbox{}, late: map[fsm.Ref][]segment.Action{}, numbers: map[fsm.SegmentID]uint64{},
+	}
 }
 
 // Parts are what an engine works with.
@@ -336,6 +341,11 @@ func (e *Engine) Stop() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.closed = true
+	select {
+	case <-e.stopped:
+	default:
+		close(e.stopped)
+	}
 	for _, b := range e.boxes {
 		b.close()
 	}
@@ -351,11 +361,15 @@ func (e *Engine) Ready() *mail.Reply {
 	case !e.m.Holds(e.now()):
 		return mail.NewReply(451, "4.3.0", "this machine has lost touch with the others, try again later")
 	}
-	id, _, ok := e.m.Pick(e.now())
-	if !ok {
+	now := e.now()
+	id, _, ok := e.m.Pick(now)
+	switch {
+	case ok:
+		e.placed = now
+		e.stepLocked(&segment.Arrived{Segment: id})
+	case now-e.placed >= placeWait: // else Pick is worth waiting
 		return errNoPlace
 	}
-	e.stepLocked(&segment.Arrived{Segment: id})
 	return nil
 }
 

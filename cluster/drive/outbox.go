@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/clrelay/clrelay/cluster/fsm"
 	"github.com/clrelay/clrelay/cluster/replica"
@@ -62,19 +63,53 @@ func (t *ticket) Wait() error {
 	return <-t.done
 }
 
-// Pick is of spool.Placement.
+// Pick is of spool.Placement. While no open segment has all its members, as for
+// a moment after a node's death, it waits.
 func (e *Engine) Pick() (id, epoch uint64, err error) {
+	var limit <-chan time.Time
+	for {
+		id, epoch, err = e.pick()
+		if err == nil {
+			return id, epoch, nil
+		}
+		if limit == nil {
+			t := time.NewTimer(placeWait)
+			defer t.Stop()
+			limit = t.C
+		}
+		again := time.NewTimer(placeEvery)
+		select {
+		case <-again.C:
+		case <-limit:
+			again.Stop()
+			return 0, 0, err
+		case <-e.stopped:
+			again.Stop()
+			return 0, 0, err
+		}
+	}
+}
+
+const (
+	placeWait  = time.Second           // how long a message waits for a segment to go to
+	placeEvery = 10 * time.Millisecond // between two looks for one
+)
+
+// pick looks for a segment once.
+func (e *Engine) pick() (id, epoch uint64, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.m == nil || e.closed {
 		return 0, 0, errNoPlace
 	}
+	now := e.now()
 	for range pickTries {
-		g, ep, ok := e.m.Pick(e.now())
+		g, ep, ok := e.m.Pick(now)
 		if !ok {
 			break
 		}
 		if b := e.boxes[g]; b != nil {
+			e.placed = now
 			return uint64(g), uint64(ep), nil
 		}
 		e.stepLocked(&segment.Arrived{Segment: g}) // not yet in the spool
