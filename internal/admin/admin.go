@@ -16,6 +16,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/clrelay/clrelay/internal/mail"
@@ -55,7 +56,7 @@ func NewSelector(in *adminv1.Selector) (*Selector, error) {
 	case errors.As(err, &bad):
 		return nil, InvalidError(bad)
 	case errors.Is(err, picks.ErrID):
-		return nil, fmt.Errorf("%w: %w", ErrNotFound, err)
+		return nil, fmt.Errorf("%w: %s", ErrNotFound, strings.TrimPrefix(err.Error(), picks.ErrID.Error()+": "))
 	}
 	return s, err
 }

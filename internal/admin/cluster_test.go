@@ -106,7 +106,7 @@ type control struct{ *member }
 
 func (c control) Status(context.Context) (admin.ClusterStatus, error) {
 	return admin.ClusterStatus{Leader: "mx2", Term: 3, CommitIndex: 9, Quorum: true, Copies: 2, Notes: []string{"a note"}, Nodes: []admin.ClusterNode{
-		{Name: "mx1", State: admin.NodeAlive, Voter: true, Segments: 4}, {Name: "mx2", State: admin.NodeDraining}, {Name: "mx3", State: admin.NodeDead},
+		{Name: "mx1", State: admin.NodeAlive, Voter: true, Segments: 4}, {Name: "mx2", State: admin.NodeDraining}, {Name: "mx3", State: admin.NodeDead, Segments: 1},
 	}}, nil
 }
 

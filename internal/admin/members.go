@@ -50,6 +50,8 @@ func (c *clusterService) Status(ctx context.Context, _ *adminv1.ClusterServiceSt
 		n := nodeOut(&st.Nodes[i])
 		if count, ok := queued[n.GetName()]; ok {
 			n.Queued = &count
+		} else if gone(n) {
+			n.Queued = ptr(int64(0))
 		}
 		if n.GetName() == self.Node {
 			n.Smtp = self.SMTP
@@ -60,6 +62,13 @@ func (c *clusterService) Status(ctx context.Context, _ *adminv1.ClusterServiceSt
 		out.Nodes = append(out.Nodes, n)
 	}
 	return out, nil
+}
+
+// gone tells whether a node that says nothing has nothing either: others took
+// over what it owned.
+func gone(n *adminv1.ClusterNode) bool {
+	s := n.GetState()
+	return n.GetSegments() == 0 && (s == adminv1.NodeState_NODE_STATE_DEAD || s == adminv1.NodeState_NODE_STATE_LEFT)
 }
 
 // queued tells what the others have in their queues, as far as they answer.

@@ -57,9 +57,7 @@ func TestScripts(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			relay := newRelay()
-			srv := admin.New(admin.Options{Queue: relay, Messages: relay, Node: relay,
-				Metrics: metrics.New().Node, Now: now, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+			srv := admin.New(adminOptions(newRelay()))
 			served := make(chan error, 1)
 			go func() { served <- srv.Serve(l) }()
 			env.Defer(func() {
@@ -68,10 +66,18 @@ func TestScripts(t *testing.T) {
 					t.Error(err)
 				}
 			})
-			return nil
+			return serveCluster(env, func(err error) {
+				if err != nil {
+					t.Error(err)
+				}
+			})
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"exits": exits, "deaf": deaf},
 	})
+}
+
+func adminOptions(r *relay) admin.Options {
+	return admin.Options{Queue: r, Messages: r, Node: r, Metrics: metrics.New().Node, Now: now, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
 }
 
 // exits CODE clrelay ARGS... runs a command that must end with that code.

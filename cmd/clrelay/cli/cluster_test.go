@@ -1,0 +1,160 @@
+package cli_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"path/filepath"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/clrelay/clrelay/cluster/pki"
+	"github.com/clrelay/clrelay/internal/admin"
+)
+
+// control is the control plane of an invented cluster of three nodes, of which
+// mx1 is asked. mx3 is silent; with lost set it may own mail.
+type control struct {
+	*relay
+	lost  *grpc.ClientConn
+	words int // on the draining of mx2
+}
+
+func (c *control) Status(context.Context) (admin.ClusterStatus, error) {
+	return admin.ClusterStatus{
+		Leader: "mx1", Term: 14, CommitIndex: 1204, Quorum: c.lost == nil, Copies: 2, UnderReplicated: 1, Notes: []string{"mx3 is silent"},
+		Nodes: []admin.ClusterNode{
+			{Name: "mx1", State: admin.NodeAlive, Voter: true, SMTP: []string{"10.0.0.1:25"}, Segments: 4, Copies: 8, Sessions: 310, Version: "v1", Zone: "a", Addr: "10.0.0.1:7525"},
+			{Name: "mx2", State: admin.NodeDraining, Voter: true, SMTP: []string{"10.0.0.2:25"}, Version: "v1", Zone: "b", Addr: "10.0.0.2:7525"},
+			{Name: "mx3", State: admin.NodeDead, Voter: true, Version: "v1"},
+			{Name: "mx4", State: admin.NodeLeft},
+		},
+	}, nil
+}
+
+func (c *control) TransferLeader(_ context.Context, to string) (string, error) {
+	switch to {
+	case "":
+		return "mx2", nil
+	case "mx2":
+		return to, nil
+	}
+	return "", admin.RefusedError("there is no other voter " + to)
+}
+
+func (c *control) Drain(_ context.Context, node string) error {
+	switch node {
+	case "mx2", "mx3":
+		return nil
+	case "mx1":
+		return admin.RefusedError("mx1 cannot be drained: too few nodes would stay in service")
+	case "mx4":
+		return errors.Join(admin.ErrUnavailable, errors.New("the cluster has no leader"))
+	}
+	return admin.ErrNoNode
+}
+
+func (c *control) Progress(_ context.Context, node string) (admin.DrainProgress, error) {
+	if node == "mx3" {
+		return admin.DrainProgress{State: admin.NodeDraining, Owned: 1, Copies: 2, Blocked: "mx3 is silent"}, nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.words++; c.words%2 == 1 {
+		return admin.DrainProgress{State: admin.NodeDraining, Owned: 1, Copies: 3, Sessions: 2}, nil
+	}
+	return admin.DrainProgress{State: admin.NodeDrained}, nil
+}
+
+func (c *control) Resume(_ context.Context, node string) error {
+	if node != "mx2" {
+		return admin.ErrNoNode
+	}
+	return nil
+}
+
+func (c *control) Remove(_ context.Context, node string, force bool) error {
+	if !force {
+		return admin.RefusedError(node + " cannot be removed: it is not drained")
+	}
+	return nil
+}
+
+func (c *control) Others(context.Context) []admin.Peer {
+	if c.lost == nil {
+		return nil
+	}
+	return []admin.Peer{{Name: "mx3", Conn: c.lost}}
+}
+
+func (c *control) Knows(string) bool { return true }
+
+// configs is the configuration of the invented cluster.
+type configs struct{}
+
+func (configs) Get(context.Context) (admin.Config, error) {
+	return admin.Config{Version: 7, Text: []byte("queue: {expire: 5d}\n"), Author: "admin ops", Reason: "INC-1", Applied: now().Add(-time.Hour)}, nil
+}
+
+func (configs) Apply(_ context.Context, _ admin.Config, ifVersion uint64) (uint64, error) {
+	if ifVersion != 0 && ifVersion != 7 {
+		return 0, admin.RefusedError("the configuration was not applied: the version has changed since")
+	}
+	return 8, nil
+}
+
+// certificates makes the folders tls, with those of an operator, and other,
+// with those of another cluster's.
+func certificates(dir string) (node *pki.Identity, err error) {
+	made := func(_ pki.Made, e error) { err = errors.Join(err, e) }
+	for _, name := range []string{"tls", "other"} {
+		d := filepath.Join(dir, name)
+		made(pki.CreateCA(pki.CAOptions{Dir: d}))
+		made(pki.Create(pki.CertOptions{Kind: pki.Admin, Dir: d, Name: "ops"}))
+	}
+	made(pki.Create(pki.CertOptions{Kind: pki.Node, Dir: filepath.Join(dir, "node"), CADir: filepath.Join(dir, "tls"), Name: "mx1"}))
+	if err != nil {
+		return nil, err
+	}
+	return pki.Load(filepath.Join(dir, "node"))
+}
+
+// serveCluster serves the invented cluster over the network: CLUSTER is where
+// all nodes that count answer, PARTLY where mx3 does not.
+func serveCluster(env *testscript.Env, fail func(error)) error {
+	node, err := certificates(env.WorkDir)
+	if err != nil {
+		return err
+	}
+	lost, err := grpc.NewClient("passthrough:///mx3", grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) { return nil, errors.New("unreachable") }))
+	if err != nil {
+		return err
+	}
+	env.Defer(func() { fail(lost.Close()) })
+	for name, lost := range map[string]*grpc.ClientConn{"CLUSTER": nil, "PARTLY": lost} {
+		c := &control{relay: newRelay(), lost: lost}
+		o := adminOptions(c.relay)
+		o.Cluster, o.Nodes, o.Configs, o.Peers = c, c, configs{}, c
+		srv := admin.New(o)
+		gs := grpc.NewServer(grpc.Creds(credentials.NewTLS(node.Server("h2"))), grpc.UnaryInterceptor(srv.Unary()), grpc.StreamInterceptor(srv.Stream()))
+		srv.Register(gs)
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return err
+		}
+		env.Setenv(name, l.Addr().String())
+		served := make(chan error, 1)
+		go func() { served <- gs.Serve(l) }()
+		env.Defer(func() {
+			gs.Stop()
+			srv.Shutdown(context.Background())
+			fail(<-served)
+		})
+	}
+	return nil
+}
