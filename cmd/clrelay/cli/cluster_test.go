@@ -107,11 +107,11 @@ func (configs) Apply(_ context.Context, _ admin.Config, ifVersion uint64) (uint6
 	return 8, nil
 }
 
-// certificates makes the folders tls, with those of an operator, and other,
+// certificates makes the folders tls, with those of an operator, and foreign,
 // with those of another cluster's.
 func certificates(dir string) (node *pki.Identity, err error) {
 	made := func(_ pki.Made, e error) { err = errors.Join(err, e) }
-	for _, name := range []string{"tls", "other"} {
+	for _, name := range []string{"tls", "foreign"} {
 		d := filepath.Join(dir, name)
 		made(pki.CreateCA(pki.CAOptions{Dir: d}))
 		made(pki.Create(pki.CertOptions{Kind: pki.Admin, Dir: d, Name: "ops"}))

@@ -115,6 +115,8 @@ func (a *nouns) follow(whole, ctx context.Context, name string, wait bool) error
 		case ctx.Err() != nil && show.begun:
 			a.Talk("Draining %s goes on. Follow it with: clrelay node drain %s --wait", name, name)
 			return cmdline.Exitf(cmdline.ExitUnreachable, "%s is not drained yet", name)
+		case ctx.Err() != nil && whole.Err() == nil:
+			return cmdline.Exitf(cmdline.ExitUnreachable, "no answer in time: whether draining %s has begun is not known", name)
 		case !wait || !show.begun || !passing(err):
 			return err
 		}
