@@ -45,14 +45,17 @@ type Step struct {
 //
 // Votes go by twos: a second voter only makes the first one's loss fatal twice.
 // So an even number is a passing state, left at once by giving one more vote if
-// somebody can take it, by taking one away if not. A dead voter's vote is taken
-// before another gets it, as four voters of which one is dead and one is new
-// bear less than two healthy ones; a healthy one's is taken after, as four
+// a healthy server can take it, however new it is, by taking one away if not.
+// But two voters are not made one while there is a third server, however it is:
+// what one voter commits is on one disk alone, and the third may be up in a
+// moment, as one is that came back with an empty disk. A dead voter's vote is
+// taken before another gets it, as four voters of which one is dead and one is
+// new bear less than two healthy ones; a healthy one's is taken after, as four
 // healthy voters bear a loss and two do not. Nothing is done that leaves less
 // than a Majority of healthy voters.
 func Plan(vs []View, target int) Step {
-	var voters, candidates []View
-	healthy := 0
+	var voters, candidates, soon []View
+	healthy, others := 0, 0
 	for _, v := range vs {
 		switch {
 		case v.Voter:
@@ -60,8 +63,15 @@ func Plan(vs []View, target int) Step {
 			if v.Healthy {
 				healthy++
 			}
-		case v.Stable && !v.Barred:
-			candidates = append(candidates, v)
+		case v.Barred:
+		default:
+			others++
+			if v.Healthy {
+				soon = append(soon, v)
+			}
+			if v.Stable {
+				candidates = append(candidates, v)
+			}
 		}
 	}
 	if s := handOver(voters); s.Do != Nothing {
@@ -69,8 +79,14 @@ func Plan(vs []View, target int) Step {
 	}
 	count := len(voters)
 	if count%2 == 0 {
-		if count < target && len(candidates) > 0 && healthy+1 >= Majority(count+1) {
+		if len(candidates) == 0 {
+			candidates = soon
+		}
+		switch {
+		case count < target && len(candidates) > 0 && healthy+1 >= Majority(count+1):
 			return Step{Promote, bestCandidate(voters, candidates)}
+		case count == 2 && count < target && others > 0 && !anyBarred(voters):
+			return Step{}
 		}
 		return demote(voters, healthy)
 	}

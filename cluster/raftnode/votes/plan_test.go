@@ -3,6 +3,7 @@ package votes
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 )
 
@@ -27,6 +28,11 @@ func TestPlan(t *testing.T) {
 		"and the second":                             {[]View{a, voter("b"), other("c")}, 5, Step{Promote, "c"}},
 		"a young one waits":                          {[]View{a, other("b"), young(other("c"))}, 5, Step{}},
 		"two voters and nobody else: back to one":    {[]View{a, voter("b")}, 5, Step{Demote, "b"}},
+		"two voters and a third that is away":        {[]View{a, voter("b"), sick(other("c"))}, 5, Step{}},
+		"two voters and a third that is dead":        {[]View{a, voter("b"), dead(other("c"))}, 5, Step{}},
+		"two voters and one that just came":          {[]View{a, voter("b"), young(other("c"))}, 5, Step{Promote, "c"}},
+		"two voters and one that is drained":         {[]View{a, voter("b"), barred(other("c"))}, 5, Step{Demote, "b"}},
+		"two voters, one wanted":                     {[]View{a, voter("b"), other("c")}, 1, Step{Demote, "b"}},
 		"four: no second pair":                       {[]View{a, voter("b"), voter("c"), other("d")}, 5, Step{}},
 		"five":                                       {[]View{a, voter("b"), voter("c"), other("d"), other("e")}, 5, Step{Promote, "d"}},
 		"five, three wanted":                         {[]View{a, voter("b"), voter("c"), other("d"), other("e")}, 3, Step{}},
@@ -59,7 +65,7 @@ func TestPlan(t *testing.T) {
 
 // Whatever the servers are like, no step leaves less than a healthy majority
 // where there was one; and once nothing changes any more, an odd number of
-// servers vote, unless nobody can be spared.
+// servers vote, unless nobody can be spared, or two wait for a third.
 func TestPlanNeverEndangersAndSettles(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -96,6 +102,7 @@ func settle(t *testing.T, vs []View, target int) {
 		if step > 20 {
 			t.Fatalf("never comes to rest: %+v", vs)
 		}
+		voters, _ := count()
 		s := Plan(vs, target)
 		if s.Do == Nothing {
 			break
@@ -105,7 +112,7 @@ func settle(t *testing.T, vs []View, target int) {
 			case s.Do == Transfer:
 				vs[i].Self = vs[i].Node == s.Node
 			case vs[i].Node != s.Node:
-			case s.Do == Promote && (vs[i].Voter || !vs[i].Stable || vs[i].Barred), s.Do == Demote && (!vs[i].Voter || vs[i].Self):
+			case s.Do == Promote && (vs[i].Voter || !vs[i].Healthy || !vs[i].Stable && voters%2 == 1 || vs[i].Barred), s.Do == Demote && (!vs[i].Voter || vs[i].Self):
 				t.Fatalf("%v of %+v", s.Do, vs[i])
 			default:
 				vs[i].Voter = s.Do == Promote
@@ -115,7 +122,8 @@ func settle(t *testing.T, vs []View, target int) {
 			t.Fatalf("after %v of %s, %d of %d voters are healthy: %+v", s.Do, s.Node, healthy, voters, vs)
 		}
 	}
-	if voters, healthy := count(); voters%2 == 0 && healthy-1 >= Majority(voters-1) {
+	third := slices.ContainsFunc(vs, func(v View) bool { return !v.Voter && !v.Barred })
+	if voters, healthy := count(); (voters != 2 || !third || target < 3) && voters%2 == 0 && healthy-1 >= Majority(voters-1) {
 		t.Fatalf("rests with %d voters: %+v", voters, vs)
 	}
 }
