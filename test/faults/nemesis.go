@@ -63,6 +63,8 @@ func catalogue() []fault {
 		{name: "kill-all", run: (*nemesis).killAll},
 		{name: "kill-two", run: (*nemesis).killTwo},
 		{name: "lose-disk", alone: true, run: (*nemesis).loseDisk},
+		{name: "take-over", alone: true, run: func(n *nemesis) error { return n.lose(n.any(), takenOver, true) }},
+		{name: "take-over-leader", alone: true, run: func(n *nemesis) error { return n.lose(n.leader(), takenOver, true) }},
 		{name: "pause", run: func(n *nemesis) error { return n.pause(n.any()) }},
 		{name: "pause-leader", run: func(n *nemesis) error { return n.pause(n.leader()) }},
 		{name: "pause-two", run: func(n *nemesis) error { l := n.shuffled(); return n.pause(l[0], l[1]) }},
@@ -133,6 +135,10 @@ type status struct {
 	Leader      string `json:"leader"`
 	CommitIndex uint64 `json:"commit_index"`
 	Quorum      bool   `json:"quorum"`
+	Nodes       []struct {
+		Name  string `json:"name"`
+		Voter bool   `json:"voter"`
+	} `json:"nodes"`
 }
 
 func (f *fleet) status() (st status, err error) {
@@ -190,9 +196,14 @@ func (n *nemesis) killAndStart(i int, down time.Duration) error {
 }
 
 func (n *nemesis) loseDisk() error {
-	i, down := n.any(), n.downFor()
+	return n.lose(n.any(), n.downFor(), n.rng.IntN(2) == 0)
+}
+
+// lose takes a node away with its disk; it comes back with an empty one. Where
+// the sink was away it leaves mail to others.
+func (n *nemesis) lose(i int, down time.Duration, away bool) error {
 	n.say("%s is lost with its disk for %v", name(i), down)
-	n.die(i, n.rng.IntN(2) == 0)
+	n.die(i, away)
 	if err := os.RemoveAll(n.cluster.Nodes[i].Data); err != nil {
 		return err
 	}

@@ -151,7 +151,7 @@ func (r *run) round(number int, faults []fault) error {
 func (r *run) settle() (list []try, err error) {
 	ctx, cancel := context.WithTimeout(r.ctx, settleWithin)
 	defer cancel()
-	for _, fact := range []func() error{r.ready, func() error { list = append(list, r.judge.take()...); return nil }, r.arrived, r.even, r.copied} {
+	for _, fact := range []func() error{r.ready, func() error { list = append(list, r.judge.take()...); return nil }, r.arrived, r.even, r.copied, r.votes} {
 		if err := await(ctx, fact); err != nil {
 			return list, err
 		}
@@ -216,6 +216,24 @@ func (r *run) copied() error {
 		if n != 0 {
 			return fmt.Errorf("%s says that %v segments have too few copies", name(i), n)
 		}
+	}
+	return nil
+}
+
+// votes: the next loss is borne as well.
+func (r *run) votes() error {
+	st, err := r.status()
+	if err != nil {
+		return err
+	}
+	voters := 0
+	for _, node := range st.Nodes {
+		if node.Voter {
+			voters++
+		}
+	}
+	if want := min(5, r.o.Nodes-1+r.o.Nodes%2); !st.Quorum || voters < want {
+		return fmt.Errorf("%d of %d votes are there, quorum %v", voters, want, st.Quorum)
 	}
 	return nil
 }
