@@ -165,6 +165,11 @@ func (m *Machine) level(s *seg) {
 	s.prop, s.rcv = proposal{}, nil
 	m.endJob(s, 0)
 	if s.rec.IsMember(self) {
+		if !s.held && s.rec.State == fsm.Recovering && s.id.Session().Generation() < m.session.Generation() {
+			// The record was brought back by somebody whose header names this
+			// node; what is not here any more, or never was, says nothing.
+			s.suspect = true
+		}
 		rec := s.rec
 		m.act(Action{Kind: ActSetSegment, Segment: s.id, Epoch: s.rec.Epoch, Record: &rec})
 		s.held, s.confirmed, s.copyAt = true, 0, 0

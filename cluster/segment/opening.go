@@ -48,9 +48,9 @@ func (m *Machine) keepOpen() {
 		m.opened = max(m.opened, me.Opened)
 		return
 	}
-	for ; have < m.cfg.Open && len(m.opening) < MaxOpening && m.opened < fsm.MaxSegmentN; have++ {
+	for ; len(m.opening) < MaxOpening && m.opened < fsm.MaxSegmentN; have++ {
 		members := m.choose(uses)
-		if members == nil {
+		if members == nil || have >= m.cfg.Open && !m.spreads(members, uses, have) {
 			return
 		}
 		m.opened++
@@ -59,6 +59,18 @@ func (m *Machine) keepOpen() {
 		m.ops = append(m.ops, op)
 		countUses(uses, members)
 	}
+}
+
+// spreads says whether one more segment, with these members, would free new
+// messages from hanging on one other node that is in all the segments there
+// are.
+func (m *Machine) spreads(members []fsm.Ref, uses map[fsm.Ref]int, have int) bool {
+	for _, p := range m.peerList {
+		if uses[p.ref] == have && !slices.Contains(members, p.ref) {
+			return true
+		}
+	}
+	return false
 }
 
 func countUses(uses map[fsm.Ref]int, members []fsm.Ref) {

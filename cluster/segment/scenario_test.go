@@ -431,3 +431,24 @@ func TestTransferWaitsForAllFreshMembers(t *testing.T) {
 		w.want(fmt.Sprint("m", i), "250", 1)
 	}
 }
+
+// After an outage all open segments of a node have the same other member;
+// when a third node is back, one more is opened, so that the death of the one
+// does not stop the clients.
+func TestOpenSegmentsDoNotHangOnOneNode(t *testing.T) {
+	w := newWorld(t, "a", "b", "c")
+	a, b, c := w.node("a"), w.node("b"), w.node("c")
+	c.crash()
+	w.run(5 * time.Second)
+	c.boot()
+	w.run(5 * time.Second)
+	w.part(a, b, true)
+	if !a.send("m") {
+		t.Error("no segment without the node that is gone")
+	}
+	w.part(a, b, false)
+	w.run(time.Minute)
+	if n := a.m.Status().OwnedOpen; n > 8 {
+		t.Errorf("%d open segments", n)
+	}
+}
