@@ -16,7 +16,7 @@ help: ## this list
 build: ## build bin/clrelay
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/clrelay ./cmd/clrelay
 
-demo: build ## a relay with load, an inbox and the ledger, live in the terminal (Ctrl-C ends it)
+demo: build ## three nodes with load, an inbox and the ledger, live in the terminal (ARGS="--script failover --plain")
 	bin/clrelay demo $(ARGS)
 
 test: deps unit system ## everything that has to pass; installs what it needs

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/clrelay/clrelay/cmd/clrelay/demo/world"
+	"github.com/clrelay/clrelay/cmd/clrelay/demo/world/post"
 )
 
 // Options say how the demo runs.
@@ -158,7 +159,7 @@ func finish(w *world.World, o Options, show *screen) error {
 
 // verdict is the last account.
 type verdict struct {
-	world.Sums
+	post.Sums
 	counted, nodes, waiting int
 }
 

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/clrelay/clrelay/cmd/clrelay/demo/world"
+	"github.com/clrelay/clrelay/cmd/clrelay/demo/world/post"
 )
 
 // screen shows the world: on a terminal as a picture that is drawn anew, else
@@ -23,7 +24,7 @@ type screen struct {
 	live     bool
 	left     bool
 	width    func() int
-	last     world.Sums
+	last     post.Sums
 	lastAt   time.Duration
 	news     []world.News // that are on the screen
 }
@@ -77,7 +78,7 @@ func (s *screen) help() []string {
 		"clrelay demo: " + what + " on this machine; nothing leaves it, everything is deleted at the end",
 		"",
 		where,
-		"  by hand  swaks --server " + addr + " --from me@" + world.HomeDomain + " --to you@" + world.Domains[0].Name,
+		"  by hand  swaks --server " + addr + " --from me@" + post.HomeDomain + " --to you@" + post.Domains[0].Name,
 		"  queue    CLRELAY_SOCKET=" + n.Socket() + " " + s.binary + " queue list",
 		"",
 	}
@@ -180,12 +181,12 @@ func (s *screen) brief() string {
 // alone shows one relay: what the domains did, and its log.
 func (s *screen) alone() []string {
 	lines := []string{fmt.Sprintf("  %-18s %8s %8s %8s   %s", "domain", "taken", "later", "refused", "what it does")}
-	for _, d := range world.Domains {
+	for _, d := range post.Domains {
 		t := s.w.Tally(d.Name)
 		lines = append(lines, fmt.Sprintf("  %-18s %8d %8d %8d   %s", d.Name, t.Taken, t.Later, t.Never, d.What))
 	}
-	t := s.w.Tally(world.HomeDomain)
-	lines = append(lines, fmt.Sprintf("  %-18s %8d %8s %8s   %s", world.HomeDomain, t.Taken, "", "", "the senders' own domain: bounces come back here"), "", "  the relay's log")
+	t := s.w.Tally(post.HomeDomain)
+	lines = append(lines, fmt.Sprintf("  %-18s %8d %8s %8s   %s", post.HomeDomain, t.Taken, "", "", "the senders' own domain: bounces come back here"), "", "  the relay's log")
 	for _, l := range s.w.Nodes()[0].Log() {
 		lines = append(lines, "  "+shorten(l))
 	}

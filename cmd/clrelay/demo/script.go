@@ -179,10 +179,7 @@ func scaleOut(ctx context.Context, d *director) error {
 	if err := d.accepts(ctx, n); err != nil {
 		return err
 	}
-	if err := d.expect(ctx, takeover, n.Name+" owns segments and keeps copies for the others", func() bool {
-		l := n.Look()
-		return l.Open > 0 && l.Member > 0
-	}); err != nil {
+	if err := d.expect(ctx, takeover, n.Name+" owns segments", func() bool { return n.Look().Open > 0 }); err != nil {
 		return err
 	}
 	return d.load(ctx, sceneTime)

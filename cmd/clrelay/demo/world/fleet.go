@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/clrelay/clrelay/cluster/pki"
+	"github.com/clrelay/clrelay/cmd/clrelay/demo/world/post"
 	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
 )
 
@@ -38,8 +39,8 @@ tls_dir: %[6]s
 const clusterYAML = `senders:
   - {name: office, networks: [127.0.0.0/8]}
 domains:
-  - {name: ` + HomeDomain + `}
-postmaster: postmaster@` + HomeDomain + `
+  - {name: ` + post.HomeDomain + `}
+postmaster: postmaster@` + post.HomeDomain + `
 routes:
   - {match: {}, action: {mx: true}}
 deliver: {mx_port: %s}
@@ -53,7 +54,7 @@ func (w *World) found() error {
 	if w.o.Nodes == 1 {
 		retry = "3s, 5s, 10s, 20s"
 	}
-	text := fmt.Sprintf(clusterYAML, w.inbox.port(), retry, w.dnsAt)
+	text := fmt.Sprintf(clusterYAML, w.inbox.Port(), retry, w.dnsAt)
 	if err := os.WriteFile(w.clusterConfig(), []byte(text), 0o644); err != nil {
 		return fmt.Errorf("demo: %w", err)
 	}

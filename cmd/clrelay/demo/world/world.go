@@ -1,7 +1,6 @@
 // Package world is what the demo shows: relays as processes of their own, the
 // network between them, a front that spreads clients over them, a DNS server
-// that knows a few invented domains, an inbox that plays their mail servers, a
-// stream of mail, and a ledger that checks the relays' word from outside.
+// that knows a few invented domains, and the mail of package post.
 //
 // Nothing leaves the machine: every address is on loopback. New prepares all,
 // Start runs it, and the methods of World hurt and heal nodes. They may be
@@ -17,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/clrelay/clrelay/cmd/clrelay/demo/world/post"
 	"github.com/clrelay/clrelay/internal/dnsx/dnstest"
 )
 
@@ -45,13 +45,13 @@ const (
 type World struct {
 	o      Options
 	dir    string
-	inbox  *inbox
+	inbox  *post.Inbox
 	dns    interface{ Close() error }
 	dnsAt  string
 	links  *links
 	front  *front
-	load   *load
-	ledger *ledger
+	load   *post.Load
+	ledger *post.Ledger
 	start  time.Time
 	chosen atomic.Int64 // the place of the chosen node, from 1
 
@@ -79,9 +79,9 @@ type News struct {
 // New makes certificates, configuration and everything around the relays.
 func New(o Options) (_ *World, err error) {
 	w := &World{o: o, failed: make(chan error, MaxNodes), start: time.Now()}
-	w.ledger = newLedger(patience)
+	w.ledger = post.NewLedger(patience)
 	if o.Nodes == 1 {
-		w.ledger = newLedger(patienceAlone)
+		w.ledger = post.NewLedger(patienceAlone)
 	}
 	w.ctx, w.stop = context.WithCancel(context.Background())
 	w.links = newLinks()
@@ -94,7 +94,7 @@ func New(o Options) (_ *World, err error) {
 	if w.dir, err = os.MkdirTemp("", "clrelay-demo-"); err != nil {
 		return nil, fmt.Errorf("demo: %w", err)
 	}
-	if w.inbox, err = newInbox(w.ledger); err != nil {
+	if w.inbox, err = post.NewInbox(w.ledger); err != nil {
 		return nil, err
 	}
 	if err := w.startDNS(); err != nil {
@@ -110,7 +110,7 @@ func New(o Options) (_ *World, err error) {
 		}
 		addr = w.front.ln.Addr().String()
 	}
-	w.load = newLoad(addr, w.ledger, o.Rate)
+	w.load = post.NewLoad(addr, w.ledger, o.Rate)
 	return w, nil
 }
 
@@ -118,12 +118,12 @@ func New(o Options) (_ *World, err error) {
 // domain is served by the inbox as well.
 func (w *World) startDNS() error {
 	zone := dnstest.Zone{}
-	for _, d := range append([]Domain{{Name: HomeDomain, host: "127.0.0.1"}}, Domains...) {
-		if d.host == "" {
+	for _, d := range append([]post.Domain{{Name: post.HomeDomain, Host: "127.0.0.1"}}, post.Domains...) {
+		if d.Host == "" {
 			continue
 		}
 		zone[d.Name] = dnstest.Name{MX: []dnstest.MX{{Pref: 10, Host: "mx." + d.Name}}}
-		zone["mx."+d.Name] = dnstest.Name{A: []string{d.host}}
+		zone["mx."+d.Name] = dnstest.Name{A: []string{d.Host}}
 	}
 	s, err := dnstest.Start(zone)
 	if err != nil {
@@ -151,7 +151,7 @@ func (w *World) Start(ctx context.Context) error {
 	loadCtx, stop := context.WithCancel(w.ctx)
 	drainCtx, cut := context.WithCancel(w.ctx)
 	w.loadStop, w.loadCut, w.loadDone = stop, cut, make(chan struct{})
-	go func() { defer close(w.loadDone); w.load.run(loadCtx, drainCtx, sessions) }()
+	go func() { defer close(w.loadDone); w.load.Run(loadCtx, drainCtx, sessions) }()
 	return nil
 }
 
@@ -168,7 +168,7 @@ func (w *World) Settle(ctx context.Context) {
 		// Without a queue's answer the last one counts.
 		whole := w.compare(ctx)
 		s := w.Sums()
-		done := w.load.waiting.Load() == 0
+		done := w.load.Waiting() == 0
 		if done && whole && s.Even() && (s.Queued == 0 || w.o.Nodes == 1) {
 			break
 		}
@@ -176,7 +176,7 @@ func (w *World) Settle(ctx context.Context) {
 		case <-ctx.Done():
 			w.loadCut()
 			<-w.loadDone
-			w.ledger.close()
+			w.ledger.Close()
 			return
 		case <-tick.C:
 		}
@@ -216,21 +216,21 @@ func (w *World) compare(ctx context.Context) bool {
 			whole = false
 		}
 	}
-	w.ledger.compare(queue, time.Now())
+	w.ledger.Compare(queue, time.Now())
 	return whole
 }
 
 // Sums gives the ledger.
-func (w *World) Sums() Sums { return w.ledger.sum() }
+func (w *World) Sums() post.Sums { return w.ledger.Sum() }
 
 // Adopted says what other nodes delivered of what a node had accepted.
-func (w *World) Adopted(node string) Adopted { return w.ledger.adoptedFrom(node) }
+func (w *World) Adopted(node string) post.Adopted { return w.ledger.AdoptedFrom(node) }
 
 // Missing names some of what no queue knows.
-func (w *World) Missing() []string { return w.ledger.missing() }
+func (w *World) Missing() []string { return w.ledger.Missing() }
 
 // Waiting counts the messages that clients still have.
-func (w *World) Waiting() int { return int(w.load.waiting.Load()) }
+func (w *World) Waiting() int { return w.load.Waiting() }
 
 // Counted gives the possible duplicates that all nodes counted.
 func (w *World) Counted() int {
@@ -242,10 +242,10 @@ func (w *World) Counted() int {
 }
 
 // Tally says what the server of a domain said.
-func (w *World) Tally(domain string) Tally { return w.inbox.snapshot(domain) }
+func (w *World) Tally(domain string) post.Tally { return w.inbox.Tally(domain) }
 
 // Address is where clients hand in mail.
-func (w *World) Address() string { return w.load.addr }
+func (w *World) Address() string { return w.load.Addr }
 
 // Dir is the folder of it all.
 func (w *World) Dir() string { return w.dir }
@@ -291,11 +291,11 @@ func (w *World) Light() {
 	if lit {
 		return
 	}
-	if err := w.inbox.also(deadHost); err != nil {
+	if err := w.inbox.Also(post.DeadHost); err != nil {
 		w.Say("the lighthouse cannot be repaired: %v", err)
 		return
 	}
-	w.Say("the server of %s works again: the mail that waited for it is delivered", Domains[lighthouse].Name)
+	w.Say("the server of %s works again: the mail that waited for it is delivered", post.Domains[post.Lighthouse].Name)
 }
 
 // Stop ends all nodes as systemd would.
@@ -327,7 +327,7 @@ func (w *World) Close() {
 		w.front.ln.Close()
 	}
 	if w.inbox != nil {
-		w.inbox.close()
+		w.inbox.Close()
 	}
 	if w.dns != nil {
 		_ = w.dns.Close() // nothing depends on it any more

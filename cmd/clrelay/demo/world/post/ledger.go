@@ -1,4 +1,4 @@
-package world
+package post
 
 import (
 	"maps"
@@ -23,10 +23,10 @@ type fate struct {
 	missing   time.Time // since when no queue knows it; zero while one does
 }
 
-// ledger keeps the books of the demo, in recipients. It hears of acceptance
+// Ledger keeps the books of the demo, in recipients. It hears of acceptance
 // from the load, of delivery and bounces from the inbox, and of the queue from
 // the relays.
-type ledger struct {
+type Ledger struct {
 	patience time.Duration // how long an entry may be in no queue before it is called lost
 
 	mu    sync.Mutex
@@ -55,13 +55,15 @@ type Adopted struct {
 	Last time.Time
 }
 
-func newLedger(patience time.Duration) *ledger {
-	return &ledger{patience: patience, fates: map[entry]*fate{}, open: map[entry]*fate{}, adopted: map[string]*Adopted{}}
+// NewLedger opens empty books. Patience is how long an entry may be in no queue
+// before it is called lost.
+func NewLedger(patience time.Duration) *Ledger {
+	return &Ledger{patience: patience, fates: map[entry]*fate{}, open: map[entry]*fate{}, adopted: map[string]*Adopted{}}
 }
 
 // of gives the fate of an entry. The inbox can be quicker than the load, so
 // whoever comes first makes it.
-func (l *ledger) of(e entry) *fate {
+func (l *Ledger) of(e entry) *fate {
 	f := l.fates[e]
 	if f == nil {
 		f = &fate{}
@@ -70,7 +72,7 @@ func (l *ledger) of(e entry) *fate {
 	return f
 }
 
-func (l *ledger) accepted(seq int64, rcpts []string, id string, now time.Time) {
+func (l *Ledger) accepted(seq int64, rcpts []string, id string, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, r := range rcpts {
@@ -91,13 +93,13 @@ func (l *ledger) accepted(seq int64, rcpts []string, id string, now time.Time) {
 }
 
 // unanswered notes an attempt that ended without a 250.
-func (l *ledger) unanswered() {
+func (l *Ledger) unanswered() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.sums.Refused++
 }
 
-func (l *ledger) deliveredTo(seq int64, rcpt string) {
+func (l *Ledger) deliveredTo(seq int64, rcpt string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e := entry{seq, rcpt}
@@ -116,7 +118,7 @@ func (l *ledger) deliveredTo(seq int64, rcpt string) {
 	delete(l.open, e)
 }
 
-func (l *ledger) bouncedFor(seq int64, rcpt string) {
+func (l *Ledger) bouncedFor(seq int64, rcpt string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e := entry{seq, rcpt}
@@ -129,7 +131,7 @@ func (l *ledger) bouncedFor(seq int64, rcpt string) {
 }
 
 // passedOn notes that one node delivered what another had accepted.
-func (l *ledger) passedOn(acceptedBy, deliveredBy string, now time.Time) {
+func (l *Ledger) passedOn(acceptedBy, deliveredBy string, now time.Time) {
 	if acceptedBy == "" || acceptedBy == deliveredBy {
 		return
 	}
@@ -144,8 +146,8 @@ func (l *ledger) passedOn(acceptedBy, deliveredBy string, now time.Time) {
 	a.Last = now
 }
 
-// compare holds what is open against the queues, given as "ID recipient".
-func (l *ledger) compare(queue map[string]bool, now time.Time) {
+// Compare holds what is open against the queues, given as "ID recipient".
+func (l *Ledger) Compare(queue map[string]bool, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.sums.Queued, l.sums.Lost = 0, 0
@@ -164,14 +166,15 @@ func (l *ledger) compare(queue map[string]bool, now time.Time) {
 	}
 }
 
-// give up: what is in no queue now is lost.
-func (l *ledger) close() {
+// Close draws up the last account: what is in no queue now is lost.
+func (l *Ledger) Close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.sums.Lost = len(l.open) - l.sums.Queued
 }
 
-func (l *ledger) sum() Sums {
+// Sum gives the account.
+func (l *Ledger) Sum() Sums {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := l.sums
@@ -179,7 +182,8 @@ func (l *ledger) sum() Sums {
 	return s
 }
 
-func (l *ledger) adoptedFrom(node string) Adopted {
+// AdoptedFrom says what other nodes delivered of what a node had accepted.
+func (l *Ledger) AdoptedFrom(node string) Adopted {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if a := l.adopted[node]; a != nil {
@@ -188,8 +192,8 @@ func (l *ledger) adoptedFrom(node string) Adopted {
 	return Adopted{}
 }
 
-// missing names some of what is lost.
-func (l *ledger) missing() []string {
+// Missing names some of what is lost.
+func (l *Ledger) Missing() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var out []string

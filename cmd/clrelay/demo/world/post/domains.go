@@ -1,4 +1,8 @@
-package world
+// Package post is the demo's mail: the invented domains, the inbox that plays
+// their mail servers, the clients that write, and the ledger that checks the
+// relays' word from outside. It knows relays by their SMTP address and by the
+// lists of their queues alone.
+package post
 
 // HomeDomain is where the senders live.
 const HomeDomain = "college.test"
@@ -10,24 +14,24 @@ const unknownPrefix = "gone."
 type Domain struct {
 	Name    string
 	What    string // it does
+	Host    string // address of its mail server; empty: no such domain
 	share   int    // of the recipients, in percent
 	unknown int    // percent of its recipients that do not exist
 	grey    bool   // turns every recipient away once
-	host    string // address of its mail server; empty: no such domain
 }
 
-// deadHost is an address of loopback on which nothing listens at first.
-const deadHost = "127.0.0.9"
+// DeadHost is an address of loopback on which nothing listens at first.
+const DeadHost = "127.0.0.9"
 
-// lighthouse is the domain whose server is down, by its place in Domains.
-const lighthouse = 3
+// Lighthouse is the domain whose server is down, by its place in Domains.
+const Lighthouse = 3
 
 // Domains are where the mail goes.
 var Domains = []Domain{
-	{Name: "harbour.test", share: 45, host: "127.0.0.1", What: "takes everything"},
-	{Name: "museum.test", share: 20, unknown: 15, host: "127.0.0.1", What: "some recipients do not exist: 550, they bounce"},
-	{Name: "library.test", share: 20, grey: true, host: "127.0.0.1", What: "greylists: 451 at first, taken at the next attempt"},
-	{Name: "lighthouse.test", share: 10, host: deadHost, What: "its server is down: the mail waits in the queue"},
+	{Name: "harbour.test", share: 45, Host: "127.0.0.1", What: "takes everything"},
+	{Name: "museum.test", share: 20, unknown: 15, Host: "127.0.0.1", What: "some recipients do not exist: 550, they bounce"},
+	{Name: "library.test", share: 20, grey: true, Host: "127.0.0.1", What: "greylists: 451 at first, taken at the next attempt"},
+	{Name: "lighthouse.test", share: 10, Host: DeadHost, What: "its server is down: the mail waits in the queue"},
 	{Name: "nowhere.test", share: 5, What: "does not exist in the DNS: bounces"},
 }
 

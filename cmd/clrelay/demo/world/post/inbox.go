@@ -1,4 +1,4 @@
-package world
+package post
 
 import (
 	"bufio"
@@ -16,11 +16,11 @@ import (
 	"github.com/emersion/go-smtp"
 )
 
-// inbox plays the mail servers of all invented domains on one listener.
-type inbox struct {
+// Inbox plays the mail servers of all invented domains on one listener.
+type Inbox struct {
 	server *smtp.Server
 	addr   string
-	ledger *ledger
+	ledger *Ledger
 
 	mu     sync.Mutex
 	counts map[string]*Tally
@@ -30,12 +30,13 @@ type inbox struct {
 // Tally counts what a domain's server said, in recipients.
 type Tally struct{ Taken, Later, Never int }
 
-func newInbox(l *ledger) (*inbox, error) {
+// NewInbox listens on a free port of loopback.
+func NewInbox(l *Ledger) (*Inbox, error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, fmt.Errorf("demo: inbox: %w", err)
 	}
-	in := &inbox{addr: ln.Addr().String(), ledger: l, counts: map[string]*Tally{}, grey: map[string]bool{}}
+	in := &Inbox{addr: ln.Addr().String(), ledger: l, counts: map[string]*Tally{}, grey: map[string]bool{}}
 	in.server = smtp.NewServer(smtp.BackendFunc(func(c *smtp.Conn) (smtp.Session, error) { return &inboxSession{inbox: in, conn: c}, nil }))
 	in.server.Domain = "inbox.demo.test"
 	in.server.ErrorLog = log.New(io.Discard, "", 0)
@@ -43,11 +44,12 @@ func newInbox(l *ledger) (*inbox, error) {
 	return in, nil
 }
 
-func (in *inbox) close() { in.server.Close() }
+// Close ends it.
+func (in *Inbox) Close() { in.server.Close() }
 
-// also serves at another address, on the same port: the lighthouse is repaired.
-func (in *inbox) also(host string) error {
-	ln, err := net.Listen("tcp", net.JoinHostPort(host, in.port()))
+// Also serves at another address, on the same port: the lighthouse is repaired.
+func (in *Inbox) Also(host string) error {
+	ln, err := net.Listen("tcp", net.JoinHostPort(host, in.Port()))
 	if err != nil {
 		return fmt.Errorf("demo: inbox: %w", err)
 	}
@@ -55,12 +57,13 @@ func (in *inbox) also(host string) error {
 	return nil
 }
 
-func (in *inbox) port() string {
+// Port is the port of all its addresses.
+func (in *Inbox) Port() string {
 	_, port, _ := net.SplitHostPort(in.addr) // it came from a listener
 	return port
 }
 
-func (in *inbox) tally(domain string) *Tally {
+func (in *Inbox) count(domain string) *Tally {
 	t := in.counts[domain]
 	if t == nil {
 		t = &Tally{}
@@ -69,19 +72,19 @@ func (in *inbox) tally(domain string) *Tally {
 	return t
 }
 
-// snapshot copies a domain's counts.
-func (in *inbox) snapshot(domain string) Tally {
+// Tally gives a domain's counts.
+func (in *Inbox) Tally(domain string) Tally {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	return *in.tally(domain)
+	return *in.count(domain)
 }
 
 // judge says what the server of a recipient's domain says to RCPT.
-func (in *inbox) judge(rcpt string) error {
+func (in *Inbox) judge(rcpt string) error {
 	user, domain, _ := strings.Cut(rcpt, "@")
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	t := in.tally(domain)
+	t := in.count(domain)
 	if strings.HasPrefix(user, unknownPrefix) {
 		t.Never++
 		return &smtp.SMTPError{Code: 550, EnhancedCode: smtp.EnhancedCode{5, 1, 1}, Message: "there is no " + user + " here"}
@@ -95,7 +98,7 @@ func (in *inbox) judge(rcpt string) error {
 }
 
 type inboxSession struct {
-	inbox *inbox
+	inbox *Inbox
 	conn  *smtp.Conn
 	from  string
 	rcpts []string
@@ -128,7 +131,7 @@ func (s *inboxSession) Data(r io.Reader) error {
 	for _, rcpt := range s.rcpts {
 		_, domain, _ := strings.Cut(rcpt, "@")
 		s.inbox.mu.Lock()
-		s.inbox.tally(domain).Taken++
+		s.inbox.count(domain).Taken++
 		s.inbox.mu.Unlock()
 		if s.from != "" {
 			s.inbox.ledger.deliveredTo(seq, rcpt)

@@ -1,4 +1,4 @@
-package world
+package post
 
 import (
 	"context"
@@ -17,11 +17,11 @@ import (
 // seqHeader is the header field by which the inbox knows a message again.
 const seqHeader = "X-Demo-Seq"
 
-// load writes mail as an office would and hands it to the relays. A message
+// Load writes mail as an office would and hands it to the relays. A message
 // that is not taken is tried again until it is.
-type load struct {
-	addr   string
-	ledger *ledger
+type Load struct {
+	Addr   string // of the relays, or of what stands before them
+	ledger *Ledger
 	rate   float64
 	work   chan *letter
 	seq    atomic.Int64
@@ -37,7 +37,7 @@ type letter struct {
 
 // sender is one client, which keeps its connection.
 type sender struct {
-	*load
+	*Load
 	rng    *rand.Rand
 	client *smtp.Client
 	sent   int // on this connection
@@ -57,16 +57,17 @@ const (
 
 var queuedAs = regexp.MustCompile(`queued as ([0-9A-Z]+)`)
 
-func newLoad(addr string, l *ledger, rate float64) *load {
-	return &load{addr: addr, ledger: l, rate: rate, work: make(chan *letter, waitingMax)}
+// NewLoad prepares clients that hand rate messages a second to addr.
+func NewLoad(addr string, l *Ledger, rate float64) *Load {
+	return &Load{Addr: addr, ledger: l, rate: rate, work: make(chan *letter, waitingMax)}
 }
 
-// run sends rate messages a second until ctx ends, and then what is left of
+// Run sends rate messages a second until ctx ends, and then what is left of
 // them until drain ends.
-func (l *load) run(ctx, drain context.Context, sessions int) {
+func (l *Load) Run(ctx, drain context.Context, sessions int) {
 	var group sync.WaitGroup
 	for i := range sessions {
-		s := &sender{load: l, rng: newRand(uint64(i))}
+		s := &sender{Load: l, rng: newRand(uint64(i))}
 		group.Go(func() { s.run(drain) })
 	}
 	rng := newRand(1 << 32)
@@ -87,6 +88,9 @@ func (l *load) run(ctx, drain context.Context, sessions int) {
 	close(l.work)
 	group.Wait()
 }
+
+// Waiting counts the messages that the clients still have.
+func (l *Load) Waiting() int { return int(l.waiting.Load()) }
 
 func newRand(n uint64) *rand.Rand { return rand.New(rand.NewPCG(n, uint64(time.Now().UnixNano()))) }
 
@@ -120,7 +124,7 @@ func (s *sender) drop() {
 }
 
 func (s *sender) dial() error {
-	conn, err := net.DialTimeout("tcp", s.addr, clientPatience)
+	conn, err := net.DialTimeout("tcp", s.Addr, clientPatience)
 	if err != nil {
 		return err
 	}
