@@ -283,6 +283,9 @@ func TestDrain(t *testing.T) {
 	if err := g.nodes[0].Drain(t.Context(), "mx2"); err == nil {
 		t.Error("a second node may be drained, which leaves one copy")
 	}
+	if err := g.nodes[0].Remove(t.Context(), "mx2", true); err == nil {
+		t.Error("a node that lives was removed by force")
+	}
 	if err := g.nodes[0].Resume(t.Context(), "mx3"); err != nil {
 		t.Fatal(err)
 	}

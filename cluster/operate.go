@@ -126,6 +126,11 @@ func (n *Node) Remove(ctx context.Context, node string, force bool) error {
 		return err
 	}
 	if rec.State != fsm.Removed {
+		if rec.State != fsm.Drained {
+			if err := n.pause(ctx, silence); err != nil {
+				return err
+			}
+		}
 		err = outcome(n.control.propose(ctx, fsm.NodeChange{Node: node, Verb: fsm.NodeRemove, Force: force, Renewed: rec.Lease.Renewed}))
 		if err != nil {
 			return err
@@ -136,6 +141,24 @@ func (n *Node) Remove(ctx context.Context, node string, force bool) error {
 		return fmt.Errorf("cluster: %w", err)
 	}
 	return err
+}
+
+// silence is how long a node that is to be removed by force must not have
+// renewed its lease, which a node that lives does twice a second: Raft refuses
+// when it has done so since the record that was read before.
+const silence = 2 * time.Second
+
+func (n *Node) pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-n.ctx.Done():
+		return errStopped
+	}
 }
 
 // Progress is how far the draining of a node has come.
