@@ -253,7 +253,9 @@ func sendRun(net Sender, a *segment.Action, list []outgoing, seq func(*outgoing)
 	if len(list) == 0 || list[0].seq > a.Item.Arg {
 		return 0, nil // nobody waits for them any more
 	}
-	if list[0].seq != a.Item.Seq {
+	// Records leave from the front when all members have them; results may when
+	// those have that count.
+	if list[0].seq != a.Item.Seq && a.Item.Kind != segment.ItemAppend {
 		return 0, fmt.Errorf("drive: record %d of segment %s is no longer in memory: %w", a.Item.Seq, a.Item.Segment, errGone)
 	}
 	var few [8]replica.Item
