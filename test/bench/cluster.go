@@ -176,8 +176,9 @@ func runCluster(ctx context.Context, b *bench, nodes int, base relay) error {
 	if base != nil && len(b.o.relays) > 1 {
 		relays = append(relays, base)
 	}
-	_, pss := f.usage()
-	fmt.Printf("\n%d nodes, %d copies wanted, load on all; idle: %.1f MB\n", nodes, copiesWanted, float64(pss)/1e6)
+	if err := printIdle(ctx, f); err != nil {
+		return err
+	}
 	printHead()
 	for _, size := range b.o.clusterSizes {
 		w := work{size: size, sessions: b.o.clusterSessions, reuse: true}
@@ -196,4 +197,24 @@ func runCluster(ctx context.Context, b *bench, nodes int, base relay) error {
 	n, first := f.warnings()
 	fmt.Printf("warnings in the logs: %d  %s\n", n, first)
 	return errors.Join(ctx.Err())
+}
+
+// idleFor is how long a cluster without load is watched.
+const idleFor = 5 * time.Second
+
+// printIdle shows what a cluster costs that has nothing to do.
+func printIdle(ctx context.Context, f *fleet) error {
+	before := read(f)
+	select {
+	case <-time.After(idleFor):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	after := read(f)
+	_, pss := f.usage()
+	n, took := float64(len(f.Nodes)), idleFor.Seconds()
+	fmt.Printf("\n%s, %d copies wanted, load on all; idle, a node: %.1f MB, %.1f ms CPU a second, %.1f KB a second on the wire; %.1f entries of Raft a second in all\n",
+		f.name(), copiesWanted, float64(pss)/1e6/n, (after.cpu-before.cpu).Seconds()*1e3/n/took,
+		float64(after.wire-before.wire)/1024/n/took, float64(after.entries-before.entries)/took)
+	return nil
 }
