@@ -14,12 +14,13 @@ type counters struct {
 	nodes []*relayproc.Relay
 
 	mu     sync.Mutex
+	lives  []int     // that ended
 	before []float64 // of ended lives
 	now    []float64 // of this one
 }
 
 func newCounters(nodes []*relayproc.Relay) *counters {
-	return &counters{nodes: nodes, before: make([]float64, len(nodes)), now: make([]float64, len(nodes))}
+	return &counters{nodes: nodes, lives: make([]int, len(nodes)), before: make([]float64, len(nodes)), now: make([]float64, len(nodes))}
 }
 
 // run looks again and again.
@@ -46,19 +47,21 @@ func (c *counters) run(ctx context.Context) {
 }
 
 func (c *counters) look(i int) {
+	c.mu.Lock()
+	life := c.lives[i]
+	c.mu.Unlock()
 	n, err := c.nodes[i].Metric("clrelay_possible_duplicates_total")
 	if err != nil {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if n < c.now[i] { // another life
-		c.before[i] += c.now[i]
+	if life == c.lives[i] { // otherwise it is counted already
+		c.now[i] = n
 	}
-	c.now[i] = n
 }
 
-// last looks a last time, and closes the life.
+// last looks a last time, right before the life ends; rest is to follow.
 func (c *counters) last(i int) {
 	look := make(chan struct{})
 	go func() { c.look(i); close(look) }()
@@ -66,15 +69,15 @@ func (c *counters) last(i int) {
 	case <-look:
 	case <-time.After(100 * time.Millisecond):
 	}
-	c.rest(i)
 }
 
-// rest closes a life.
+// rest closes a life that has ended.
 func (c *counters) rest(i int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.before[i] += c.now[i]
 	c.now[i] = 0
+	c.lives[i]++
 }
 
 // sum is what was counted in all.

@@ -232,6 +232,7 @@ func (f *fleet) kill(i int) {
 	f.down[i] = true
 	f.counted.last(i)
 	f.cluster.Nodes[i].Kill()
+	f.counted.rest(i)
 }
 
 // start runs a node that was killed.

@@ -82,6 +82,9 @@ func catalogue() []fault {
 		{name: "flap", lab: true, run: (*nemesis).flap},
 		{name: "slow", lab: true, run: (*nemesis).slowLink},
 		{name: "cut-and-kill", lab: true, run: (*nemesis).cutAndKill},
+		{name: "drain", alone: true, run: (*nemesis).drain},
+		{name: "drain-and-kill", alone: true, run: (*nemesis).drainAndKill},
+		{name: "rolling-restart", alone: true, run: (*nemesis).rolling},
 		{name: "stop", alone: true, run: (*nemesis).stopOne},
 	}
 }
@@ -253,6 +256,11 @@ func (n *nemesis) killTwo() error {
 func (n *nemesis) stopOne() error {
 	i := n.any()
 	n.say("SIGTERM to %s", name(i))
+	return n.restart(i, n.between(0, 8))
+}
+
+// restart ends a node in good order and starts it again.
+func (n *nemesis) restart(i int, down time.Duration) error {
 	n.mu.Lock()
 	n.down[i] = true
 	n.counted.last(i)
@@ -260,8 +268,71 @@ func (n *nemesis) stopOne() error {
 	if err := n.cluster.Nodes[i].Stop(); err != nil {
 		return err
 	}
-	n.hold(n.between(0, 8))
+	n.counted.rest(i)
+	n.hold(down)
 	return n.start(i)
+}
+
+// rolling restarts all nodes in turn, each when the one before is back.
+func (n *nemesis) rolling() error {
+	n.say("all nodes are restarted in turn")
+	for _, i := range n.shuffled() {
+		if err := n.restart(i, n.between(0, 1)); err != nil {
+			return err
+		}
+		if err := n.cluster.Nodes[i].AwaitReady(n.ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// drainWithin is how long emptying a node may take.
+const drainWithin = "30s"
+
+// drain empties a node that has mail, and takes it back into service.
+func (n *nemesis) drain() error {
+	i := n.any()
+	n.say("%s is drained", name(i))
+	n.away.Store(true)
+	n.hold(n.between(0, 2))
+	began := time.Now()
+	_, errs, code := n.cluster.Nodes[i].CLI("node", "drain", name(i), "--wait", "--timeout", drainWithin)
+	if code != 0 {
+		return fmt.Errorf("%w: draining %s: %d: %s", ErrBroken, name(i), code, errs)
+	}
+	n.say("it took %v", time.Since(began).Round(time.Millisecond))
+	n.away.Store(false)
+	n.hold(n.between(0, 3))
+	return n.resume(i, i)
+}
+
+func (n *nemesis) resume(i, through int) error {
+	if _, errs, code := n.cluster.Nodes[through].CLI("node", "resume", name(i)); code != 0 {
+		return fmt.Errorf("%w: resuming %s: %d: %s", ErrBroken, name(i), code, errs)
+	}
+	return nil
+}
+
+// drainAndKill kills the node that is being emptied, or another, meanwhile.
+func (n *nemesis) drainAndKill() error {
+	list := n.shuffled()
+	i, through, victim := list[0], list[1], list[n.rng.IntN(2)*2]
+	n.say("%s is drained, kill -9 of %s meanwhile", name(i), name(victim))
+	n.away.Store(n.rng.IntN(2) == 0)
+	n.hold(time.Second)
+	if _, errs, code := n.cluster.Nodes[through].CLI("node", "drain", name(i)); code != 0 {
+		return fmt.Errorf("%w: draining %s: %d: %s", ErrBroken, name(i), code, errs)
+	}
+	n.hold(n.between(0, 2))
+	n.kill(victim)
+	n.hold(n.between(0, 8))
+	if err := n.start(victim); err != nil {
+		return err
+	}
+	n.away.Store(false)
+	n.hold(n.between(3, 6)) // for a leader
+	return n.resume(i, through)
 }
 
 func (n *nemesis) pause(list ...int) error {
