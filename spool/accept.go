@@ -47,7 +47,7 @@ func (s *Spool) Accept(ctx context.Context, env *mail.Envelope, content io.Reade
 		return nil, err
 	}
 	s.opts.Metrics.Accepted.Inc()
-	if s.opts.Placement == nil || s.owns(m) {
+	if in.mine {
 		s.opts.Accepted(m, env)
 	}
 	return m, nil
@@ -69,6 +69,8 @@ type intake struct {
 	commit wal.Pos // of the commit record, once it is appended
 	seq    uint64  // of it
 	length int64   // of it on the disk
+	m      *Message
+	mine   bool // m is the queue's
 	size   uint64
 	crc    uint32
 	moving // in a cluster
@@ -222,7 +224,8 @@ func (in *intake) append(chunk []byte, last bool) (c *wal.Commit, ticket Ticket,
 	}
 	in.g.Advance(seq, c.Pos(0).File())
 	if last {
-		in.g.Wait(in.first, seq)
+		in.m = in.message()
+		in.g.Wait(in.m)
 	}
 	return c, s.opts.Placement.Append(recs, c), nil
 }
@@ -238,7 +241,7 @@ func (in *intake) enter() error {
 	s := in.s
 	if s.opts.Placement != nil {
 		g := s.state.Segment(in.picked)
-		if g == nil || !g.Open() || in.g != nil && in.g != g {
+		if g == nil || !state.Replicated(g.ID) || !g.Open() || in.g != nil && in.g != g {
 			return fmt.Errorf("segment %d is not for new mail here: %w", in.picked, ErrMoved)
 		}
 		if in.g == nil {
@@ -262,27 +265,37 @@ func (in *intake) finish() *Message {
 	s := in.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	m := in.message()
 	s.counts.Accepted++
-	if !in.g.Owned {
+	if adopted := in.arrive(); adopted || !in.g.Owned {
 		s.counts.HandedOver++ // meanwhile
 	}
+	in.mine = in.g.Owned && s.state.Commit(in.m) != 0
 	in.leave()
-	return m
+	return in.m
 }
 
-// message takes the records off the books as pending and enters them as a
-// message. s.mu is held.
+// message makes the handle of what is appended.
 func (in *intake) message() *Message {
-	s := in.s
-	m := state.NewMessage(in.env, &state.Arrival{
+	return state.NewMessage(in.env, &state.Arrival{
 		Segment: in.g, First: in.first, Seq: in.seq, Size: in.size, Chunks: in.chunks, Commit: in.commit, CommitSize: in.length,
 	})
+}
+
+// arrive takes the records off the books as pending and enters them as a
+// message, unless it was adopted. s.mu is held.
+func (in *intake) arrive() (adopted bool) {
+	s := in.s
+	if in.m == nil {
+		in.m = in.message()
+	} else {
+		adopted = !in.g.Waited(in.m)
+	}
 	s.state.Unpend(in.commit)
 	s.unpend(in.chunks)
-	delete(in.g.Waiting, in.first)
-	s.state.Enter(m)
-	return m
+	if !adopted {
+		s.state.Enter(in.m)
+	}
+	return adopted
 }
 
 // leave ends the message's time as one that is arriving. s.mu is held.
@@ -312,13 +325,14 @@ func (in *intake) abort(why string) {
 	if in.commit != 0 && known && in.g.Held() && in.g.Reaches(in.seq) {
 		// Another node owns it by now, and decides: here it is a copy as good as
 		// any.
-		in.message()
+		in.arrive()
 		return
 	}
 	s.unpend(in.chunks)
+	adopted := false
 	if in.commit != 0 {
 		s.state.Unpend(in.commit)
-		delete(in.g.Waiting, in.first)
+		adopted = in.m != nil && !in.g.Waited(in.m)
 	}
 	if len(in.chunks) == 0 || !known {
 		return
@@ -327,7 +341,13 @@ func (in *intake) abort(why string) {
 	wr := in.record(record.KindAbort, in.first, [][]byte{record.AppendAbort(nil, why, in.commit.File())})
 	switch c, err := s.append(wr); {
 	case err == nil:
-		if in.commit != 0 {
+		switch {
+		case adopted && s.state.Commit(in.m) != 0:
+			if in.g.Owned {
+				s.counts.Finished++
+			}
+			s.state.Settled(in.m, &record.Result{Finished: true}, c.Pos(0), 0)
+		case in.commit != 0:
 			s.state.Killed(c.Pos(0), in.commit.File())
 		}
 		s.tell(wr)

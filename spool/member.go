@@ -235,12 +235,17 @@ func (s *Spool) Merge(segment uint64, inv Inventory, complete bool) (missing []u
 	var rec record.Result
 	for i := range inv.Live {
 		l := &inv.Live[i]
-		if rec.Settled = rec.Settled[:0]; len(l.Results) > 0 {
-			if err := record.ParseResult(l.Results, &rec); err != nil {
+		rec = record.Result{Settled: rec.Settled[:0]}
+		if len(l.Results) > 0 {
+			err := record.ParseResult(l.Results, &rec)
+			if err == nil {
+				err = rec.Check()
+			}
+			if err != nil {
 				return nil, nil, fmt.Errorf("spool: inventory of segment %d: message %d: %w", segment, l.First, err)
 			}
 		}
-		lacks, err := s.mergeOne(segment, l, rec.Settled)
+		lacks, err := s.mergeOne(segment, l, &rec)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -265,15 +270,17 @@ func (s *Spool) Merge(segment uint64, inv Inventory, complete bool) (missing []u
 	return missing, s.last, nil
 }
 
-func (s *Spool) mergeOne(segment uint64, l *LiveMessage, settled []record.Settled) (lacks bool, err error) {
+func (s *Spool) mergeOne(segment uint64, l *LiveMessage, rec *record.Result) (lacks bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	g, err := s.state.Shared(segment)
 	if err != nil {
 		return false, err
 	}
-	if m := s.state.At(segment, l.First); m != nil {
-		err = s.unite(m, settled, false)
+	if len(rec.Settled) > 0 {
+		if m := s.state.Of(segment, &state.Foreign{First: l.First, Result: record.Result{ID: rec.ID}}); m != nil {
+			err = s.unite(m, rec.Settled, false)
+		}
 	}
 	return s.state.Lacks(g, l, s.suspect), err
 }
@@ -290,8 +297,11 @@ func (s *Spool) Complete(segment, last uint64) (*wal.Commit, error) {
 		err = fmt.Errorf("spool: segment %d, complete up to %d: %w", segment, last, ErrRefused)
 	}
 	if err == nil && last > g.Last {
+		before := g.Last
 		g.Last = last
-		err = s.putHeader(g)
+		if err = s.putHeader(g); err != nil {
+			g.Last = before // nothing is complete that a restart does not know
+		}
 	}
 	return s.last, err
 }

@@ -54,8 +54,8 @@ func (in *intake) takeBack(had int) {
 	in.chunks = in.chunks[:had]
 	if in.commit != 0 {
 		s.state.Unpend(in.commit)
-		delete(in.g.Waiting, in.first)
-		in.commit = 0
+		in.g.Waited(in.m) // if it was adopted, the segment's end makes it void
+		in.commit, in.m = 0, nil
 	}
 }
 
@@ -111,11 +111,4 @@ func (in *intake) again() error {
 	s.unpend(in.source)
 	in.source = nil
 	return nil
-}
-
-// owns tells whether a message is this node's.
-func (s *Spool) owns(m *Message) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.state.Owned(m)
 }

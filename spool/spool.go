@@ -260,6 +260,7 @@ func (s *Spool) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := Stats{Counts: s.counts, Messages: s.state.Messages(), Segments: s.state.Segments(), LiveBytes: s.state.LiveBytes(), Files: len(files), Free: free, Size: size}
+	st.TakenOver += s.state.Adopted()
 	for _, g := range s.open {
 		if g != nil {
 			st.OpenSegments++

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math"
 	"slices"
+
+	"github.com/clrelay/clrelay/internal/mail"
 )
 
 // Copy is a record on its way between nodes.
@@ -170,4 +172,17 @@ func (l *LiveMessage) parse(data []byte) error {
 		}
 		return nil
 	})
+}
+
+// VersionMax bounds the versions of results: no recipient ever has so many.
+const VersionMax = math.MaxUint32 / 2
+
+// Check tells whether a result that another node sends may be entered.
+func (r *Result) Check() error {
+	for i := range r.Settled {
+		if o := &r.Settled[i]; o.State > mail.StateDropped || o.Version > VersionMax {
+			return fmt.Errorf("%w: result of recipient %d with state %d, version %d", ErrPayload, o.Recipient, o.State, o.Version)
+		}
+	}
+	return nil
 }

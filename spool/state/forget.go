@@ -26,6 +26,10 @@ func (s *State) Forgotten(segment uint64, f *record.Forget, pos wal.Pos, size in
 			s.remove(m)
 		}
 		s.dropArrivals(g)
+		for _, m := range g.Waiting {
+			m.commit = 0
+		}
+		clear(g.Waiting)
 		s.Retire(g)
 	}
 	s.tombs.Add(books.Tomb{Segment: segment, Pos: pos, Size: size, Forget: *f})
@@ -54,6 +58,7 @@ func (g *found) prune() {
 	if g.gone != 0 {
 		g.results = slices.DeleteFunc(g.results, func(r foundResult) bool { return wal.Pos(r.At()) <= g.gone })
 		g.attempts = slices.DeleteFunc(g.attempts, func(a foundAttempt) bool { return a.pos <= g.gone })
+		seg.Last = 0
 		g.killers = slices.DeleteFunc(g.killers, func(k foundKiller) bool { return k.pos <= g.gone })
 	}
 	if g.gone != 0 || seg.EndSet {
@@ -61,6 +66,14 @@ func (g *found) prune() {
 		g.msgs = slices.DeleteFunc(g.msgs, func(m *Message) bool {
 			return m.commit <= g.gone || seg.EndSet && m.commitSeq() > seg.End
 		})
+	}
+	if g.gone != 0 { // what was forgotten does not count
+		for _, c := range g.chunks {
+			seg.Last = max(seg.Last, uint64(c.seq))
+		}
+		for _, m := range g.msgs {
+			seg.Last = max(seg.Last, m.commitSeq())
+		}
 	}
 	if seg.EndSet {
 		seg.Last = seg.told // what was fetched out of order does not count

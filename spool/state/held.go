@@ -58,17 +58,17 @@ func (s *State) Set(v record.View, head uint32) (g *Segment, told bool, voided i
 	case !Replicated(v.ID):
 		return nil, false, 0, fmt.Errorf("segment %d is a local one: %w", v.ID, record.ErrRefused)
 	case g == nil:
-		g = &Segment{View: v, from: head}
+		g = &Segment{View: v, from: head, behind: true}
 		s.segments[v.ID] = g
 		return g, true, 0, nil
-	case v.Epoch < g.Epoch || v.Epoch == g.Epoch && g.header != 0 && g.EndSet == v.EndSet && g.State == v.State:
+	case v.Epoch < g.Epoch || v.Epoch == g.Epoch && !g.behind && g.EndSet == v.EndSet && g.State == v.State:
 		return g, false, 0, nil
 	case g.EndSet && v.EndSet && g.End != v.End:
 		return g, false, 0, fmt.Errorf("segment %d ends at %d, not at %d: %w", v.ID, g.End, v.End, record.ErrRefused)
 	case g.EndSet:
 		v.End, v.EndSet = g.End, true
 	}
-	g.View = v
+	g.View, g.behind = v, true
 	if !g.EndSet {
 		return g, true, 0, nil
 	}
@@ -144,12 +144,35 @@ func (s *State) Inventory(g *Segment) (inv record.Inventory, msgs []*Message) {
 		inv.Live = append(inv.Live, record.LiveMessage{First: uint64(m.first), Commit: m.commitSeq()})
 	}
 	for _, first := range slices.Sorted(maps.Keys(g.Waiting)) {
-		if commit := g.Waiting[first]; commit <= inv.Last {
+		if commit := g.Waiting[first].commitSeq(); commit <= inv.Last {
 			inv.Live = append(inv.Live, record.LiveMessage{First: first, Commit: commit})
 		}
 	}
 	return inv, slices.Clone(g.msgs)
 }
+
+// Adopt enters a message of which another node knows something while it still
+// waits here for its copies: it was taken over meanwhile, and what is said of
+// it must not be lost. Its records stay pending, too. nil: there is none, or it
+// is above the segment's end.
+func (s *State) Adopt(g *Segment, first uint64) *Message {
+	m := g.Waiting[first]
+	if m == nil || !g.Reaches(m.commitSeq()) {
+		return nil
+	}
+	delete(g.Waiting, first)
+	if m.more != nil {
+		m.more.chunks = slices.Clone(m.more.chunks) // whoever waits has them, too
+	}
+	s.Enter(m)
+	if g.Owned {
+		s.adopted++
+	}
+	return m
+}
+
+// Adopted counts the messages that Adopt has made this node's.
+func (s *State) Adopted() uint64 { return s.adopted }
 
 // Owned tells whether a message is this node's.
 func (s *State) Owned(m *Message) bool { return m.seg.Owned }
@@ -195,7 +218,7 @@ func (s *State) Unite(m *Message, settled []record.Settled, finished bool) *reco
 }
 
 // Absent gives the messages that an inventory has finished and this store has
-// not.
+// not; those that still wait for copies are adopted for it.
 func (s *State) Absent(g *Segment, inv *record.Inventory) []*Message {
 	if inv.Suspect {
 		return nil
@@ -204,9 +227,18 @@ func (s *State) Absent(g *Segment, inv *record.Inventory) []*Message {
 	for i := range inv.Live {
 		live[inv.Live[i].First] = true
 	}
+	absent := func(m *Message) bool {
+		first := m.First()
+		return !live[first] && inv.From <= first && first <= inv.Upto && m.commitSeq() <= inv.Last
+	}
+	for first, m := range g.Waiting {
+		if absent(m) {
+			s.Adopt(g, first)
+		}
+	}
 	var out []*Message
 	for _, m := range g.msgs {
-		if first := uint64(m.first); !live[first] && inv.From <= first && first <= inv.Upto && m.commitSeq() <= inv.Last {
+		if absent(m) {
 			out = append(out, m)
 		}
 	}

@@ -210,6 +210,7 @@ func (s *State) restore(g *found, rec *Recovered) {
 		return
 	}
 	g.seg.Owned = !Replicated(g.seg.ID) || s.OwnAll
+	g.seg.behind = g.seg.header == 0
 	msgs := s.newest(g)
 	find := func(first uint32) *Message {
 		i, ok := slices.BinarySearchFunc(msgs, first, func(m *Message, first uint32) int { return cmp.Compare(m.first, first) })

@@ -22,8 +22,8 @@ type Segment struct {
 	Arriving int    // messages of the spool's own segments that have no commit yet
 	Owned    bool   // its messages are the queue's, and in the index
 	// Waiting are the messages that this node has committed and the other
-	// members have not confirmed: first chunk and commit.
-	Waiting map[uint64]uint64
+	// members have not confirmed, by their first chunk.
+	Waiting map[uint64]*Message
 
 	arrivals  map[uint64]*arrival // of a member, by their first chunk
 	told      uint64              // Last as the newest header has it
@@ -33,6 +33,7 @@ type Segment struct {
 	bytes     int64               // octets ever
 	msgs      []*Message          // unfinished, rising by their first chunk
 	header    wal.Pos             // of the newest header record; 0: none
+	behind    bool                // the newest header record does not say View yet
 	headerLen int64
 }
 
@@ -57,13 +58,22 @@ func (g *Segment) Own(self record.Member) bool {
 	return g.State == record.SegmentOpen && !g.EndSet && g.Owner == self
 }
 
-// Wait notes that a message is committed here and not yet elsewhere; whoever
-// takes it off the books as pending deletes it.
-func (g *Segment) Wait(first, commit uint64) {
+// Wait notes that a message is committed here and not yet elsewhere.
+func (g *Segment) Wait(m *Message) {
 	if g.Waiting == nil {
-		g.Waiting = map[uint64]uint64{}
+		g.Waiting = map[uint64]*Message{}
 	}
-	g.Waiting[first] = commit
+	g.Waiting[m.First()] = m
+}
+
+// Waited takes a message off those that wait; false says that it has been
+// adopted, or forgotten, before.
+func (g *Segment) Waited(m *Message) bool {
+	ok := g.Waiting[m.First()] == m
+	if ok {
+		delete(g.Waiting, m.First())
+	}
+	return ok
 }
 
 // Empty tells whether the segment has no unfinished message.

@@ -22,7 +22,8 @@ type State struct {
 	tombs    *books.Tombs
 	// OwnAll has Load give replicated segments for this node's, for those who
 	// only look.
-	OwnAll bool
+	OwnAll  bool
+	adopted uint64
 }
 
 // New makes an empty state.
@@ -82,8 +83,8 @@ func (s *State) HeaderAt(g *Segment, pos wal.Pos, size int64) {
 }
 
 // Told notes that the segment's newest header record, just appended, has its
-// Last.
-func (g *Segment) Told() { g.told, g.since = g.Last, 0 }
+// View and its Last.
+func (g *Segment) Told() { g.told, g.since, g.behind = g.Last, 0, false }
 
 // Advance notes that the segment's newest record has that number and lies in
 // that file.
@@ -185,8 +186,14 @@ func (s *State) Standings(m *Message, dst []Standing) []Standing {
 	return dst
 }
 
-// ResultAt tells where a recipient's newest result record lies.
-func (s *State) ResultAt(m *Message, rcpt int) wal.Pos { return wal.Pos(m.rcpts()[rcpt].At()) }
+// ResultAt tells where a recipient's newest result record lies; 0 when the
+// message is finished.
+func (s *State) ResultAt(m *Message, rcpt int) wal.Pos {
+	if m.finished() {
+		return 0
+	}
+	return wal.Pos(m.rcpts()[rcpt].At())
+}
 
 // Attempt makes the record of an attempt at recipients. early says that the
 // time of one of them has not come yet.

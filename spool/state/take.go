@@ -95,8 +95,8 @@ func (b *Batch) plan(c *record.Copy) error {
 		if err := record.ParseResult(c.Payload(), &f.Result); err != nil {
 			return err
 		}
-		if slices.ContainsFunc(f.Result.Settled, func(o record.Settled) bool { return o.State > mail.StateDropped }) {
-			return fmt.Errorf("result with an unknown state")
+		if err := f.Result.Check(); err != nil {
+			return err
 		}
 		b.Results = append(b.Results, f)
 		return nil
@@ -109,6 +109,8 @@ func (b *Batch) plan(c *record.Copy) error {
 		return fmt.Errorf("no such number")
 	case !b.put && c.Seq <= b.last:
 		return nil // here already
+	case !b.put && b.g.Owned:
+		return fmt.Errorf("it is this node that gives numbers in the segment")
 	case b.g.EndSet && (c.Seq > b.g.End || !b.put):
 		return fmt.Errorf("the segment ends at %d", b.g.End)
 	case !b.put && c.Seq != b.last+1:
@@ -142,7 +144,8 @@ func (b *Batch) chunk(c *record.Copy) (step, error) {
 	switch {
 	case err != nil:
 		return step{}, err
-	case first == 0 || first > c.Seq || (first == c.Seq) != (index == 0) || size > math.MaxInt32:
+	case first == 0 || first > c.Seq || (first == c.Seq) != (index == 0) || size > math.MaxInt32,
+		index > 0 && size == record.ChunkHeaderLen, b.g.Waiting[first] != nil:
 		return step{}, fmt.Errorf("chunk %d of message %d, %d octets", index, first, size)
 	}
 	st := step{first: first, index: int(index)}
@@ -276,7 +279,8 @@ func (s *State) giveUp(g *Segment, first uint64) {
 }
 
 // Of gives the message that a result or abort is about, or nil; an abort of
-// one that was still arriving ends that.
+// one that was still arriving ends that, and one that waits for its copies is
+// adopted.
 func (s *State) Of(segment uint64, f *Foreign) *Message {
 	g := s.segments[segment]
 	if g == nil {
@@ -286,6 +290,9 @@ func (s *State) Of(segment uint64, f *Foreign) *Message {
 		s.giveUp(g, f.First)
 	}
 	m := g.find(f.First)
+	if w := g.Waiting[f.First]; m == nil && w != nil && (f.Result.ID.IsZero() || f.Result.ID == w.id) {
+		m = s.Adopt(g, f.First)
+	}
 	if m == nil || !f.Result.ID.IsZero() && f.Result.ID != m.id {
 		return nil
 	}
