@@ -34,7 +34,7 @@ func scriptFor(name string) (script, error) {
 type director struct{ *world.World }
 
 const (
-	sceneTime = 3 * time.Second  // of load, so that there is something to see
+	sceneTime = 2 * time.Second  // of load, so that there is something to see
 	takeover  = 20 * time.Second // at most, until others go on with a node's mail
 )
 

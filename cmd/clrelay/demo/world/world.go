@@ -146,6 +146,7 @@ func (w *World) Start(ctx context.Context) error {
 			return err
 		}
 	}
+	w.News() // that they started is none
 	w.start = time.Now()
 	w.group.Go(w.keepBooks)
 	loadCtx, stop := context.WithCancel(w.ctx)
