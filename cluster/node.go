@@ -287,15 +287,19 @@ func (n *Node) takePart(self fsm.Ref, sp *spool.Spool) error {
 	for _, h := range sp.Held() {
 		held = append(held, heldOf(h))
 	}
+	var generation uint32
+	n.view.read(func(s *fsm.State) { generation = s.Generation() })
+	expect := n.o.Expect
+	if generation > fsm.FirstGeneration {
+		expect = 0 // the cluster was recovered with fewer nodes than founded it: mail is taken with the copies that can be
+	}
 	m, err := segment.New(segment.Config{
-		Self: self, Expect: n.o.Expect, Seed: uint64(session), Held: held, Floor: sp.Floor(), Suspect: sp.Suspect(),
+		Self: self, Expect: expect, Seed: uint64(session), Held: held, Floor: sp.Floor(), Suspect: sp.Suspect(),
 	})
 	if err != nil {
 		return fmt.Errorf("cluster: %w", err)
 	}
 	n.e.Begin(m, session)
-	var generation uint32
-	n.view.read(func(s *fsm.State) { generation = s.Generation() })
 	err = n.replica.Start(replica.Peer{Node: self.Node, Store: self.Store, Session: uint64(session), Generation: generation})
 	if err != nil {
 		return fmt.Errorf("cluster: %w", err)

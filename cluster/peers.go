@@ -25,15 +25,21 @@ const (
 // enter gets this node into a cluster: it founds one with the others that are
 // expected, or joins the one that is there. It ends when the node is in.
 func (n *Node) enter() {
+	said := ""
 	for {
 		changed := n.gossip.Changed()
+		if err := n.outdated(); err != nil {
+			n.o.Fatal(err)
+			return
+		}
 		if n.raft.Status().Leader != "" && n.inside() {
 			return
 		}
 		ctx, cancel := context.WithTimeout(n.ctx, enterWait)
 		err := n.tryEnter(ctx)
 		cancel()
-		if err != nil && n.ctx.Err() == nil {
+		if err != nil && n.ctx.Err() == nil && err.Error() != said {
+			said = err.Error()
 			n.o.Log.Warn("entering the cluster", "error", err)
 		}
 		t := time.NewTimer(enterEvery)
@@ -48,6 +54,23 @@ func (n *Node) enter() {
 	}
 }
 
+// outdated tells whether the cluster has begun a new generation without this
+// node. It must not go on: with others of its own generation it would be a
+// second cluster.
+func (n *Node) outdated() error {
+	if n.raft.Fresh() {
+		return nil
+	}
+	mine := n.raft.Generation()
+	for _, m := range n.gossip.Members() {
+		if m.State == gossip.Alive && m.Meta.Session != 0 && m.Meta.Generation > mine {
+			return fmt.Errorf("cluster: the cluster was recovered without this node: %s is of generation %d and the data_dir of %s of generation %d; "+
+				"its mail is kept; to bring the node and its mail back: clrelay cluster rejoin", m.Node, m.Meta.Generation, n.o.Name, mine)
+		}
+	}
+	return nil
+}
+
 // inside tells whether Raft knows this node at its present address.
 func (n *Node) inside() bool {
 	return slices.ContainsFunc(n.raft.Members(), func(s raftnode.Server) bool {
@@ -56,16 +79,22 @@ func (n *Node) inside() bool {
 }
 
 func (n *Node) tryEnter(ctx context.Context) error {
-	if rec, err := n.record(n.o.Name); err == nil && rec.State == fsm.Removed && rec.Store == n.self.Store {
+	if rec, err := n.record(n.o.Name); err == nil && rec.State == fsm.Removed && rec.Inventoried && rec.Store == n.self.Store {
 		return fmt.Errorf("cluster: %s was removed: to bring the machine back, give it an empty data_dir", n.o.Name)
 	}
 	var fresh, settled []raftnode.Server
+	newest := uint32(0) // of a cluster that was recovered, the others are no more
 	for _, m := range n.gossip.Members() {
 		s := raftnode.Server{Node: m.Node, Address: m.Meta.Cluster}
 		switch {
 		case m.State != gossip.Alive || s.Address == "":
 		case m.Meta.Session != 0:
-			settled = append(settled, s)
+			if m.Meta.Generation > newest {
+				newest, settled = m.Meta.Generation, nil
+			}
+			if m.Meta.Generation == newest {
+				settled = append(settled, s)
+			}
 		default:
 			fresh = append(fresh, s)
 		}
@@ -125,6 +154,10 @@ func (p *peers) run() {
 	t := time.NewTicker(metaEvery)
 	defer t.Stop()
 	for {
+		if err := p.n.outdated(); err != nil {
+			p.n.o.Fatal(err)
+			return
+		}
 		p.connect()
 		p.n.o.Changed()
 		if err := p.n.gossip.SetMeta(p.n.meta()); err != nil {

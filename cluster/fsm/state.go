@@ -8,9 +8,12 @@ import (
 // KnownLevel is the highest feature level that this program knows.
 const KnownLevel = 1
 
+// FirstGeneration is that of a cluster that was never recovered or restored.
+const FirstGeneration = 1
+
 const (
 	firstLevel      = 1
-	firstGeneration = 1
+	firstGeneration = FirstGeneration
 	maxSessionN     = 1<<24 - 1
 	keepNonces      = 8
 )
