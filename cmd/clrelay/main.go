@@ -12,6 +12,8 @@ import (
 	"golang.org/x/term"
 
 	"github.com/clrelay/clrelay/cmd/clrelay/cli"
+	"github.com/clrelay/clrelay/cmd/clrelay/rescue"
+	"github.com/clrelay/clrelay/internal/cmdline"
 )
 
 // version is set by the linker.
@@ -36,5 +38,10 @@ func main() {
 func newRootCommand(app *cli.App) *cobra.Command {
 	root := cli.NewRoot(app)
 	root.AddCommand(serveCommand(), demoCommand(), app.SpoolCommand(spoolTools()))
+	for _, c := range root.Commands() {
+		if c.Name() == "cluster" {
+			c.AddCommand(rescue.Commands(cmdline.Console{Stdin: app.Stdin, Stdout: app.Stdout, Stderr: app.Stderr, Terminal: app.Terminal, Now: app.Now})...)
+		}
+	}
 	return root
 }
