@@ -64,6 +64,7 @@ type cluster struct {
 	ends   map[uint64]uint64
 	recov  map[uint64]time.Duration
 	ghosts []ghost
+	ambush *ambush
 	stats  Stats
 }
 

@@ -152,6 +152,9 @@ func (p *process) nodeOf(r fsm.Ref) int {
 
 func (p *process) proposeOps(ops []fsm.SegmentOp) {
 	p.c.w.logf("%s proposes %v", p.n.name, opsText(ops))
+	if p.c.caught(p.n, ops) {
+		return
+	}
 	p.propose(fsm.SegmentOps{Ops: ops}, func(index uint64) {
 		if index == 0 {
 			return

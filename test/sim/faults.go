@@ -134,6 +134,10 @@ func (c *cluster) blindLeader() {
 // late delays and repeats proposals; at times their proposer dies meanwhile.
 func (c *cluster) late(n int) {
 	w := c.w
+	if w.chance(400) {
+		c.lay()
+		return
+	}
 	c.raft.late = 20 + w.rng.IntN(400)
 	w.after(c.spell(20*time.Second), "proposals are quick", func() { c.raft.late = 0 })
 	if w.chance(500) {
@@ -178,8 +182,9 @@ func (c *cluster) rate() int64 {
 func (c *cluster) partition(n int) {
 	var cut [][2]int
 	way, other := c.w.rng.IntN(3), c.w.rng.IntN(len(c.nodes))
+	friend := c.w.chance(400) // one node is still reached
 	for m := range c.nodes {
-		if m == n || way == 2 && m != other {
+		if m == n || way == 2 && m != other || way != 2 && friend && m == other {
 			continue
 		}
 		if way != 1 {

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-var states = flag.Int("states", 6000, "most states of a scope that the checker looks at; 0: all")
+var states = flag.Int("states", 200, "most states of a scope that the checker looks at; 0: all")
 
 func scopes() []Scope {
 	const short, long = 1100 * time.Millisecond, 2600 * time.Millisecond
