@@ -38,6 +38,7 @@ var floors = map[string]int{
 	"spool/state":            2, // what the spool knows in memory
 	"spool/compact":          3, // what the spool needs no more
 	"spool/content":          3, // what the spool holds, to be read
+	"spool/take":             3, // what other nodes send
 	"spool/state/books":      2, // what of which log file is needed
 	"spool/state/index":      1, // messages by ID
 	"spool/inspect":          4, // a spool that does not run, looked at
@@ -78,6 +79,7 @@ var sameFloor = map[string]string{
 	"spool/state -> spool/wal":         "the spool's thinking needs the log's nouns: places and headers",
 	"spool -> spool/compact":           "the spool and what keeps it small are one thing, cut in two by size",
 	"spool -> spool/content":           "the spool hands its readers out: they are a part of it, cut off by size",
+	"spool -> spool/take":              "what comes from other nodes is checked behind the same door, cut off by size",
 	"spool/state -> spool/state/books": "what is known and what is needed of it are one thing, cut in two by size",
 	"spool/state/books -> spool/wal":   "the books need the log's places",
 	"spool/wal -> spool/wal/logfile":   "the log and the form of its files are one thing, cut in two by size",

@@ -6,6 +6,7 @@ import (
 
 	"github.com/clrelay/clrelay/spool/record"
 	"github.com/clrelay/clrelay/spool/state"
+	"github.com/clrelay/clrelay/spool/take"
 	"github.com/clrelay/clrelay/spool/wal"
 )
 
@@ -107,7 +108,7 @@ func (s *Spool) take(segment, epoch uint64, recs []Copy, put bool) (*wal.Commit,
 	if s.closed {
 		return nil, wal.ErrClosed
 	}
-	b, err := s.state.Plan(segment, epoch, recs, put)
+	b, err := take.New(s.state, segment, epoch, recs, put)
 	if err != nil {
 		return nil, err
 	}

@@ -25,7 +25,7 @@ func (s *State) Forgotten(segment uint64, f *record.Forget, pos wal.Pos, size in
 		for _, m := range slices.Clone(g.msgs) {
 			s.remove(m)
 		}
-		s.dropArrivals(g)
+		s.dropPartials(g)
 		for _, m := range g.Waiting {
 			m.commit = 0
 		}

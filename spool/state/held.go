@@ -72,7 +72,7 @@ func (s *State) Set(v record.View, head uint32) (g *Segment, told bool, voided i
 	if !g.EndSet {
 		return g, true, 0, nil
 	}
-	s.dropArrivals(g)
+	s.dropPartials(g)
 	for _, m := range slices.Clone(g.msgs) {
 		if m.commitSeq() > g.End {
 			s.remove(m)

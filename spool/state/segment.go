@@ -24,16 +24,18 @@ type Segment struct {
 	// Waiting are the messages that this node has committed and the other
 	// members have not confirmed, by their first chunk.
 	Waiting map[uint64]*Message
+	// Partials are the messages that other nodes are sending, by their first
+	// chunk.
+	Partials map[uint64]*Partial
 
-	arrivals  map[uint64]*arrival // of a member, by their first chunk
-	told      uint64              // Last as the newest header has it
-	since     uint32              // the first file that may hold what is above told
-	from      uint32              // the first file that may hold anything of it
-	count     int                 // messages ever
-	bytes     int64               // octets ever
-	msgs      []*Message          // unfinished, rising by their first chunk
-	header    wal.Pos             // of the newest header record; 0: none
-	behind    bool                // the newest header record does not say View yet
+	told      uint64     // Last as the newest header has it
+	since     uint32     // the first file that may hold what is above told
+	from      uint32     // the first file that may hold anything of it
+	count     int        // messages ever
+	bytes     int64      // octets ever
+	msgs      []*Message // unfinished, rising by their first chunk
+	header    wal.Pos    // of the newest header record; 0: none
+	behind    bool       // the newest header record does not say View yet
 	headerLen int64
 }
 
@@ -88,6 +90,9 @@ func (g *Segment) search(first uint32) (int, bool) {
 		return int(int64(m.first) - int64(first))
 	})
 }
+
+// Find gives the unfinished message with that first chunk, or nil.
+func (g *Segment) Find(first uint64) *Message { return g.find(first) }
 
 func (g *Segment) find(first uint64) *Message {
 	if i, ok := g.search(uint32(first)); ok && first>>32 == 0 {

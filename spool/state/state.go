@@ -117,15 +117,24 @@ type Arrival struct {
 	CommitSize int64 // of the commit record on the disk
 }
 
-// NewMessage makes the handle of a message, which Enter enters.
+// NewMessage makes the handle of a message, which Enter enters. While there is
+// no Commit yet, Land is still to be called.
 func NewMessage(env *mail.Envelope, a *Arrival) *Message {
 	m := &Message{
-		id: env.ID, seg: a.Segment, commit: a.Commit, commitLen: units(a.CommitSize),
+		id: env.ID, seg: a.Segment, commitLen: units(a.CommitSize),
 		first: uint32(a.First), size: uint32(a.Size), n: uint16(len(env.Recipients)),
 	}
 	m.stamp(env.Arrived.UnixMilli(), a.Seq)
-	m.place(a.Chunks)
+	if a.Commit != 0 {
+		m.Land(a.Chunks, a.Commit)
+	}
 	return m
+}
+
+// Land notes where the records of a new message lie.
+func (m *Message) Land(chunks []Chunk, commit wal.Pos) {
+	m.commit = commit
+	m.place(chunks)
 }
 
 // Enter puts a message into the index.

@@ -1,4 +1,8 @@
-package state
+// Package take plans what a member of a segment appends of the records that
+// come from other nodes: it checks each against what is here, so that nothing
+// a node sends can bring the log and the memory of it apart, and nothing is
+// done of what cannot be done whole. Package spool, its only user, appends.
+package take
 
 import (
 	"fmt"
@@ -7,65 +11,40 @@ import (
 
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/spool/record"
+	"github.com/clrelay/clrelay/spool/state"
 	"github.com/clrelay/clrelay/spool/wal"
 )
 
-// Bounds of what is arriving, which memory keeps: messages of a segment, and
-// chunks of a message.
-const (
-	arrivalsMax = 1 << 16
-	chunksMax   = 1 << 20
-)
-
-// arrival is a message that comes from another node and has no commit yet.
-type arrival struct {
-	chunks []Chunk  // Pos 0: not appended yet
-	seqs   []uint32 // of them
-	done   bool     // its commit is part of the Batch under way
-}
-
-func (s *State) dropArrivals(g *Segment) {
-	for first := range g.arrivals {
-		s.giveUp(g, first)
-	}
-}
-
-// Batch are records of other nodes on their way into the log. Plan makes one.
+// Batch are records of other nodes on their way into the log. New makes one.
 // Then either Done or Undo is called, before anything else happens to the
 // State.
 type Batch struct {
-	Records []wal.Record // to be appended at once; may be empty
-	Results []Foreign    // to be united, one by one, after Done
+	Records []wal.Record    // to be appended at once; may be empty
+	Results []state.Foreign // to be united, one by one, after Done
 
-	s     *State
-	g     *Segment
+	s     *state.State
+	g     *state.Segment
 	steps []step // one for each of Records
 	put   bool
 	last  uint64
 	env   mail.Envelope // of the commit looked at
 }
 
-// Foreign is a result or abort from another node.
-type Foreign struct {
-	First  uint64
-	Result record.Result // Finished alone for an abort
-}
-
 // step says what a record is.
 type step struct {
-	a     *arrival // a chunk of it or its commit
+	a     *state.Partial // a chunk of it or its commit
 	first uint64
-	m     *Message // the message of a commit; that of a chunk that takes the place of another
-	index int      // of the chunk
+	m     *state.Message // the message of a commit; that of a chunk that takes the place of another
+	index int            // of the chunk
 }
 
-// Plan checks records of a segment and says what to append. put is for those
+// New checks records of a segment and says what to append. put is for those
 // that come out of order; else what is here already is left out. Kinds are
 // checked first, so that nothing is done of what cannot be done whole.
-func (s *State) Plan(segment, epoch uint64, recs []record.Copy, put bool) (*Batch, error) {
-	g := s.segments[segment]
+func New(s *state.State, segment, epoch uint64, recs []record.Copy, put bool) (*Batch, error) {
+	g := s.Segment(segment)
 	switch {
-	case g == nil || !Replicated(segment):
+	case g == nil || !state.Replicated(segment):
 		return nil, fmt.Errorf("spool: segment %d: %w", segment, record.ErrNoSegment)
 	case epoch < g.Epoch:
 		return nil, fmt.Errorf("spool: segment %d: epoch %d is over, %d holds: %w", segment, epoch, g.Epoch, record.ErrRefused)
@@ -91,7 +70,7 @@ func (s *State) Plan(segment, epoch uint64, recs []record.Copy, put bool) (*Batc
 func (b *Batch) plan(c *record.Copy) error {
 	switch c.Kind {
 	case record.KindResult:
-		f := Foreign{First: c.Seq}
+		f := state.Foreign{First: c.Seq}
 		if err := record.ParseResult(c.Payload(), &f.Result); err != nil {
 			return err
 		}
@@ -101,7 +80,7 @@ func (b *Batch) plan(c *record.Copy) error {
 		b.Results = append(b.Results, f)
 		return nil
 	case record.KindAbort:
-		b.Results = append(b.Results, Foreign{First: c.Seq, Result: record.Result{Finished: true}})
+		b.Results = append(b.Results, state.Foreign{First: c.Seq, Result: record.Result{Finished: true}})
 		return nil
 	}
 	switch {
@@ -149,32 +128,32 @@ func (b *Batch) chunk(c *record.Copy) (step, error) {
 		return step{}, fmt.Errorf("chunk %d of message %d, %d octets", index, first, size)
 	}
 	st := step{first: first, index: int(index)}
-	if st.m = b.g.find(first); st.m != nil {
-		cs := st.m.chunks()
-		if !b.put || st.index >= len(cs) || cs[st.index].Pos != 0 && cs[st.index].Len != uint32(size) {
+	if st.m = b.g.Find(first); st.m != nil {
+		old, ok := b.s.Chunk(st.m, st.index)
+		if !b.put || !ok || old.Pos != 0 && old.Len != uint32(size) {
 			return step{}, fmt.Errorf("chunk %d is not that of message %d", index, first)
 		}
 		return st, nil
 	}
-	if st.a = b.g.arrivals[first]; st.a == nil {
-		if index != 0 || len(b.g.arrivals) >= arrivalsMax {
-			return step{}, fmt.Errorf("chunk %d of message %d, which has none, beside %d others", index, first, len(b.g.arrivals))
+	if st.a = b.g.Partials[first]; st.a == nil {
+		if index != 0 || len(b.g.Partials) >= state.PartialsMax {
+			return step{}, fmt.Errorf("chunk %d of message %d, which has none, beside %d others", index, first, len(b.g.Partials))
 		}
-		st.a = &arrival{}
-		if b.g.arrivals == nil {
-			b.g.arrivals = map[uint64]*arrival{}
+		st.a = &state.Partial{}
+		if b.g.Partials == nil {
+			b.g.Partials = map[uint64]*state.Partial{}
 		}
-		b.g.arrivals[first] = st.a
+		b.g.Partials[first] = st.a
 	}
-	n := len(st.a.chunks)
+	n := len(st.a.Chunks)
 	switch {
-	case b.put && st.index < n && st.a.seqs[st.index] == uint32(c.Seq):
+	case b.put && st.index < n && st.a.Seqs[st.index] == uint32(c.Seq):
 		return step{}, nil // here already
-	case st.a.done || st.index != n || n >= chunksMax || n > 0 && uint64(st.a.seqs[n-1]) >= c.Seq:
+	case st.a.Done || st.index != n || n >= state.ChunksMax || n > 0 && uint64(st.a.Seqs[n-1]) >= c.Seq:
 		return step{}, fmt.Errorf("chunk %d of message %d, which has %d", index, first, n)
 	}
-	st.a.chunks = append(st.a.chunks, Chunk{Len: uint32(size)})
-	st.a.seqs = append(st.a.seqs, uint32(c.Seq))
+	st.a.Chunks = append(st.a.Chunks, state.Chunk{Len: uint32(size)})
+	st.a.Seqs = append(st.a.Seqs, uint32(c.Seq))
 	return st, nil
 }
 
@@ -185,17 +164,17 @@ func (b *Batch) commit(c *record.Copy) (step, error) {
 	if err := record.ParseCommit(data, &rec, &b.env); err != nil {
 		return step{}, err
 	}
-	if b.put && b.g.find(rec.First) != nil {
+	if b.put && b.g.Find(rec.First) != nil {
 		return step{}, nil // here already
 	}
-	a := b.g.arrivals[rec.First]
-	if a == nil || a.done || len(a.chunks) != 1+len(rec.More) || rec.Length > MaxSize ||
-		uint64(a.seqs[len(a.seqs)-1]) >= c.Seq || len(b.env.Recipients) == 0 || len(b.env.Recipients) > MaxRecipients || b.env.ID.IsZero() {
+	a := b.g.Partials[rec.First]
+	if a == nil || a.Done || len(a.Chunks) != 1+len(rec.More) || rec.Length > state.MaxSize ||
+		uint64(a.Seqs[len(a.Seqs)-1]) >= c.Seq || len(b.env.Recipients) == 0 || len(b.env.Recipients) > state.MaxRecipients || b.env.ID.IsZero() {
 		return step{}, fmt.Errorf("commit of message %d, which is not here whole", rec.First)
 	}
 	length := uint64(0)
-	for i, chunk := range a.chunks {
-		if i > 0 && uint64(a.seqs[i])-rec.First != uint64(rec.More[i-1]) {
+	for i, chunk := range a.Chunks {
+		if i > 0 && uint64(a.Seqs[i])-rec.First != uint64(rec.More[i-1]) {
 			return step{}, fmt.Errorf("commit of message %d does not name its chunks", rec.First)
 		}
 		length += uint64(chunk.Len) - record.ChunkHeaderLen
@@ -203,12 +182,10 @@ func (b *Batch) commit(c *record.Copy) (step, error) {
 	if length != rec.Length {
 		return step{}, fmt.Errorf("commit of message %d has %d octets, its chunks %d", rec.First, rec.Length, length)
 	}
-	m := &Message{
-		id: b.env.ID, seg: b.g, commitLen: units(wal.RecordSize(len(data))),
-		first: uint32(rec.First), size: uint32(rec.Length), n: uint16(len(b.env.Recipients)),
-	}
-	m.stamp(b.env.Arrived.UnixMilli(), c.Seq)
-	a.done = true
+	m := state.NewMessage(&b.env, &state.Arrival{
+		Segment: b.g, First: rec.First, Seq: c.Seq, Size: rec.Length, CommitSize: wal.RecordSize(len(data)),
+	})
+	a.Done = true
 	return step{a: a, first: rec.First, m: m}, nil
 }
 
@@ -218,15 +195,15 @@ func (b *Batch) Undo() {
 		switch {
 		case st.a == nil:
 		case st.m != nil:
-			st.a.done = false
+			st.a.Done = false
 		default:
-			n := len(st.a.chunks) - 1
-			st.a.chunks, st.a.seqs = st.a.chunks[:n], st.a.seqs[:n]
+			n := len(st.a.Chunks) - 1
+			st.a.Chunks, st.a.Seqs = st.a.Chunks[:n], st.a.Seqs[:n]
 		}
 	}
-	for first, a := range b.g.arrivals {
-		if len(a.chunks) == 0 {
-			delete(b.g.arrivals, first)
+	for first, a := range b.g.Partials {
+		if len(a.Chunks) == 0 {
+			delete(b.g.Partials, first)
 		}
 	}
 }
@@ -237,64 +214,20 @@ func (b *Batch) Done(at func(i int) wal.Pos) {
 		pos := at(i)
 		switch {
 		case st.a == nil:
-			b.s.replace(st.m, st.index, Chunk{pos, b.Records[i].Len})
+			b.s.Replace(st.m, st.index, state.Chunk{Pos: pos, Len: b.Records[i].Len})
 		case st.m == nil:
-			st.a.chunks[st.index].Pos = pos
+			st.a.Chunks[st.index].Pos = pos
 			b.s.Pend(pos)
 		default:
-			for _, c := range st.a.chunks {
+			for _, c := range st.a.Chunks {
 				b.s.Unpend(c.Pos)
 			}
-			st.m.commit = pos
-			st.m.place(st.a.chunks)
-			delete(b.g.arrivals, st.first)
+			st.m.Land(st.a.Chunks, pos)
+			delete(b.g.Partials, st.first)
 			b.s.Enter(st.m)
 		}
 	}
 	if !b.put && b.last > b.g.Last {
 		b.g.Advance(b.last, at(0).File())
 	}
-}
-
-// replace notes that a chunk was written again elsewhere.
-func (s *State) replace(m *Message, i int, c Chunk) {
-	if old := m.chunks()[i]; old.Pos != 0 {
-		s.books.Drop(old.Pos.File(), wal.RecordSize(int(old.Len)))
-	}
-	s.books.Add(c.Pos.File(), wal.RecordSize(int(c.Len)))
-	if m.more != nil && m.more.chunks != nil {
-		m.more.chunks[i].Len = c.Len
-	}
-	m.moveChunk(i, c.Pos)
-}
-
-// giveUp ends an arrival whose message will never come to be.
-func (s *State) giveUp(g *Segment, first uint64) {
-	if a := g.arrivals[first]; a != nil {
-		for _, c := range a.chunks {
-			s.Unpend(c.Pos)
-		}
-		delete(g.arrivals, first)
-	}
-}
-
-// Of gives the message that a result or abort is about, or nil; an abort of
-// one that was still arriving ends that, and one that waits for its copies is
-// adopted.
-func (s *State) Of(segment uint64, f *Foreign) *Message {
-	g := s.segments[segment]
-	if g == nil {
-		return nil
-	}
-	if f.Result.Finished {
-		s.giveUp(g, f.First)
-	}
-	m := g.find(f.First)
-	if w := g.Waiting[f.First]; m == nil && w != nil && (f.Result.ID.IsZero() || f.Result.ID == w.id) {
-		m = s.Adopt(g, f.First)
-	}
-	if m == nil || !f.Result.ID.IsZero() && f.Result.ID != m.id {
-		return nil
-	}
-	return m
 }
