@@ -325,3 +325,30 @@ func TestNoRoomForHeader(t *testing.T) {
 	}
 	closeSpool(t, s)
 }
+
+// TestEmptyChunk: a message that no reader would get through is not taken.
+func TestEmptyChunk(t *testing.T) {
+	for _, empty := range []int{0, 1, 2} {
+		s, all := taken(t, 10)
+		last := all[len(all)-1].Seq
+		env := envelope(1)
+		commit := record.Commit{First: last + 1, More: []uint32{1, 2}}
+		var recs []spool.Copy
+		for i := range 3 {
+			data := record.AppendChunkHeader(nil, last+1, uint32(i))
+			if i != empty {
+				data = append(data, "text"...)
+				commit.Length += 4
+			}
+			recs = append(recs, spool.Copy{Seq: last + 1 + uint64(i), Kind: record.KindChunk, Data: [][]byte{data}})
+		}
+		recs = append(recs, spool.Copy{Seq: last + 4, Kind: record.KindCommit, Data: [][]byte{record.AppendCommit(nil, &commit, env)}})
+		if _, err := s.Take(theSegment, 1, recs); !errors.Is(err, spool.ErrRefused) {
+			t.Errorf("chunk %d: %v", empty, err)
+		}
+		if h := s.Held(); h[0].Last != last || h[0].Unfinished != 1 {
+			t.Errorf("%+v", h)
+		}
+		closeSpool(t, s)
+	}
+}

@@ -124,7 +124,7 @@ func (b *Batch) chunk(c *record.Copy) (step, error) {
 	case err != nil:
 		return step{}, err
 	case first == 0 || first > c.Seq || (first == c.Seq) != (index == 0) || size > math.MaxInt32,
-		index > 0 && size == record.ChunkHeaderLen, b.g.Waiting[first] != nil:
+		b.g.Waiting[first] != nil:
 		return step{}, fmt.Errorf("chunk %d of message %d, %d octets", index, first, size)
 	}
 	st := step{first: first, index: int(index)}
@@ -176,6 +176,9 @@ func (b *Batch) commit(c *record.Copy) (step, error) {
 	for i, chunk := range a.Chunks {
 		if i > 0 && uint64(a.Seqs[i])-rec.First != uint64(rec.More[i-1]) {
 			return step{}, fmt.Errorf("commit of message %d does not name its chunks", rec.First)
+		}
+		if chunk.Len == record.ChunkHeaderLen && len(a.Chunks) > 1 {
+			return step{}, fmt.Errorf("chunk %d of message %d is empty: nobody could read it", i, rec.First)
 		}
 		length += uint64(chunk.Len) - record.ChunkHeaderLen
 	}
