@@ -284,11 +284,16 @@ func (n *Node) takePart(self fsm.Ref, sp *spool.Spool) error {
 		return err
 	}
 	var held []segment.Held
-	for _, h := range sp.Held() {
-		held = append(held, heldOf(h))
-	}
 	var generation uint32
 	n.view.read(func(s *fsm.State) { generation = s.Generation() })
+	for _, h := range sp.Held() {
+		// Such a segment has no record here, and would be taken for one that is gone.
+		if id := fsm.SegmentID(h.ID); id.Replicated() && id.Session().Generation() > generation {
+			return fmt.Errorf("cluster: the data_dir holds mail of generation %d of the cluster, and this one is of generation %d: "+
+				"its nodes have to join the later one, not the other way round", id.Session().Generation(), generation)
+		}
+		held = append(held, heldOf(h))
+	}
 	expect := n.o.Expect
 	if generation > fsm.FirstGeneration {
 		expect = 0 // the cluster was recovered with fewer nodes than founded it: mail is taken with the copies that can be
