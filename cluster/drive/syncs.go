@@ -124,7 +124,10 @@ func (s *syncs) merge(j *job) {
 		y = &upkeep{segment: j.segment, epoch: j.epoch, peer: j.peer, token: j.token}
 		s.all[key] = y
 	}
-	last, c, err := s.united(y, j)
+	if j.item.Seq&^segment.LastPiece == 0 {
+		y.missing = nil // a second inventory starts over
+	}
+	c, err := s.united(y, j)
 	if err != nil {
 		s.d.log.Error("merging an inventory", "segment", j.segment.String(), "from", j.peer.Node, "error", err)
 		delete(s.all, key)
@@ -137,23 +140,29 @@ func (s *syncs) merge(j *job) {
 	if missing == 0 {
 		delete(s.all, key)
 		if j.complete {
-			if c, err = s.d.sp.Complete(uint64(j.segment), last); err != nil {
-				s.d.log.Warn("completing a copy", "segment", j.segment.String(), "from", j.peer.Node, "error", err)
+			// Refused while the end is not known: then nothing comes from
+			// elsewhere that was not appended here, and no note is needed.
+			done, err := s.d.sp.Complete(uint64(j.segment), j.seq)
+			if err != nil && !errors.Is(err, spool.ErrRefused) {
+				s.d.log.Error("completing a copy", "segment", j.segment.String(), "from", j.peer.Node, "error", err)
 				return
+			}
+			if err == nil {
+				c = done
 			}
 		}
 	}
 	s.d.durable(wait{c: c, ev: &segment.Merged{Segment: j.segment, From: j.peer, Token: j.token, Missing: missing}})
 }
 
-// united merges one piece; last is how far the inventory goes.
-func (s *syncs) united(y *upkeep, j *job) (last uint64, c *wal.Commit, err error) {
+// united merges one piece.
+func (s *syncs) united(y *upkeep, j *job) (*wal.Commit, error) {
 	inv, err := record.ParseInventory(slices.Concat(j.item.Data...))
 	if err != nil {
-		return 0, nil, err
+		return nil, err
 	}
 	if inv.Segment != uint64(j.segment) {
-		return 0, nil, fmt.Errorf("drive: the inventory is of segment %d", inv.Segment)
+		return nil, fmt.Errorf("drive: the inventory is of segment %d", inv.Segment)
 	}
 	inv.Last = min(inv.Last, j.seq)
 	inv.Live = slices.DeleteFunc(inv.Live, func(l spool.LiveMessage) bool { return l.Commit > j.seq })
@@ -163,7 +172,7 @@ func (s *syncs) united(y *upkeep, j *job) (last uint64, c *wal.Commit, err error
 			y.missing = append(y.missing, first)
 		}
 	}
-	return inv.Last, c, err
+	return c, err
 }
 
 // fetch asks for what the merge found missing.
@@ -234,9 +243,19 @@ func (s *syncs) fetched(j *job) {
 // forget drops what was to come from a peer.
 func (s *syncs) forget(peer fsm.Ref) {
 	for key := range s.all {
-		if key.peer == peer {
-			delete(s.all, key)
+		if key.peer != peer {
+			continue
 		}
+		s.d.mu.Lock()
+		for first := range s.all[key].open { // whoever waits for them hears that they do not come
+			s.all[key].failed[first] = true
+		}
+		clear(s.all[key].open)
+		s.d.mu.Unlock()
+		if s.all[key].came != nil {
+			kick(s.all[key].came)
+		}
+		delete(s.all, key)
 	}
 }
 
