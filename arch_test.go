@@ -89,21 +89,20 @@ var sameFloor = map[string]string{
 // that was made for it, so that it can be replaced there. Test files and the
 // folder test/ are free.
 var fences = map[string][]string{
-	"github.com/miekg/dns":                {"internal/dnsx"},
-	"go.yaml.in/yaml":                     {"internal/config"},
-	"github.com/emersion/go-smtp":         {"cmd/clrelay"}, // the demo's inbox
-	"github.com/emersion/go-sasl":         {"cmd/clrelay"},
-	"google.golang.org/grpc":              {"internal/admin", "proto", "cmd/clrelay", "cluster"},
-	"github.com/hashicorp/raft":           {"cluster/raftnode"},
-	"github.com/hashicorp/raft-boltdb":    {"cluster/raftnode"},
-	"github.com/hashicorp/raft-autopilot": {"cluster/raftnode"},
-	"github.com/hashicorp/memberlist":     {"cluster/gossip"},
-	"github.com/hashicorp/go-hclog":       {"cluster/raftnode"},
-	"github.com/prometheus":               {"internal/metrics"},
-	"github.com/pires/go-proxyproto":      {"smtpd"},
-	"github.com/xdg-go/scram":             {"delivery/smtpc"},
-	"github.com/spf13/cobra":              {"cmd/clrelay"},
-	"golang.org/x/sys":                    {"internal/vfs", "internal/admin", "spool", "cmd/clrelay", "cluster"},
+	"github.com/miekg/dns":             {"internal/dnsx"},
+	"go.yaml.in/yaml":                  {"internal/config"},
+	"github.com/emersion/go-smtp":      {"cmd/clrelay"}, // the demo's inbox
+	"github.com/emersion/go-sasl":      {"cmd/clrelay"},
+	"google.golang.org/grpc":           {"internal/admin", "proto", "cmd/clrelay", "cluster"},
+	"github.com/hashicorp/raft":        {"cluster/raftnode"},
+	"github.com/hashicorp/raft-boltdb": {"cluster/raftnode"},
+	"github.com/hashicorp/memberlist":  {"cluster/gossip"},
+	"github.com/hashicorp/go-hclog":    {"cluster/raftnode"},
+	"github.com/prometheus":            {"internal/metrics"},
+	"github.com/pires/go-proxyproto":   {"smtpd"},
+	"github.com/xdg-go/scram":          {"delivery/smtpc"},
+	"github.com/spf13/cobra":           {"cmd/clrelay"},
+	"golang.org/x/sys":                 {"internal/vfs", "internal/admin", "spool", "cmd/clrelay", "cluster"},
 }
 
 // Budgets. A function, file or package that outgrows them is split; the few
