@@ -29,7 +29,10 @@ func offline(t testing.TB, r *relayproc.Relay, args ...string) string {
 // unfinished, its own and copies.
 func onDisk(t testing.TB, r *relayproc.Relay) map[int64]bool {
 	t.Helper()
-	dir := filepath.Join(r.Dir, "export")
+	dir, err := os.MkdirTemp(r.Dir, "export-")
+	if err != nil {
+		t.Fatal(err)
+	}
 	if out, errs, code := r.CLI("spool", "export", r.Data, dir); code != 0 {
 		t.Fatalf("spool export: %d: %s%s", code, out, errs)
 	}
@@ -242,4 +245,70 @@ func TestRestoreAControlPlane(t *testing.T) {
 		}
 	}
 	f.settle(t, time.Minute)
+	f.refusesLaterMail(t, last)
+}
+
+// refusesLaterMail recovers a node once more, by itself, lets it take mail, and
+// has it rejoin the others, who are of an earlier generation then: it must not
+// take its mail for gone.
+func (f *fleet) refusesLaterMail(t *testing.T, last *relayproc.Relay) {
+	t.Helper()
+	eventually(t, time.Minute, "all nodes vote", func() bool {
+		voters := 0
+		for _, n := range clusterStatus(t, last).Nodes {
+			if n.Voter {
+				voters++
+			}
+		}
+		return voters == len(f.Nodes)
+	})
+	for _, r := range f.Nodes {
+		if n, err := r.Metric("clrelay_possible_duplicates_total"); err == nil {
+			f.counted[r] += n
+		}
+		if err := r.Stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	offline(t, last, "cluster", "recover", "--yes")
+	f.away.Store(true)
+	if err := last.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f.takes(t, last, 20)
+	if err := last.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	offline(t, last, "cluster", "rejoin", "--yes")
+	for _, r := range f.Nodes[:2] {
+		if err := r.Launch(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, r := range f.Nodes[:2] {
+		if err := r.AwaitReady(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := last.Launch(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-last.Exited():
+	case <-time.After(30 * time.Second):
+		t.Fatal("mail of a later generation is in an earlier cluster")
+	}
+	if !strings.Contains(last.Log(), "holds mail of generation") {
+		t.Error("it does not say why it ends")
+	}
+	if n := len(onDisk(t, last)); n < 20 {
+		t.Errorf("%d of 20 messages are left on its disk", n)
+	}
+	// The test's end wants nodes that end well.
+	if err := os.RemoveAll(last.Data); err != nil {
+		t.Fatal(err)
+	}
+	if err := last.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 }
