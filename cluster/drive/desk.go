@@ -213,8 +213,13 @@ func (d *desk) take(list []job) {
 		for i := range list {
 			list[i].batch.release()
 		}
-		if j.kind == jobTake {
+		switch {
+		case j.kind == jobTake:
 			d.e.Step(&segment.TakeFailed{Segment: j.segment, First: j.first})
+		case !errors.Is(err, spool.ErrNoSegment) && !errors.Is(err, spool.ErrRefused):
+			// A later acknowledgement would cover what is missing here: on the
+			// next stream the owner begins with what was not acknowledged.
+			d.e.net.Break(j.peer.Node, err)
 		}
 		return
 	}
