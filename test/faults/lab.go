@@ -3,7 +3,6 @@ package faults
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -113,20 +112,6 @@ func (l *lab) slow(i, rate int) error {
 	}
 	return l.inside(i, "", "tc", "qdisc", "replace", "dev", "eth0", "root", "tbf",
 		"rate", fmt.Sprintf("%dbit", rate), "burst", "16kb", "latency", "400ms")
-}
-
-// numberOf is the node that an address of the lab belongs to; 0: none.
-func (l *lab) numberOf(addr net.Addr) int {
-	host, _, err := net.SplitHostPort(addr.String())
-	if err != nil {
-		return 0
-	}
-	for i := 1; i <= l.nodes; i++ {
-		if l.host(i) == host {
-			return i
-		}
-	}
-	return 0
 }
 
 func command(stdin, name string, args ...string) error {
