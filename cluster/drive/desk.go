@@ -195,7 +195,10 @@ func (d *desk) take(list []job) {
 	var err error
 	for i := range list {
 		var c spool.Copy
-		if c, err = copyIn(list[i].item); err != nil {
+		if c, err = copyIn(list[i].item); err == nil && j.kind == jobTakeResults && c.Kind != record.KindResult && c.Kind != record.KindAbort {
+			err = errBadItem // the epoch of results is not looked at
+		}
+		if err != nil {
 			break
 		}
 		copies = append(copies, c)
@@ -216,7 +219,7 @@ func (d *desk) take(list []job) {
 		switch {
 		case j.kind == jobTake:
 			d.e.Step(&segment.TakeFailed{Segment: j.segment, First: j.first})
-		case !errors.Is(err, spool.ErrNoSegment) && !errors.Is(err, spool.ErrRefused):
+		case !errors.Is(err, spool.ErrNoSegment):
 			// A later acknowledgement would cover what is missing here: on the
 			// next stream the owner begins with what was not acknowledged.
 			d.e.net.Break(j.peer.Node, err)
