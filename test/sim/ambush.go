@@ -26,6 +26,9 @@ const (
 func (c *cluster) lay() {
 	kinds := []fsm.OpKind{fsm.OpFresh, fsm.OpFresh, fsm.OpTransfer, fsm.OpTransfer, fsm.OpStale, fsm.OpRecovered, fsm.OpAddMember, fsm.OpRemoveMember, fsm.OpGone, fsm.OpSeal}
 	c.ambush = &ambush{kinds[c.w.rng.IntN(len(kinds))], ambushMode(c.w.rng.IntN(3))}
+	if c.o.Ambush != 0 {
+		c.ambush = &ambush{c.o.Ambush, heldBack}
+	}
 	if c.ambush.kind == fsm.OpTransfer {
 		c.operator(fsm.NodeChange{Node: c.nodes[c.w.rng.IntN(len(c.nodes))].name, Verb: fsm.NodeDrain})
 	}

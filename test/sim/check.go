@@ -288,7 +288,7 @@ func (c *cluster) check() {
 
 // checkSegment is I2, I6 and I7: every acknowledged message that was not
 // delivered is on the disk of every member; and no disk says that it was
-// finished. A delivered one is settled when every fresh member's disk says so.
+// finished.
 func (c *cluster) checkSegment(seg uint64) {
 	list := c.bySeg[seg]
 	if len(list) == 0 {
@@ -300,31 +300,51 @@ func (c *cluster) checkSegment(seg uint64) {
 		return
 	}
 	for _, m := range list {
-		if m.settled {
+		if m.delivered > 0 {
 			continue
 		}
 		if g.EndSet && m.commit > g.End {
 			c.w.fail("I6: %v ends at %d, but m%d at %d was acknowledged", g.ID, g.End, m.id, m.commit)
 		}
-		final := 0
 		for _, r := range g.Members {
 			s := c.stores[r]
 			if s == nil || s.lost {
 				continue
 			}
-			if m.delivered == 0 && !s.disk.holds(m) {
+			if !s.disk.holds(m) {
 				c.w.fail("I2: m%d at %d-%d of %v is not on the disk of %v", m.id, m.first, m.commit, g.ID, r)
 			}
-			done := s.disk.segs[seg] != nil && s.disk.segs[seg].results[m.commit].final
-			if done && m.delivered == 0 {
+			if h := s.disk.segs[seg]; h != nil && h.results[m.commit].final {
 				c.w.fail("I6: %v has m%d of %v as finished, which was never delivered", r, m.id, g.ID)
 			}
-			if g.IsFresh(r) {
-				done = done || !s.disk.holds(m) // a copy made after it was finished
-				final += b2i(done) - b2i(!done)*1000
-			}
 		}
-		m.settled = m.delivered > 0 && final > 0
+	}
+}
+
+// checkSettled hears the owner say that a result is durable on all fresh
+// members. It may not be the owner any more; if it is, they have it.
+func (c *cluster) checkSettled(p *process, seg uint64, f finding) {
+	if !f.r.final {
+		return
+	}
+	for _, m := range c.bySeg[seg] {
+		if m.commit == f.commit {
+			m.settled = true
+		}
+	}
+	g, ok := c.truth.Segment(fsm.SegmentID(seg))
+	if !ok || g.Owner != p.n.ref {
+		return
+	}
+	for _, r := range g.Members {
+		s := c.stores[r]
+		if !g.IsFresh(r) || s == nil || s.lost || s.disk.segs[seg] == nil {
+			continue
+		}
+		h := s.disk.segs[seg]
+		if _, live := h.recs[f.commit]; live && !h.results[f.commit].final {
+			c.w.fail("I9: %s says that the result of %d in %v is on all disks, and %v does not have it", p.n.name, f.commit, g.ID, r)
+		}
 	}
 }
 

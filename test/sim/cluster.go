@@ -25,6 +25,8 @@ type Options struct {
 	// Bend changes commands before they are applied, on all nodes alike: how
 	// the tests take rules out of the control plane. nil: none.
 	Bend func(st *fsm.State, c fsm.Command) fsm.Command
+	// Ambush is the kind of proposal that Late holds back; 0: any.
+	Ambush fsm.OpKind
 	// LeaseFree does not ask for a lease at each 250: whether mail is lost without.
 	LeaseFree bool
 	// FlatEpochs shows the nodes the same epoch whatever has changed.

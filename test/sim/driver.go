@@ -49,6 +49,7 @@ type owned struct {
 	waiting  []*arrival
 	due      map[uint64]*delivery // by commit
 	attempts int
+	settled  uint64 // results up to this number are said to be on all fresh members
 }
 
 // arrival is a message on its way in.
@@ -79,6 +80,11 @@ func (p *process) do(a *segment.Action, in *inboxed) {
 		p.moved(seg, a.Seq)
 	case segment.ActLost:
 		p.lost(seg)
+	case segment.ActResultsAcked:
+		for o := p.seg(seg); o.settled < a.Seq; {
+			o.settled++
+			p.c.checkSettled(p, seg, p.numbered[numbering{seg, o.settled}])
+		}
 	case segment.ActStore:
 		p.storeItem(a, &in.items[a.Index])
 	case segment.ActStoreResults:

@@ -134,7 +134,7 @@ func (c *cluster) blindLeader() {
 // late delays and repeats proposals; at times their proposer dies meanwhile.
 func (c *cluster) late(n int) {
 	w := c.w
-	if w.chance(400) {
+	if c.o.Ambush != 0 || w.chance(400) {
 		c.lay()
 		return
 	}

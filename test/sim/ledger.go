@@ -13,8 +13,7 @@ type message struct {
 	first     uint64
 	commit    uint64
 	delivered int  // times the next hop took it
-	settled   bool // "delivered" was durable on all fresh members (I9)
-	settledBy int  // index of the log then
+	settled   bool // the owner has said that "delivered" is durable on all fresh members (I9)
 }
 
 // Stats counts what happened in a run.

@@ -252,7 +252,7 @@ func (s *mstate) checkChange(old, g *fsm.Segment, had, has bool) {
 func (s *mstate) checkAll() {
 	for k := range s.msgs {
 		m := &s.msgs[k]
-		if !m.acked || m.settled {
+		if !m.acked || m.delivered > 0 {
 			continue
 		}
 		g, ok := s.truth().Segment(fsm.SegmentID(m.seg))
@@ -262,26 +262,18 @@ func (s *mstate) checkAll() {
 		if g.EndSet && m.commit > g.End {
 			s.fail("I6: message %d at %d is above the end %d", k, m.commit, g.End)
 		}
-		final := 0
 		for _, r := range g.Members {
 			n := s.holder(r)
 			if n == nil {
 				continue
 			}
-			here := n.disk.holds(&message{seg: m.seg, first: m.commit, commit: m.commit})
-			if m.delivered == 0 && !here {
+			if !n.disk.holds(&message{seg: m.seg, first: m.commit, commit: m.commit}) {
 				s.fail("I2: message %d at %d of %v is not on the disk of %v", k, m.commit, g.ID, r)
 			}
-			h := n.disk.segs[m.seg]
-			done := h != nil && h.results[m.commit].final
-			if done && m.delivered == 0 {
+			if h := n.disk.segs[m.seg]; h != nil && h.results[m.commit].final {
 				s.fail("I6: %v has message %d as finished, which was not delivered", r, k)
 			}
-			if g.IsFresh(r) {
-				final += b2i(done || !here) - 1000*b2i(!done && here)
-			}
 		}
-		m.settled = m.delivered > 0 && final > 0
 	}
 	for _, g := range s.truth().Segments() {
 		if s.nodes[0].m != nil && s.nodes[1].m != nil && s.nodes[0].m.Delivers(s.now, g.ID) && s.nodes[1].m.Delivers(s.now, g.ID) {

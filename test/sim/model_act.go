@@ -43,6 +43,13 @@ func (s *mstate) do(i int, a *segment.Action, w *wire) {
 		s.moved(i, seg, a.Seq)
 	case segment.ActLost:
 		s.lost(i, seg)
+	case segment.ActResultsAcked:
+		for k := range s.msgs {
+			for num := range n.results {
+				m := &s.msgs[k]
+				m.settled = m.settled || m.acked && m.seg == seg && num.seg == seg && num.num <= a.Seq && n.results[num].commit == m.commit
+			}
+		}
 	case segment.ActStore:
 		h := n.mem.seg(seg)
 		for _, r := range w.recs {

@@ -164,7 +164,7 @@ func (s *mstate) shared(act func(string, int, func(*mstate))) {
 			t.left.early -= b2i(busy)
 			t.copyNode(0)
 			t.copyNode(1)
-			t.time(t.sc.Stride)
+			t.pass(t.sc.Stride)
 		})
 	}
 	if s.sc.Beaten && !s.nodes[0].silent && s.nodes[0].m != nil {
@@ -308,6 +308,15 @@ func (s *mstate) commitProp(k int) {
 	p := s.props[k]
 	s.props = slices.Delete(slices.Clone(s.props), k, k+1)
 	s.commit(p.data)
+}
+
+// pass lets d go by in steps that no process takes for a pause of its own.
+func (s *mstate) pass(d time.Duration) {
+	const each = 500 * time.Millisecond
+	for ; d > 0; d -= each {
+		s.time(min(d, each))
+		s.calmDown()
+	}
 }
 
 // time lets d go by on both clocks.

@@ -4,6 +4,8 @@ import (
 	"flag"
 	"testing"
 	"time"
+
+	"github.com/clrelay/clrelay/cluster/segment"
 )
 
 var states = flag.Int("states", 200, "most states of a scope that the checker looks at; 0: all")
@@ -33,5 +35,30 @@ func TestExplore(t *testing.T) {
 				t.Error(out.Err)
 			}
 		})
+	}
+}
+
+// The checker, too, misses what is taken out.
+func TestExploreMutations(t *testing.T) {
+	if *seeds == 0 {
+		t.Skip("with -seeds")
+	}
+	list := scopes()
+	for _, m := range []struct {
+		scope Scope
+		rules segment.Rules
+	}{
+		{list[1], segment.WriteAll},
+		{list[7], segment.SealStopsAcks},
+		{list[3], segment.LeaseToDeliver},
+		{list[3], segment.LeaseToAck},
+		{list[4], segment.RegisterFirst},
+	} {
+		m.scope.Without, m.scope.States = m.rules, 60000
+		out := Explore(m.scope)
+		t.Logf("%s without %b: %d states, %v", m.scope.Name, m.rules, out.States, out.Err != nil)
+		if out.Err == nil {
+			t.Errorf("%s without %b: not missed in %d states", m.scope.Name, m.rules, out.States)
+		}
 	}
 }

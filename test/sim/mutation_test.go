@@ -61,7 +61,7 @@ func mutations() []mutation {
 			o.Bend = bendOps(anyRenew)
 		}},
 		{rare: true, name: "Session check", seeds: 600, bend: func(o *Options) {
-			o.Faults, o.Pace = Late|Drain, time.Second
+			o.Faults, o.Pace, o.Ambush = Late, 3*time.Second, fsm.OpTransfer
 			o.Bend = bendOps(anySession)
 		}},
 		{rare: true, name: "compare-and-swap on the epoch", seeds: 600, bend: func(o *Options) {
