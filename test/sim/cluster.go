@@ -58,7 +58,6 @@ type cluster struct {
 
 	msgs   []*message
 	bySeg  map[uint64][]*message // acknowledged there
-	open   int                   // acknowledged and not delivered
 	fences map[uint64]fence
 	dirty  map[uint64]bool // segments to be checked after this step
 	all    bool

@@ -21,7 +21,6 @@ type node struct {
 	proc     *process
 	paused   bool
 	backlog  []func() // what happened while it was stopped
-	stopped  time.Duration
 	troubled bool
 	slow     time.Duration
 	machine  int // the disk has been moved so often
@@ -105,7 +104,6 @@ type process struct {
 	merges   map[merging]*inventory
 	fetches  map[merging][]uint64
 	ticked   time.Duration
-	up       []fsm.Ref // peers with a stream
 }
 
 type inboxed struct {

@@ -104,8 +104,6 @@ func (im image) seg(id uint64) *held {
 	return h
 }
 
-func (im image) ids() []uint64 { return slices.Sorted(maps.Keys(im.segs)) }
-
 // truncate drops what is above the end.
 func (h *held) truncate(end uint64) {
 	h.end, h.endSet = end, true

@@ -3,7 +3,6 @@ package sim
 import (
 	"container/heap"
 	"fmt"
-	"hash/fnv"
 	"io"
 	"math/rand/v2"
 	"time"
@@ -74,12 +73,6 @@ func (w *world) step() bool {
 }
 
 func (w *world) mix(x uint64) { w.digest = (w.digest ^ x) * 1099511628211 }
-
-func (w *world) mixString(s string) {
-	h := fnv.New64a()
-	io.WriteString(h, s)
-	w.mix(h.Sum64())
-}
 
 // logf writes a line of the trace.
 func (w *world) logf(format string, args ...any) {
