@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"syscall"
@@ -49,6 +50,23 @@ func TestHealth(t *testing.T) {
 	c.accepted()
 	if code := r.ExitCode(); code != 0 {
 		t.Errorf("exit code %d", code)
+	}
+}
+
+// TestTimerSlack: the process that serves is the one that was started, and
+// lets the kernel wake it late.
+func TestTimerSlack(t *testing.T) {
+	t.Parallel()
+	r := startRelay(t, relayproc.Options{})
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/timerslack_ns", r.PID()))
+	if err != nil {
+		t.Skip("the kernel does not tell:", err)
+	}
+	if got := strings.TrimSpace(string(text)); got != "1000000" {
+		t.Errorf("the timer slack is %s ns", got)
+	}
+	if comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", r.PID())); err != nil || strings.TrimSpace(string(comm)) != "clrelay" {
+		t.Errorf("the process is called %q: %v", comm, err)
 	}
 }
 
