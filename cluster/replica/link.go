@@ -12,7 +12,10 @@ import (
 // How frames are gathered. With fewer than eager frames in flight a frame goes
 // out at once, whatever is in it; with more it waits for an acknowledgement or
 // until it holds batchBytes. So an idle link adds no delay and a busy one
-// spends its system calls on full frames.
+// spends its system calls on full frames. For the same reason a frame is
+// acknowledged by the next one that goes the other way, and by one of its own
+// only when as many wait for it as make the peer gather, or the watch finds it
+// waiting.
 const (
 	eager      = 2
 	batchBytes = 128 << 10
@@ -68,7 +71,7 @@ type link struct {
 	flight      [FramesInFlight]int64
 	sent, acked uint64 // items frames given to the wire, acknowledged by the peer
 	taken, told uint64 // items frames received, acknowledged to the peer
-	ping        bool
+	ping        bool   // a frame is due even if it says nothing but what was taken
 }
 
 // end ends the stream; the first reason counts. It does not block.
@@ -182,7 +185,7 @@ func (l *link) next() (f outFrame, h header, ok bool) {
 		if l.err != nil {
 			return f, h, false
 		}
-		if l.sendable() || l.taken > l.told || l.ping {
+		if l.sendable() || l.ping {
 			break
 		}
 		l.mu.Unlock()
@@ -331,8 +334,11 @@ func (l *link) receive(buf *[]byte, body []byte, h header) error {
 	l.taking.Unlock()
 	l.mu.Lock()
 	l.taken = h.num
+	if l.taken-l.told >= eager { // the peer may be gathering
+		l.ping = true
+		l.nudge()
+	}
 	l.mu.Unlock()
-	l.nudge()
 	return nil
 }
 
@@ -410,7 +416,10 @@ func (l *link) watch() {
 		}
 		if n := l.spoken.Load(); n != spoken {
 			spoken, quiet = n, 0
-		} else if quiet++; quiet >= ticks/4 {
+		} else {
+			quiet++
+		}
+		if quiet >= ticks/4 || l.taken > l.told {
 			l.ping = true
 			l.nudge()
 		}
