@@ -83,6 +83,7 @@ type desk struct {
 	wake    chan struct{} // jobs
 	written chan struct{} // waits
 	jammed  chan struct{} // a link was full
+	due     chan struct{} // results is not empty any more
 
 	owners    map[fsm.SegmentID][]job // about ownership; a segment that is here has a goroutine
 	withdrawn map[fsm.SegmentID]bool  // by quiesce
@@ -112,7 +113,7 @@ func newDesk(e *Engine, p Parts) *desk {
 	ctx, stop := context.WithCancel(context.Background())
 	d := &desk{
 		e: e, sp: p.Spool, queue: p.Queue, self: p.Self, log: e.log, ctx: ctx, stop: stop,
-		results: map[told]wait{}, wake: make(chan struct{}, 1), written: make(chan struct{}, 1), jammed: make(chan struct{}, 1),
+		results: map[told]wait{}, wake: make(chan struct{}, 1), written: make(chan struct{}, 1), jammed: make(chan struct{}, 1), due: make(chan struct{}, 1),
 		owners: map[fsm.SegmentID][]job{}, withdrawn: map[fsm.SegmentID]bool{},
 	}
 	d.syncs.init(d)
@@ -286,18 +287,25 @@ func (d *desk) resultAppended(id fsm.SegmentID, n uint64, c *wal.Commit) {
 // soon.
 func (d *desk) result(of told, w wait) {
 	d.mu.Lock()
+	first := len(d.results) == 0
 	d.results[of] = w
 	d.mu.Unlock()
+	if first {
+		kick(d.due)
+	}
 }
 
 // awaitResults tells the durability of results, many at a time.
 func (d *desk) awaitResults() {
-	t := time.NewTicker(resultsEvery)
+	t := time.NewTimer(resultsEvery)
 	defer t.Stop()
 	for {
 		select {
 		case <-d.ctx.Done():
 			return
+		case <-d.due:
+			t.Reset(resultsEvery)
+			continue
 		case <-t.C:
 		}
 		d.mu.Lock()
