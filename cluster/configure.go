@@ -26,6 +26,7 @@ func (n *Node) configure() {
 			n.o.Configured(c)
 		}
 		if n.raft.Status().Ready {
+			n.raise()
 			n.govern(c, have)
 		}
 		select {
@@ -35,6 +36,31 @@ func (n *Node) configure() {
 			return
 		}
 	}
+}
+
+// raise lifts the feature level to what the programs of all nodes know, those
+// of the nodes that are down too: one that could not register again would be
+// lost to the cluster with its disk.
+func (n *Node) raise() {
+	var now, common uint32
+	n.view.read(func(s *fsm.State) {
+		now, common = s.Level(), min(s.Common(), fsm.KnownLevel)
+		for _, m := range n.raft.Members() {
+			if _, ok := s.Node(m.Node); !ok && m.Voter {
+				common = 0 // a founder that has not said yet what it knows
+			}
+		}
+	})
+	if common <= now {
+		return
+	}
+	ctx, cancel := context.WithTimeout(n.ctx, proposeWait)
+	defer cancel()
+	if err := outcome(n.control.propose(ctx, fsm.FeatureRaise{Level: common})); err != nil {
+		n.o.Log.Warn("raising the cluster's feature level", "level", common, "error", err)
+		return
+	}
+	n.o.Log.Info("all nodes know a new feature level: it is in force", "level", common)
 }
 
 // govern is what the leader does about the configuration. What fails is tried

@@ -19,9 +19,10 @@ type Overview struct {
 	Leader          string // empty: none is known
 	Term            uint64
 	CommitIndex     uint64
-	Quorum          bool // enough voters seem to be there, and there is a leader
-	Copies          int  // of a new message
-	UnderReplicated int  // segments with fewer copies than that
+	Quorum          bool   // enough voters seem to be there, and there is a leader
+	Copies          int    // of a new message
+	UnderReplicated int    // segments with fewer copies than that
+	Level           uint32 // feature level in force
 	Nodes           []Member
 }
 
@@ -35,6 +36,7 @@ type Member struct {
 	Held                         int // that it is a member of
 	Sessions                     int // SMTP sessions, as it said lately
 	Session                      fsm.Session
+	Level                        uint32 // highest feature level that its program knows
 }
 
 // Overview tells how the cluster stands.
@@ -61,7 +63,7 @@ func (n *Node) Overview() Overview {
 	}
 	o.Quorum = st.Leader != "" && there > voters/2
 	n.view.read(func(s *fsm.State) {
-		o.Copies = s.Copies()
+		o.Copies, o.Level = s.Copies(), s.Level()
 		for _, g := range s.Segments() {
 			if len(g.Members)-len(g.Stale) < o.Copies {
 				o.UnderReplicated++
@@ -77,7 +79,7 @@ func (n *Node) Overview() Overview {
 func memberOf(s *fsm.State, rec *fsm.Node, m gossip.Member, voter bool) Member {
 	out := Member{
 		Name: rec.Name, Address: rec.Info.Address, Zone: rec.Info.Zone, Version: rec.Info.Version,
-		Voter: voter, Held: s.Holds(rec.Name), Session: rec.Lease.Session, SMTP: []string{},
+		Voter: voter, Held: s.Holds(rec.Name), Session: rec.Lease.Session, SMTP: []string{}, Level: rec.Info.Features,
 	}
 	if m.Node != "" {
 		out.SMTP, out.Sessions = m.Meta.SMTP, int(m.Meta.Load.Sessions)

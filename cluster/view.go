@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -57,8 +58,17 @@ func (v *view) Snapshot() []byte {
 	return v.state.Snapshot()
 }
 
-// Restore is of raftnode.FSM.
+// Restore is of raftnode.FSM. A snapshot of a newer program ends the process
+// here: the library would take it for a damaged one and try an older one.
 func (v *view) Restore(data []byte) error {
+	err := v.restore(data)
+	if errors.Is(err, fsm.ErrTooNew) {
+		v.fatal(err)
+	}
+	return err
+}
+
+func (v *view) restore(data []byte) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if err := v.state.Restore(data); err != nil {

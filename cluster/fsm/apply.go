@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"fmt"
 	"slices"
 	"unicode/utf8"
 )
@@ -16,7 +17,7 @@ func (s *State) Apply(index uint64, data []byte) Result {
 	case level > s.level:
 		return refuse(LevelTooLow)
 	case level > s.known:
-		return Result{Code: Malformed, Fatal: true, Text: "the cluster's feature level is above what this program knows"}
+		return Result{Code: Malformed, Fatal: true, Text: tooNew(level, s.known)}
 	case err != nil:
 		return refuse(Malformed)
 	}
@@ -39,6 +40,11 @@ func (s *State) Apply(index uint64, data []byte) Result {
 		return s.generationBump(index, c)
 	}
 	return refuse(Malformed)
+}
+
+// tooNew says why a program cannot follow the log any more.
+func tooNew(level, known uint32) string {
+	return fmt.Sprintf("the cluster's feature level is %d and this program knows %d", level, known)
 }
 
 func refuse(c Code) Result { return Result{Code: c, Text: c.String()} }
@@ -91,7 +97,7 @@ func (s *State) featureRaise(c FeatureRaise) Result {
 		}
 	}
 	if c.Level > s.known {
-		return Result{Code: Malformed, Fatal: true, Text: "the cluster's feature level rises above what this program knows"}
+		return Result{Code: Malformed, Fatal: true, Text: tooNew(c.Level, s.known)}
 	}
 	s.level = c.Level
 	return Result{Cluster: true}

@@ -151,9 +151,15 @@ func TestFeatureLevel(t *testing.T) {
 		t.Errorf("a command of level 2: %v", r.Code)
 	}
 	w.refused(FeatureRaise{Level: 1}, WrongVersion)
+	if w.s.Common() != 1 {
+		t.Errorf("all nodes know level %d", w.s.Common())
+	}
 	w.refused(FeatureRaise{Level: 2}, FeatureMissing)
 	register.Info.Features = 2
 	w.must(register)
+	if w.s.Common() != 2 {
+		t.Errorf("all nodes know level %d", w.s.Common())
+	}
 	image := w.s.Snapshot()
 	old := New()
 	if err := old.Restore(image); err != nil {

@@ -14,8 +14,9 @@ import (
 // snapshot.
 var ErrMalformed = errors.New("fsm: malformed")
 
-// levelOf returns the feature level that the use of a command needs.
-func levelOf(Command) uint32 { return 1 }
+// ErrTooNew is returned for a snapshot of a feature level that this program
+// does not know.
+var ErrTooNew = errors.New("fsm: of a newer version of clrelay")
 
 // Encode returns a command as it stands in the Raft log. It fails if the
 // command is longer than MaxCommand, or a text in it is not UTF-8.

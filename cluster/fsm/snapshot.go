@@ -148,7 +148,7 @@ func (s *State) Restore(data []byte) error {
 
 func (s *State) fill(m *controlv1.Snapshot) error {
 	if m.GetLevel() > s.known {
-		return fmt.Errorf("%w: feature level %d, this program knows %d", ErrMalformed, m.GetLevel(), s.known)
+		return fmt.Errorf("%w: %s", ErrTooNew, tooNew(m.GetLevel(), s.known))
 	}
 	s.applied, s.level, s.generation, s.lastN = m.GetApplied(), m.GetLevel(), m.GetGeneration(), m.GetSessions()
 	s.settings = getSettings(m.GetSettings())

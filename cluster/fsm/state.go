@@ -5,9 +5,6 @@ import (
 	"time"
 )
 
-// KnownLevel is the highest feature level that this program knows.
-const KnownLevel = 1
-
 // FirstGeneration is that of a cluster that was never recovered or restored.
 const FirstGeneration = 1
 

@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"cmp"
+	"math"
 	"slices"
 )
 
@@ -10,6 +11,18 @@ func (s *State) Applied() uint64 { return s.applied }
 
 // Level returns the feature level.
 func (s *State) Level() uint32 { return s.level }
+
+// Common returns the highest feature level that every node announces that is
+// not removed, whether it runs or not.
+func (s *State) Common() uint32 {
+	common := uint32(math.MaxUint32)
+	for _, n := range s.nodes {
+		if n.State != Removed {
+			common = min(common, n.Info.Features)
+		}
+	}
+	return common
+}
 
 // Generation returns the generation, from 1.
 func (s *State) Generation() uint32 { return s.generation }
@@ -84,6 +97,16 @@ func (s *State) LeaseOf(r Ref) (Lease, bool) {
 		}
 	}
 	return Lease{}, false
+}
+
+// Nonce returns that of the last process of r that was given a session in this
+// generation, if r is its node's present store.
+func (s *State) Nonce(r Ref) (nonce [16]byte, ok bool) {
+	n := s.nodes[r.Node]
+	if n == nil || n.Store != r.Store || len(n.nonces) == 0 {
+		return nonce, false
+	}
+	return n.nonces[len(n.nonces)-1], true
 }
 
 // Current says whether r is the present identity of a node that is neither

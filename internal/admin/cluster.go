@@ -71,6 +71,7 @@ type ClusterStatus struct {
 	Nodes             []ClusterNode // by name
 	Copies            int           // machines that a new message is on
 	UnderReplicated   int64         // segments with fewer
+	Level             uint32        // feature level in force
 	Notes             []string      // what an operator should know, in sentences
 }
 
@@ -86,6 +87,7 @@ type ClusterNode struct {
 	Version  string
 	Zone     string
 	Addr     string // of its cluster port
+	Level    uint32 // highest feature level that its program knows
 }
 
 // DrainProgress is how far the draining of a node has come.

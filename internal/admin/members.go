@@ -43,7 +43,7 @@ func (c *clusterService) Status(ctx context.Context, _ *adminv1.ClusterServiceSt
 	}
 	out := &adminv1.ClusterServiceStatusResponse{
 		Leader: st.Leader, Term: st.Term, CommitIndex: st.CommitIndex, Quorum: st.Quorum,
-		Copies: int32(st.Copies), UnderReplicated: st.UnderReplicated, Notes: st.Notes,
+		Copies: int32(st.Copies), UnderReplicated: st.UnderReplicated, Notes: st.Notes, FeatureLevel: st.Level,
 	}
 	queued := c.queued(ctx)
 	for i := range st.Nodes {
@@ -111,7 +111,7 @@ func ptr[T any](v T) *T { return &v }
 func nodeOut(n *ClusterNode) *adminv1.ClusterNode {
 	return &adminv1.ClusterNode{
 		Name: n.Name, State: nodeStateOut(n.State), Voter: n.Voter, Smtp: n.SMTP, Segments: n.Segments, Copies: n.Copies,
-		Sessions: n.Sessions, Version: text(n.Version), Zone: text(n.Zone), Address: n.Addr,
+		Sessions: n.Sessions, Version: text(n.Version), Zone: text(n.Zone), Address: n.Addr, FeatureLevel: n.Level,
 	}
 }
 

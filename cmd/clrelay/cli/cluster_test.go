@@ -26,10 +26,10 @@ type control struct {
 
 func (c *control) Status(context.Context) (admin.ClusterStatus, error) {
 	return admin.ClusterStatus{
-		Leader: "mx1", Term: 14, CommitIndex: 1204, Quorum: c.lost == nil, Copies: 2, UnderReplicated: 1, Notes: []string{"mx3 is silent"},
+		Leader: "mx1", Term: 14, CommitIndex: 1204, Quorum: c.lost == nil, Copies: 2, UnderReplicated: 1, Level: 1, Notes: []string{"mx3 is silent"},
 		Nodes: []admin.ClusterNode{
-			{Name: "mx1", State: admin.NodeAlive, Voter: true, SMTP: []string{"10.0.0.1:25"}, Segments: 4, Copies: 8, Sessions: 310, Version: "v1", Zone: "a", Addr: "10.0.0.1:7525"},
-			{Name: "mx2", State: admin.NodeDraining, Voter: true, SMTP: []string{"10.0.0.2:25"}, Version: "v1", Zone: "b", Addr: "10.0.0.2:7525"},
+			{Name: "mx1", State: admin.NodeAlive, Voter: true, SMTP: []string{"10.0.0.1:25"}, Segments: 4, Copies: 8, Sessions: 310, Version: "v1", Zone: "a", Addr: "10.0.0.1:7525", Level: 2},
+			{Name: "mx2", State: admin.NodeDraining, Voter: true, SMTP: []string{"10.0.0.2:25"}, Version: "v1", Zone: "b", Addr: "10.0.0.2:7525", Level: 1},
 			{Name: "mx3", State: admin.NodeDead, Voter: true, Version: "v1"},
 			{Name: "mx4", State: admin.NodeLeft},
 		},

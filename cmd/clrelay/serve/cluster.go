@@ -38,13 +38,13 @@ func (c *clusterOperator) Status(context.Context) (admin.ClusterStatus, error) {
 	o := c.node.Overview()
 	out := admin.ClusterStatus{
 		Leader: o.Leader, Term: o.Term, CommitIndex: o.CommitIndex, Quorum: o.Quorum,
-		Copies: o.Copies, UnderReplicated: int64(o.UnderReplicated),
+		Copies: o.Copies, UnderReplicated: int64(o.UnderReplicated), Level: o.Level,
 	}
 	in := 0
 	for _, m := range o.Nodes {
 		out.Nodes = append(out.Nodes, admin.ClusterNode{
 			Name: m.Name, State: m.State, Voter: m.Voter, SMTP: m.SMTP, Segments: int64(m.Segments), Copies: int64(m.Held),
-			Sessions: int64(m.Sessions), Version: m.Version, Zone: m.Zone, Addr: m.Address,
+			Sessions: int64(m.Sessions), Version: m.Version, Zone: m.Zone, Addr: m.Address, Level: m.Level,
 		})
 		if m.State != admin.NodeLeft {
 			in++
@@ -75,12 +75,36 @@ func notes(o *cluster.Overview, nodes, copies int) (out []string) {
 	if o.UnderReplicated > 0 {
 		out = append(out, fmt.Sprintf("%d of the segments have fewer than %d copies", o.UnderReplicated, o.Copies))
 	}
+	if note := mixed(o); note != "" {
+		out = append(out, note)
+	}
 	for _, m := range o.Nodes {
 		if m.State == admin.NodeDead {
 			out = append(out, fmt.Sprintf("%s is silent; if it does not come back: clrelay node remove %s --force", m.Name, m.Name))
 		}
 	}
 	return out
+}
+
+// mixed says which nodes a feature level waits for that others know; empty
+// when there is none.
+func mixed(o *cluster.Overview) string {
+	highest := uint32(0)
+	for _, m := range o.Nodes {
+		if m.State != admin.NodeLeft {
+			highest = max(highest, m.Level)
+		}
+	}
+	var old []string
+	for _, m := range o.Nodes {
+		if m.State != admin.NodeLeft && m.Level < highest {
+			old = append(old, m.Name)
+		}
+	}
+	if len(old) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("feature level %d is in force; %d comes when a version that knows it runs on %s too", o.Level, highest, strings.Join(old, ", "))
 }
 
 func nodesOf(n int) string {

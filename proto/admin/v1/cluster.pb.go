@@ -146,7 +146,10 @@ type ClusterServiceStatusResponse struct {
 	// Segments with fewer copies than that.
 	UnderReplicated int64 `protobuf:"varint,7,opt,name=under_replicated,json=underReplicated,proto3" json:"under_replicated,omitempty"`
 	// What an operator should know, in sentences.
-	Notes         []string `protobuf:"bytes,8,rep,name=notes,proto3" json:"notes,omitempty"`
+	Notes []string `protobuf:"bytes,8,rep,name=notes,proto3" json:"notes,omitempty"`
+	// Feature level that is in force: what the programs of all nodes know. 0 on a
+	// relay that is alone.
+	FeatureLevel  uint32 `protobuf:"varint,9,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -237,6 +240,13 @@ func (x *ClusterServiceStatusResponse) GetNotes() []string {
 	return nil
 }
 
+func (x *ClusterServiceStatusResponse) GetFeatureLevel() uint32 {
+	if x != nil {
+		return x.FeatureLevel
+	}
+	return 0
+}
+
 // ClusterNode is one node of the cluster.
 type ClusterNode struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -261,7 +271,9 @@ type ClusterNode struct {
 	// Zone; empty when it has none.
 	Zone string `protobuf:"bytes,10,opt,name=zone,proto3" json:"zone,omitempty"`
 	// Address of its cluster port.
-	Address       string `protobuf:"bytes,11,opt,name=address,proto3" json:"address,omitempty"`
+	Address string `protobuf:"bytes,11,opt,name=address,proto3" json:"address,omitempty"`
+	// Highest feature level that its program knows; 0 on a relay that is alone.
+	FeatureLevel  uint32 `protobuf:"varint,12,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -371,6 +383,13 @@ func (x *ClusterNode) GetAddress() string {
 		return x.Address
 	}
 	return ""
+}
+
+func (x *ClusterNode) GetFeatureLevel() uint32 {
+	if x != nil {
+		return x.FeatureLevel
+	}
+	return 0
 }
 
 // TransferLeaderRequest says who is to lead.
@@ -699,7 +718,7 @@ var File_admin_v1_cluster_proto protoreflect.FileDescriptor
 const file_admin_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"\x16admin/v1/cluster.proto\x12\badmin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x1d\n" +
-	"\x1bClusterServiceStatusRequest\"\x8b\x02\n" +
+	"\x1bClusterServiceStatusRequest\"\xb0\x02\n" +
 	"\x1cClusterServiceStatusResponse\x12\x16\n" +
 	"\x06leader\x18\x01 \x01(\tR\x06leader\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12!\n" +
@@ -708,7 +727,8 @@ const file_admin_v1_cluster_proto_rawDesc = "" +
 	"\x05nodes\x18\x05 \x03(\v2\x15.admin.v1.ClusterNodeR\x05nodes\x12\x16\n" +
 	"\x06copies\x18\x06 \x01(\x05R\x06copies\x12)\n" +
 	"\x10under_replicated\x18\a \x01(\x03R\x0funderReplicated\x12\x14\n" +
-	"\x05notes\x18\b \x03(\tR\x05notes\"\xb6\x02\n" +
+	"\x05notes\x18\b \x03(\tR\x05notes\x12#\n" +
+	"\rfeature_level\x18\t \x01(\rR\ffeatureLevel\"\xdb\x02\n" +
 	"\vClusterNode\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12)\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x13.admin.v1.NodeStateR\x05state\x12\x14\n" +
@@ -721,7 +741,8 @@ const file_admin_v1_cluster_proto_rawDesc = "" +
 	"\aversion\x18\t \x01(\tR\aversion\x12\x12\n" +
 	"\x04zone\x18\n" +
 	" \x01(\tR\x04zone\x12\x18\n" +
-	"\aaddress\x18\v \x01(\tR\aaddressB\t\n" +
+	"\aaddress\x18\v \x01(\tR\aaddress\x12#\n" +
+	"\rfeature_level\x18\f \x01(\rR\ffeatureLevelB\t\n" +
 	"\a_queued\"'\n" +
 	"\x15TransferLeaderRequest\x12\x0e\n" +
 	"\x02to\x18\x01 \x01(\tR\x02to\"0\n" +

@@ -55,6 +55,7 @@ type node struct {
 	Version  string   `json:"version"`
 	Zone     string   `json:"zone"`
 	Address  string   `json:"address"`
+	Level    uint32   `json:"feature_level"` // that its program knows
 }
 
 // status is what cluster status prints.
@@ -65,6 +66,7 @@ type status struct {
 	Quorum          bool     `json:"quorum"`
 	Copies          int32    `json:"copies"`
 	UnderReplicated int64    `json:"under_replicated"`
+	Level           uint32   `json:"feature_level"` // that is in force
 	Nodes           []node   `json:"nodes"`
 	Notes           []string `json:"notes"`
 }
@@ -81,6 +83,7 @@ func nodeOf(n *adminv1.ClusterNode) node {
 	return node{
 		Name: n.GetName(), State: stateWord(n.GetState()), Voter: n.GetVoter(), SMTP: append([]string{}, n.GetSmtp()...), Queued: n.Queued,
 		Segments: n.GetSegments(), Copies: n.GetCopies(), Sessions: n.GetSessions(), Version: n.GetVersion(), Zone: n.GetZone(), Address: n.GetAddress(),
+		Level: n.GetFeatureLevel(),
 	}
 }
 
@@ -114,7 +117,7 @@ relay that is alone is a cluster of one.`,
 func (a *nouns) printStatus(res *adminv1.ClusterServiceStatusResponse) error {
 	out := status{
 		Leader: res.GetLeader(), Term: res.GetTerm(), CommitIndex: res.GetCommitIndex(), Quorum: res.GetQuorum(),
-		Copies: res.GetCopies(), UnderReplicated: res.GetUnderReplicated(), Nodes: []node{}, Notes: append([]string{}, res.GetNotes()...),
+		Copies: res.GetCopies(), UnderReplicated: res.GetUnderReplicated(), Level: res.GetFeatureLevel(), Nodes: []node{}, Notes: append([]string{}, res.GetNotes()...),
 	}
 	for _, n := range res.GetNodes() {
 		out.Nodes = append(out.Nodes, nodeOf(n))
@@ -127,8 +130,8 @@ func (a *nouns) printStatus(res *adminv1.ClusterServiceStatusResponse) error {
 		if !out.Quorum {
 			quorum = "NO"
 		}
-		_, err := fmt.Fprintf(w, "leader\t%s (term %d)\nquorum\t%s\ncommit index\t%d\ncopies\t%d\nunder-replicated\t%s\n\n",
-			leader, out.Term, quorum, out.CommitIndex, out.Copies, cmdline.Plural(out.UnderReplicated, "segment"))
+		_, err := fmt.Fprintf(w, "leader\t%s (term %d)\nquorum\t%s\ncommit index\t%d\ncopies\t%d\nunder-replicated\t%s\nfeature level\t%d\n\n",
+			leader, out.Term, quorum, out.CommitIndex, out.Copies, cmdline.Plural(out.UnderReplicated, "segment"), out.Level)
 		if err == nil {
 			_, err = fmt.Fprintln(w, strings.Join(nodeColumns(), "\t"))
 		}
