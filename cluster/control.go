@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/clrelay/clrelay/cluster/drive"
@@ -42,7 +43,8 @@ type control struct {
 	e   *drive.Engine // set by begin, before anything is proposed
 	net drive.Sender
 
-	session fsm.Session // likewise
+	session fsm.Session   // likewise
+	beacons atomic.Uint64 // number of the last one that was sent
 
 	applying sync.Mutex // held while the cores are told what was applied
 
@@ -123,6 +125,7 @@ func (c *control) Node(verb fsm.NodeVerb) {
 
 // Beacon is of drive.Control.
 func (c *control) Beacon(n uint64) {
+	c.beacons.Store(n)
 	switch s := c.raft.Status(); s.Leader {
 	case "":
 	case c.self.Node:

@@ -279,7 +279,7 @@ func (n *Node) serve() {
 // takePart gets into the cluster, registers, and drives the protocol.
 func (n *Node) takePart(self fsm.Ref, sp *spool.Spool) error {
 	n.group.Go(n.enter)
-	session, err := n.register(self)
+	m, session, err := n.register(self)
 	if err != nil {
 		return err
 	}
@@ -298,13 +298,13 @@ func (n *Node) takePart(self fsm.Ref, sp *spool.Spool) error {
 	if generation > fsm.FirstGeneration {
 		expect = 0 // the cluster was recovered with fewer nodes than founded it: mail is taken with the copies that can be
 	}
-	m, err := segment.New(segment.Config{
+	core, err := segment.New(segment.Config{
 		Self: self, Expect: expect, Seed: uint64(session), Held: held, Floor: sp.Floor(), Suspect: sp.Suspect(),
 	})
 	if err != nil {
 		return fmt.Errorf("cluster: %w", err)
 	}
-	n.e.Begin(m, session)
+	n.e.Begin(core, session)
 	err = n.replica.Start(replica.Peer{Node: self.Node, Store: self.Store, Session: uint64(session), Generation: generation})
 	if err != nil {
 		return fmt.Errorf("cluster: %w", err)
@@ -313,23 +313,46 @@ func (n *Node) takePart(self fsm.Ref, sp *spool.Spool) error {
 	n.control.begin(n.e, n.replica, session)
 	n.group.Go(n.peers.run)
 	n.group.Go(n.configure)
+	n.group.Go(func() { n.keepMark(m) })
 	close(n.ready)
 	n.o.Log.Info("this node takes part in the cluster", "session", session.String(), "store", self.Store.String(), "held_segments", len(held))
 	return nil
 }
 
-// register repeats itself until Raft has given this process a session. It
+// register gets this process a session, if its data_dir is the one that it was.
+func (n *Node) register(self fsm.Ref) (*mark, fsm.Session, error) {
+	m, err := readMark(n.o.DataDir)
+	if err != nil {
+		return nil, 0, err
+	}
+	if err := n.known(self, &m); err != nil {
+		return nil, 0, err
+	}
+	var nonce [16]byte
+	if _, err := rand.Read(nonce[:]); err != nil {
+		return nil, 0, fmt.Errorf("cluster: %w", err)
+	}
+	m.begin(nonce)
+	if err := m.write(n.o.DataDir); err != nil {
+		return nil, 0, err
+	}
+	session, err := n.session(self, nonce)
+	if err != nil {
+		return nil, 0, err
+	}
+	m.given(session)
+	return &m, session, m.write(n.o.DataDir)
+}
+
+// session repeats itself until Raft has given this process a session. It
 // returns once that is applied here.
-func (n *Node) register(self fsm.Ref) (fsm.Session, error) {
-	cmd := fsm.Register{Node: self.Node, Store: self.Store, Info: fsm.NodeInfo{
+func (n *Node) session(self fsm.Ref, nonce [16]byte) (fsm.Session, error) {
+	cmd := fsm.Register{Node: self.Node, Store: self.Store, Nonce: nonce, Info: fsm.NodeInfo{
 		Address: n.o.Address, Zone: n.o.Zone, Version: n.o.Version, Features: fsm.KnownLevel,
 		BootID: kernelID("/proc/sys/kernel/random/boot_id"), MachineID: kernelID("/etc/machine-id"),
 	}}
 	if len(n.o.SMTP) > 0 {
 		cmd.Info.SMTP = n.o.SMTP[0]
-	}
-	if _, err := rand.Read(cmd.Nonce[:]); err != nil {
-		return 0, fmt.Errorf("cluster: %w", err)
 	}
 	for warned := false; ; {
 		ctx, cancel := context.WithTimeout(n.ctx, proposeWait)

@@ -86,6 +86,7 @@ func catalogue() []fault {
 		{name: "drain-and-kill", alone: true, run: (*nemesis).drainAndKill},
 		{name: "rolling-restart", alone: true, run: (*nemesis).rolling},
 		{name: "stop", alone: true, run: (*nemesis).stopOne},
+		{name: "old-copy", alone: true, run: (*nemesis).oldCopy},
 	}
 }
 
@@ -138,6 +139,7 @@ type status struct {
 	Leader      string `json:"leader"`
 	CommitIndex uint64 `json:"commit_index"`
 	Quorum      bool   `json:"quorum"`
+	Level       uint32 `json:"feature_level"`
 	Nodes       []struct {
 		Name  string `json:"name"`
 		Voter bool   `json:"voter"`
@@ -256,11 +258,12 @@ func (n *nemesis) killTwo() error {
 func (n *nemesis) stopOne() error {
 	i := n.any()
 	n.say("SIGTERM to %s", name(i))
-	return n.restart(i, n.between(0, 8))
+	return n.restart(i, n.between(0, 8), nil)
 }
 
-// restart ends a node in good order and starts it again.
-func (n *nemesis) restart(i int, down time.Duration) error {
+// restart ends a node in good order and starts it again; meanwhile is done
+// while it is down.
+func (n *nemesis) restart(i int, down time.Duration, meanwhile func() error) error {
 	n.mu.Lock()
 	n.down[i] = true
 	n.counted.last(i)
@@ -269,6 +272,11 @@ func (n *nemesis) restart(i int, down time.Duration) error {
 		return err
 	}
 	n.counted.rest(i)
+	if meanwhile != nil {
+		if err := meanwhile(); err != nil {
+			return err
+		}
+	}
 	n.hold(down)
 	return n.start(i)
 }
@@ -277,7 +285,7 @@ func (n *nemesis) restart(i int, down time.Duration) error {
 func (n *nemesis) rolling() error {
 	n.say("all nodes are restarted in turn")
 	for _, i := range n.shuffled() {
-		if err := n.restart(i, n.between(0, 1)); err != nil {
+		if err := n.restart(i, n.between(0, 1), nil); err != nil {
 			return err
 		}
 		if err := n.cluster.Nodes[i].AwaitReady(n.ctx); err != nil {
