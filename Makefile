@@ -28,7 +28,8 @@ unit: ## unit, dialogue, crash and simulation tests under the race detector
 	CGO_ENABLED=1 $(GO) test -race -timeout 15m ./...
 
 system: build ## real processes, real peers, plain binary
-	CLRELAY_BIN=$(CURDIR)/bin/clrelay $(GO) test -count=1 -parallel 4 -timeout 20m ./test/system/...
+	$(GO) build -trimpath -tags clrelay_next -ldflags '$(LDFLAGS)-next' -o bin/clrelay-next ./cmd/clrelay
+	CLRELAY_BIN=$(CURDIR)/bin/clrelay CLRELAY_NEXT=$(CURDIR)/bin/clrelay-next $(GO) test -count=1 -parallel 4 -timeout 20m ./test/system/...
 
 ROUNDS   ?= 100
 FOR      ?= 1h

@@ -123,6 +123,9 @@ func (r *Relay) SetCluster(text string) error {
 // strace; without arguments it starts by itself.
 func (r *Relay) Wrap(command ...string) { r.o.Wrap = command }
 
+// Use starts another binary from the next start on.
+func (r *Relay) Use(binary string) { r.o.Binary = binary }
+
 // Start runs the relay and waits until /readyz says 200.
 func (r *Relay) Start(ctx context.Context) error {
 	if err := r.Launch(); err != nil {
