@@ -96,10 +96,18 @@ func (l *lab) inside(i int, stdin, name string, args ...string) error {
 
 // deafen makes a node drop all that those nodes send to it from now on, and
 // nothing else. Connections are not told.
-func (l *lab) deafen(i int, to ...int) error {
+func (l *lab) deafen(i int, to ...int) error { return l.lose(i, 100, to...) }
+
+// lose makes a node drop so many of a hundred packets that those nodes send to
+// it.
+func (l *lab) lose(i, percent int, to ...int) error {
 	rules := ""
 	for _, j := range to {
-		rules += "ip saddr " + l.host(j) + " drop\n"
+		chance := fmt.Sprintf(" numgen random mod 100 < %d", percent)
+		if percent == 100 {
+			chance = ""
+		}
+		rules += "ip saddr " + l.host(j) + chance + " drop\n"
 	}
 	return l.inside(i, "table inet faults\ndelete table inet faults\ntable inet faults {\nchain in {\ntype filter hook input priority 0\n"+rules+"}\n}\n", "nft", "-f", "-")
 }

@@ -49,9 +49,10 @@ type killing struct {
 // returns.
 type fault struct {
 	name  string
-	lab   bool // needs namespaces
-	disks bool // needs disks of their own
-	alone bool // never at the same time as another: it may take what the other leaves
+	lab   bool        // needs namespaces
+	disks bool        // needs disks of their own
+	alone bool        // never at the same time as another: it may take what the other leaves
+	needs func() bool // what else it needs of the machine; nil: nothing
 	run   func(n *nemesis) error
 }
 
@@ -87,6 +88,15 @@ func catalogue() []fault {
 		{name: "rolling-restart", alone: true, run: (*nemesis).rolling},
 		{name: "stop", alone: true, run: (*nemesis).stopOne},
 		{name: "old-copy", alone: true, run: (*nemesis).oldCopy},
+		{name: "sync-fails", alone: true, needs: has("strace"), run: (*nemesis).syncFails},
+		{name: "slow-disk", alone: true, needs: has("strace"), run: func(n *nemesis) error { return n.slowDisk(n.any()) }},
+		{name: "slow-disk-leader", alone: true, needs: has("strace"), run: func(n *nemesis) error { return n.slowDisk(n.leader()) }},
+		{name: "read-only", disks: true, alone: true, run: (*nemesis).readOnly},
+		{name: "bit-flips", alone: true, run: (*nemesis).bitFlips},
+		{name: "loss", lab: true, alone: true, run: (*nemesis).lossy},
+		{name: "starve", alone: true, needs: hasQuotas, run: (*nemesis).starve},
+		{name: "few-files", alone: true, needs: has("prlimit"), run: (*nemesis).fewFiles},
+		{name: "certificates", alone: true, run: (*nemesis).newCertificates},
 	}
 }
 
@@ -94,7 +104,7 @@ func catalogue() []fault {
 func (f *fleet) possible() []fault {
 	var out []fault
 	for _, c := range catalogue() {
-		if (!c.lab || f.lab != nil) && (!c.disks || f.disks != nil) {
+		if (!c.lab || f.lab != nil) && (!c.disks || f.disks != nil) && (c.needs == nil || c.needs()) {
 			out = append(out, c)
 		}
 	}
@@ -571,6 +581,22 @@ func (n *nemesis) slowLink() error {
 	err := n.lab.slow(i+1, 1_000_000)
 	n.hold(d)
 	return errors.Join(err, n.lab.slow(i+1, 0))
+}
+
+// lossy has a node lose some of the packets from and to the others.
+func (n *nemesis) lossy() error {
+	i, percent, d := n.any(), 5+n.rng.IntN(40), n.between(4, 14)
+	n.say("%s loses %d %% of all packets for %v", name(i), percent, d)
+	var errs []error
+	for j := range n.o.Nodes {
+		from := []int{i}
+		if j == i {
+			from = n.others(i)
+		}
+		errs = append(errs, n.lab.lose(j+1, percent, plus(from)...))
+	}
+	n.hold(d)
+	return errors.Join(append(errs, n.heal())...)
 }
 
 // cutAndKill kills the other side of a partition while it lasts.

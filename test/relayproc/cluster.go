@@ -79,6 +79,22 @@ func (c *Cluster) cert(args ...string) error {
 	return nil
 }
 
+// certify makes a node's certificate.
+func (c *Cluster) certify(dir, name, host string) error {
+	return c.cert("create-node", "--dir", dir, "--ca-dir", c.TLS, "--name", name, "--host", cmp.Or(host, "127.0.0.1"))
+}
+
+// Recertify gives a node a new key and certificate, which it takes at a reload.
+func (c *Cluster) Recertify(r *Relay) error {
+	dir := filepath.Join(r.Dir, "tls")
+	for _, name := range []string{"node.crt", "node.key"} {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
+	return c.certify(dir, r.o.Name, r.o.Host)
+}
+
 // Add sets up one more node, which is not started; an empty gossip address
 // picks a free one.
 func (c *Cluster) Add(gossip string) (*Relay, error) {
@@ -95,7 +111,7 @@ func (c *Cluster) Add(gossip string) (*Relay, error) {
 	if err := os.MkdirAll(tls, 0o755); err != nil {
 		return nil, err
 	}
-	if err := c.cert("create-node", "--dir", tls, "--ca-dir", c.TLS, "--name", name, "--host", cmp.Or(host, "127.0.0.1")); err != nil {
+	if err := c.certify(tls, name, host); err != nil {
 		return nil, err
 	}
 	text, err := os.ReadFile(filepath.Join(c.TLS, "ca.crt"))

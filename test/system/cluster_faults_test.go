@@ -17,8 +17,8 @@ func TestClusterFaults(t *testing.T) {
 	err := faults.Run(t.Context(), faults.Options{Binary: bin, Dir: workDir(t), Log: func(format string, args ...any) {
 		t.Logf("%6.1f  "+format, append([]any{time.Since(began).Seconds()}, args...)...)
 	}}, faults.Plan{
-		Seed: seed(t), Rounds: 8, Each: true,
-		Wanted: []string{"kill-leader", "pause", "isolate-leader", "lose-disk", "power", "flap", "all-apart", "kill-two"},
+		Seed: seed(t), Rounds: 10, Each: true,
+		Wanted: []string{"kill-leader", "pause", "isolate-leader", "lose-disk", "power", "flap", "all-apart", "kill-two", "bit-flips", "old-copy"},
 	})
 	if err != nil {
 		t.Fatal(err)
