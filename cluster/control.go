@@ -211,7 +211,7 @@ func (c *control) apply() {
 	}
 	c.step(&lead.Applied{Index: n.index, Full: n.full, Segments: n.segments, Gone: n.gone, Nodes: n.nodes, Settings: n.settings})
 	c.e.Step(&segment.Applied{
-		Index: n.index, Full: n.full, Segments: n.segments, Gone: n.gone, Nodes: n.nodes, Settings: n.settings, Forgetful: n.forgetful,
+		Index: n.index, Full: n.full, Segments: n.segments, Gone: n.gone, WrittenOff: n.off, Nodes: n.nodes, Settings: n.settings, Forgetful: n.forgetful,
 	})
 	if n.cluster || len(n.nodes) > 0 {
 		c.changed()

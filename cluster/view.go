@@ -87,6 +87,7 @@ type news struct {
 	full      bool
 	segments  []fsm.Segment
 	gone      []fsm.SegmentID
+	off       []fsm.SegmentID // of those gone, or with full of all: written off
 	nodes     []fsm.Node
 	settings  fsm.Settings
 	forgetful bool
@@ -102,13 +103,16 @@ func (v *view) take() news {
 		forgetful: !v.state.InventoryMissing(), cluster: v.cluster,
 	}
 	if v.full {
-		n.segments, n.nodes = v.state.Segments(), v.state.Nodes()
+		n.segments, n.off, n.nodes = v.state.Segments(), v.state.AllWrittenOff(), v.state.Nodes()
 	} else {
 		for id := range v.touched {
 			if g, ok := v.state.Segment(id); ok {
 				n.segments = append(n.segments, g)
 			} else {
 				n.gone = append(n.gone, id)
+				if v.state.WrittenOff(id) {
+					n.off = append(n.off, id)
+				}
 			}
 		}
 		for name := range v.nodes {
@@ -118,6 +122,7 @@ func (v *view) take() news {
 		}
 		slices.SortFunc(n.segments, func(a, b fsm.Segment) int { return cmp.Compare(a.ID, b.ID) })
 		slices.Sort(n.gone)
+		slices.Sort(n.off)
 		slices.SortFunc(n.nodes, func(a, b fsm.Node) int { return cmp.Compare(a.Name, b.Name) })
 	}
 	clear(v.touched)

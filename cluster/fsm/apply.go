@@ -72,19 +72,12 @@ func (s *State) settingsApply(c SettingsApply) Result {
 	switch {
 	case c.Settings.Version != s.settings.Version+1:
 		return refuse(WrongVersion)
-	case !valid(c.Settings):
+	case !c.Settings.Valid():
 		return refuse(Malformed)
 	}
 	s.settings = c.Settings
 	s.recount()
 	return Result{Cluster: true}
-}
-
-// valid says whether the numbers make sense.
-func valid(t Settings) bool {
-	return t.Copies >= 1 && t.Copies <= MaxMembers &&
-		t.G >= MinG && t.G <= MaxG &&
-		t.RereplicateAfter >= 0 && t.UncleanAfter >= 0
 }
 
 func (s *State) featureRaise(c FeatureRaise) Result {

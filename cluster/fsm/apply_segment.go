@@ -1,6 +1,10 @@
 package fsm
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/clrelay/clrelay/proto/control"
+)
 
 func (s *State) segmentOps(c SegmentOps) Result {
 	r := Result{Ops: make([]OpResult, len(c.Ops)), Segments: make([]SegmentID, 0, len(c.Ops))}
@@ -30,7 +34,7 @@ func (s *State) segmentOp(o *SegmentOp) Code {
 	}
 	g := s.segments[o.ID]
 	switch {
-	case o.Kind == 0 || o.Kind > OpAdopt:
+	case o.Kind == 0 || o.Kind > OpWriteOff:
 		return Malformed
 	case g == nil:
 		return UnknownSegment
@@ -38,6 +42,8 @@ func (s *State) segmentOp(o *SegmentOp) Code {
 		return WrongEpoch
 	case o.Kind == OpReassign:
 		return s.reassign(g, o)
+	case o.Kind == OpWriteOff:
+		return s.writeOff(g, o)
 	case !s.speaksFor(g, o.By):
 		return OldSession
 	}
@@ -79,7 +85,7 @@ func (s *State) open(o *SegmentOp) Code {
 		return NodeNotAlive
 	case len(o.Members) > MaxMembers || len(s.segments) >= MaxSegments || n.owned[n.Store].open >= MaxOpen:
 		return LimitReached
-	case !slices.Contains(o.Members, n.Ref()) || repeats(o.Members):
+	case !slices.Contains(o.Members, n.Ref()) || control.Repeats(o.Members):
 		return Malformed
 	}
 	for i, m := range o.Members {
@@ -99,15 +105,16 @@ func (s *State) open(o *SegmentOp) Code {
 	return OK
 }
 
-// adopt brings a record back that a backup or a lost quorum did not know.
+// adopt brings a record back that a backup or a lost quorum did not know, or
+// that was written off.
 func (s *State) adopt(o *SegmentOp) Code {
-	n := s.sessions[o.By]
+	n, off := s.sessions[o.By], s.writtenOff[o.ID]
 	switch {
 	case n == nil:
 		return OldSession
-	case n.Inventoried:
+	case n.Inventoried && (off == nil || !off.IsMember(n.Ref())):
 		return WrongState
-	case !o.ID.Replicated() || o.ID.N() == 0 || o.ID.Session().Generation() >= s.generation || repeats(o.Members) || o.Epoch != 0:
+	case !o.ID.Replicated() || o.ID.N() == 0 || off == nil && o.ID.Session().Generation() >= s.generation || control.Repeats(o.Members) || o.Epoch != 0:
 		return Malformed
 	case len(o.Members) > MaxMembers || len(s.segments) >= MaxSegments:
 		return LimitReached
@@ -120,25 +127,55 @@ func (s *State) adopt(o *SegmentOp) Code {
 		case len(g.Members) >= MaxMembers:
 			return LimitReached
 		}
-		g.Members, g.Stale = with(g.Members, me), with(g.Stale, me)
+		g.Members, g.Stale = control.With(g.Members, me), control.With(g.Stale, me)
 		s.hold(me, g.ID)
 		s.raise(g)
 		return OK
 	}
-	members := slices.DeleteFunc(o.Members, func(r Ref) bool { return s.nodes[r.Node] == nil || r == me })
-	if len(members) == MaxMembers {
-		return LimitReached
-	}
-	for i := range members {
-		members[i].Node = s.nodes[members[i].Node].Name
-	}
-	members = append(members, me)
-	g := &Segment{ID: o.ID, Owner: me, Members: members, State: Recovering, EndSet: o.EndSet}
+	g := &Segment{ID: o.ID, Members: o.Members, EndSet: o.EndSet}
 	if o.EndSet {
 		g.End = o.End
 	}
+	if off != nil {
+		kept := *off
+		g = &kept
+	}
+	forgotten := func(r Ref) bool { return s.nodes[r.Node] == nil }
+	g.Members, g.Stale = slices.DeleteFunc(control.Without(g.Members, me), forgotten), slices.DeleteFunc(slices.Clone(g.Stale), forgotten)
+	if len(g.Members) == MaxMembers {
+		return LimitReached
+	}
+	for i := range g.Members {
+		g.Members[i].Node = s.nodes[g.Members[i].Node].Name
+	}
+	g.Owner, g.State, g.Members = me, Recovering, append(g.Members, me)
 	s.raise(g)
 	s.insert(g)
+	delete(s.writtenOff, g.ID)
+	return OK
+}
+
+// writeOff takes a record out that no store can speak for. It is kept aside: a
+// disk may turn up after all, and must not take its mail for finished.
+func (s *State) writeOff(g *Segment, o *SegmentOp) Code {
+	lease, _ := s.LeaseOf(g.Owner)
+	switch {
+	case o.By != 0:
+		return Malformed
+	case s.missing > 0:
+		return InventoryMissing
+	case !s.lost(g):
+		return CopyLeft
+	case lease.Renewed > o.Renewed:
+		return RenewedSince
+	case len(s.writtenOff) >= MaxWrittenOff:
+		return LimitReached
+	}
+	s.raise(g)
+	kept := *g
+	s.remove(g)
+	s.left(kept.Owner)
+	s.writtenOff[kept.ID] = &kept
 	return OK
 }
 
@@ -158,7 +195,7 @@ func (s *State) recovered(g *Segment, o *SegmentOp) Code {
 		return WrongState
 	case g.EndSet && g.End != o.End:
 		return EndDiffers
-	case len(o.Stale) > len(g.Members) || slices.Contains(o.Stale, g.Owner) || repeats(o.Stale):
+	case len(o.Stale) > len(g.Members) || slices.Contains(o.Stale, g.Owner) || control.Repeats(o.Stale):
 		return Malformed
 	}
 	for i, m := range o.Stale {
@@ -222,9 +259,9 @@ func (s *State) mark(g *Segment, o *SegmentOp) Code {
 		return WrongState
 	}
 	if o.Kind == OpStale {
-		g.Stale = with(g.Stale, g.Members[slices.Index(g.Members, o.Member)])
+		g.Stale = control.With(g.Stale, g.Members[slices.Index(g.Members, o.Member)])
 	} else {
-		g.Stale = without(g.Stale, o.Member)
+		g.Stale = control.Without(g.Stale, o.Member)
 	}
 	s.raise(g)
 	return OK
@@ -244,7 +281,7 @@ func (s *State) addMember(g *Segment, o *SegmentOp) Code {
 	case len(g.Members) >= MaxMembers:
 		return LimitReached
 	}
-	g.Members, g.Stale = with(g.Members, n.Ref()), with(g.Stale, n.Ref())
+	g.Members, g.Stale = control.With(g.Members, n.Ref()), control.With(g.Stale, n.Ref())
 	s.hold(o.Member, g.ID)
 	s.raise(g)
 	return OK
@@ -266,7 +303,7 @@ func (s *State) removeMember(g *Segment, o *SegmentOp) Code {
 	if fresh < s.copies {
 		return TooFewCopies
 	}
-	g.Members, g.Stale = without(g.Members, o.Member), without(g.Stale, o.Member)
+	g.Members, g.Stale = control.Without(g.Members, o.Member), control.Without(g.Stale, o.Member)
 	s.release(o.Member, g)
 	s.raise(g)
 	return OK
@@ -310,35 +347,4 @@ func (s *State) left(r Ref) {
 	if n := s.nodes[r.Node]; n != nil && n.Store != r.Store && n.owned[r.Store].all == 0 {
 		n.prune()
 	}
-}
-
-// with and without return new slices: readers keep the old ones.
-
-func with(list []Ref, r Ref) []Ref {
-	out := make([]Ref, len(list), len(list)+1)
-	copy(out, list)
-	return append(out, r)
-}
-
-func without(list []Ref, r Ref) []Ref {
-	out := make([]Ref, 0, len(list))
-	for _, m := range list {
-		if m != r {
-			out = append(out, m)
-		}
-	}
-	if len(out) == 0 {
-		return nil
-	}
-	return out
-}
-
-// repeats says whether a Ref is in the list twice.
-func repeats(list []Ref) bool {
-	for i := range list {
-		if slices.Contains(list[:i], list[i]) {
-			return true
-		}
-	}
-	return false
 }

@@ -162,6 +162,7 @@ func TestFeatureLevel(t *testing.T) {
 	}
 	image := w.s.Snapshot()
 	old := New()
+	old.known = 1
 	if err := old.Restore(image); err != nil {
 		t.Fatal(err)
 	}

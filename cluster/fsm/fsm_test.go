@@ -5,6 +5,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/clrelay/clrelay/proto/control"
 )
 
 // world is a State with a log and short words for commands.
@@ -194,6 +196,14 @@ func TestNumbers(t *testing.T) {
 	}
 	if got := MakeSegmentID(1<<24|5, 9).String(); got != "1.5-9" {
 		t.Errorf("an id reads %q", got)
+	}
+	if got, ok := control.ParseSegmentID(id.String()); !ok || got != id {
+		t.Errorf("%v was read as %v", id, got)
+	}
+	for _, text := range []string{"", "1.5", "1.5-9x", "01.5-9", "1.5-99999999", "1.99999999-1", "40000.1-1", "-1.5-9", "local-7"} {
+		if got, ok := control.ParseSegmentID(text); ok {
+			t.Errorf("%q was read as %v", text, got)
+		}
 	}
 }
 

@@ -1,9 +1,22 @@
-//go:build !clrelay_next
-
 package fsm
 
-// KnownLevel is the highest feature level that this program knows.
-const KnownLevel = 1
+import "slices"
+
+// The feature levels: what is new at each is used once every node knows it.
+const (
+	firstLevel    = 1
+	writeOffLevel = 2
+	// KnownLevel is the highest that this program knows.
+	KnownLevel = writeOffLevel + ahead
+)
 
 // levelOf returns the feature level that the use of a command needs.
-func levelOf(Command) uint32 { return 1 }
+func levelOf(c Command) uint32 {
+	if ops, ok := c.(SegmentOps); ok && slices.ContainsFunc(ops.Ops, func(o SegmentOp) bool { return o.Kind == OpWriteOff }) {
+		return writeOffLevel
+	}
+	if isNew(c) {
+		return KnownLevel
+	}
+	return firstLevel
+}

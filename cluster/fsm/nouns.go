@@ -43,6 +43,7 @@ const (
 	MaxMembers       = control.MaxMembers
 	MaxOpen          = control.MaxOpen
 	MaxSegments      = control.MaxSegments
+	MaxWrittenOff    = control.MaxWrittenOff
 	MaxNodes         = control.MaxNodes
 	MaxCommand       = control.MaxCommand
 	MaxText          = control.MaxText
@@ -71,6 +72,7 @@ const (
 	OpTransfer       = control.OpTransfer
 	OpGone           = control.OpGone
 	OpAdopt          = control.OpAdopt
+	OpWriteOff       = control.OpWriteOff
 	NodeDrain        = control.NodeDrain
 	NodeDrained      = control.NodeDrained
 	NodeResume       = control.NodeResume
@@ -98,6 +100,7 @@ const (
 	InventoryMissing = control.InventoryMissing
 	StillHolds       = control.StillHolds
 	OldNonce         = control.OldNonce
+	CopyLeft         = control.CopyLeft
 )
 
 // MakeSegmentID returns the id of the n-th segment opened by a session, n from

@@ -44,7 +44,8 @@ type history struct {
 	renewed  map[Session]uint64 // index of the last Renew that counted
 	known    map[SegmentID]Segment
 	opened   map[SegmentID]bool
-	gone     map[SegmentID]uint32 // and the generation in which it went
+	gone     map[SegmentID]uint32  // and the generation in which it went
+	off      map[SegmentID]Segment // written off, as it was
 	sessions map[Session]bool
 	done     map[string]int // how often each kind of change was committed
 }
@@ -52,7 +53,7 @@ type history struct {
 func newHistory(t testing.TB, c chooser) *history {
 	return &history{
 		t: t, choose: c, s: New(), twin: New(), face: face(New()), renewed: map[Session]uint64{}, known: map[SegmentID]Segment{},
-		opened: map[SegmentID]bool{}, gone: map[SegmentID]uint32{}, sessions: map[Session]bool{}, done: map[string]int{},
+		opened: map[SegmentID]bool{}, gone: map[SegmentID]uint32{}, off: map[SegmentID]Segment{}, sessions: map[Session]bool{}, done: map[string]int{},
 	}
 }
 
@@ -94,7 +95,7 @@ func (h *history) command() Command {
 			n -= byte(h.choose(3))
 		}
 		i := info(fmt.Sprint("boot", h.choose(3)))
-		i.Features = uint32(h.choose(4))
+		i.Features = h.s.level + uint32(h.choose(4)) - 1
 		return Register{Node: h.name(), Store: store(byte(1 + h.choose(4)/3)), Nonce: [16]byte{n}, Info: i}
 	case k < 8:
 		var c Renew
@@ -151,9 +152,13 @@ func (h *history) op() SegmentOp {
 		}
 		return o
 	}
+	if off := h.s.AllWrittenOff(); len(off) > 0 && h.choose.oneIn(6) {
+		g := h.off[off[h.choose(len(off))]]
+		return SegmentOp{Kind: OpAdopt, ID: g.ID, By: h.sessionOf(h.memberOf(g))}
+	}
 	g := h.known[ids[h.choose(len(ids))]]
 	o := SegmentOp{
-		Kind: OpKind(2 + h.choose(int(OpAdopt))), ID: g.ID, Epoch: g.Epoch, By: h.sessionOf(g.Owner),
+		Kind: OpKind(2 + h.choose(int(OpWriteOff))), ID: g.ID, Epoch: g.Epoch, By: h.sessionOf(g.Owner),
 		Member: h.memberOf(g), End: uint64(h.choose(3)), Unclean: h.choose.oneIn(3),
 	}
 	if g.EndSet && !h.choose.oneIn(4) {
@@ -163,7 +168,13 @@ func (h *history) op() SegmentOp {
 		o.Kind = OpAddMember
 		o.Member = h.ref()
 	}
+	if h.s.lost(&g) && h.choose.oneIn(2) {
+		o.Kind = OpWriteOff
+	}
 	switch o.Kind {
+	case OpWriteOff:
+		l, _ := h.s.LeaseOf(g.Owner)
+		o.By, o.Renewed = 0, l.Renewed-uint64(h.choose(4)/3)
 	case OpReassign:
 		l, _ := h.s.LeaseOf(g.Owner)
 		o.By, o.Silent, o.Renewed = 0, l.Session, l.Renewed-uint64(h.choose(4)/3)
@@ -198,6 +209,11 @@ func (h *history) step() {
 	h.checkTouched(c, r, before)
 	for id, g := range h.known {
 		now, ok := h.s.Segment(id)
+		if !ok && h.s.WrittenOff(id) {
+			h.off[id] = g
+			h.move("write off", !slices.ContainsFunc(g.Members, h.s.Current) && !h.s.InventoryMissing(), g, now)
+			continue
+		}
 		if !ok {
 			h.gone[id] = h.s.Generation()
 			h.move("gone", g.State == Sealed, g, now)
@@ -302,7 +318,7 @@ func (h *history) checkChange(was, now Segment, c Command, leases map[Ref]uint64
 		}
 		return
 	}
-	h.move("epoch", now.Epoch > was.Epoch && sound(&now), was, now)
+	h.move("epoch", now.Epoch > was.Epoch && now.Sound(), was, now)
 	if was.EndSet {
 		h.move("end", now.EndSet && now.End == was.End, was, now)
 	}
@@ -352,8 +368,13 @@ func (h *history) checkNew(c Command, r Result) {
 		if _, ok := h.known[g.ID]; ok {
 			continue
 		}
-		if !sound(&g) {
+		if !g.Sound() || h.s.WrittenOff(g.ID) {
 			h.t.Fatalf("%+v", g)
+		}
+		if was, ok := h.off[g.ID]; ok {
+			h.move("take back", g.State == Recovering && g.Epoch > was.Epoch+1 && (!was.EndSet || g.End == was.End), was, g)
+			delete(h.off, g.ID)
+			continue
 		}
 		if g.State == Recovering {
 			h.done["adopt"]++
@@ -367,7 +388,7 @@ func (h *history) checkNew(c Command, r Result) {
 			h.t.Fatalf("%v was opened twice", g.ID)
 		}
 	}
-	if list, ok := c.(SegmentOps); ok {
+	if list, ok := c.(SegmentOps); ok && r.Code == OK {
 		for i, o := range list.Ops {
 			if o.Kind == OpOpen && r.Ops[i].Code == OK {
 				h.opened[o.ID] = true
@@ -427,6 +448,10 @@ func TestRandomLogs(t *testing.T) {
 	for seed := range uint64(8) {
 		t.Run(fmt.Sprint("seed", seed), func(t *testing.T) {
 			h := newHistory(t, seeded(seed))
+			if seed%2 == 1 { // from the start, and for long
+				h.s.level, h.twin.level = writeOffLevel, writeOffLevel
+				h.face = face(h.s)
+			}
 			for range 700 {
 				h.step()
 			}
@@ -438,7 +463,7 @@ func TestRandomLogs(t *testing.T) {
 	t.Log(done)
 	for _, k := range []string{
 		"open", "adopt", "register", "gone", "epoch", "end", "owner", "transfer", "reassign", "reassign again", "new member", "old member",
-		"open to recovering", "open to sealed", "recovering to sealed", "sealed to recovering",
+		"open to recovering", "open to sealed", "recovering to sealed", "sealed to recovering", "write off", "take back",
 	} {
 		if done[k] == 0 {
 			t.Errorf("%q happened %d times: the generator misses it", k, done[k])
@@ -535,7 +560,7 @@ func FuzzRestore(f *testing.F) {
 			t.Fatalf("a state that was restored cannot be restored: %v", err)
 		}
 		for _, g := range s.Segments() {
-			if !sound(&g) {
+			if !g.Sound() {
 				t.Fatalf("%+v", g)
 			}
 		}

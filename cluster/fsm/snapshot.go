@@ -61,13 +61,16 @@ func putHeader(b []byte) {
 // putSegments lays the records side by side: one allocation for all records,
 // one for all their lists.
 func (s *State) putSegments(m *controlv1.Snapshot) {
-	sorted := make([]*Segment, 0, len(s.segments))
+	sorted := make([]*Segment, 0, len(s.segments)+len(s.writtenOff))
 	lists := 0
-	for _, g := range s.segments {
-		sorted = append(sorted, g)
-		lists += len(g.Members) + len(g.Stale)
+	for _, from := range []map[SegmentID]*Segment{s.segments, s.writtenOff} {
+		at := len(sorted)
+		for _, g := range from {
+			sorted = append(sorted, g)
+			lists += len(g.Members) + len(g.Stale)
+		}
+		slices.SortFunc(sorted[at:], func(a, b *Segment) int { return cmp.Compare(a.ID, b.ID) })
 	}
-	slices.SortFunc(sorted, func(a, b *Segment) int { return cmp.Compare(a.ID, b.ID) })
 	places := map[Ref]uint32{}
 	place := func(r Ref) uint32 {
 		at, ok := places[r]
@@ -87,13 +90,14 @@ func (s *State) putSegments(m *controlv1.Snapshot) {
 		return flat[from:len(flat):len(flat)]
 	}
 	records := make([]controlv1.Segment, len(sorted))
-	m.Segments = make([]*controlv1.Segment, len(sorted))
+	list := make([]*controlv1.Segment, len(sorted))
 	for i, g := range sorted {
 		x := &records[i]
 		x.Id, x.Epoch, x.State, x.End, x.EndSet = uint64(g.ID), uint64(g.Epoch), uint32(g.State), g.End, g.EndSet
 		x.Owner, x.Members, x.Stale = place(g.Owner), put(g.Members), put(g.Stale)
-		m.Segments[i] = x
+		list[i] = x
 	}
+	m.Segments, m.WrittenOff = list[:len(s.segments)], list[len(s.segments):]
 }
 
 func putNode(n *node) *controlv1.Node {
@@ -155,7 +159,7 @@ func (s *State) fill(m *controlv1.Snapshot) error {
 	for _, c := range m.GetConfigs() {
 		s.configs = append(s.configs, getConfig(c))
 	}
-	if !valid(s.settings) || s.generation == 0 || s.generation > MaxGeneration || s.lastN > maxSessionN || len(s.configs) > KeepConfigs {
+	if !s.settings.Valid() || s.generation == 0 || s.generation > MaxGeneration || s.lastN > maxSessionN || len(s.configs) > KeepConfigs {
 		return fmt.Errorf("%w: numbers out of range", ErrMalformed)
 	}
 	for _, x := range m.GetNodes() {
@@ -165,20 +169,28 @@ func (s *State) fill(m *controlv1.Snapshot) error {
 	}
 	refs, ok := make([]Ref, len(m.GetRefs())), true
 	for i, x := range m.GetRefs() {
-		if refs[i], ok = getRef(x); !ok || s.nodes[refs[i].Node] == nil {
+		if refs[i], ok = getRef(x); !ok {
 			return fmt.Errorf("%w: member %q", ErrMalformed, x.GetNode())
 		}
-		refs[i].Node = s.nodes[refs[i].Node].Name
-	}
-	if len(m.GetSegments()) > MaxSegments {
-		return fmt.Errorf("%w: %d segments", ErrMalformed, len(m.GetSegments()))
-	}
-	for _, x := range m.GetSegments() {
-		g, ok := getSegment(x, refs)
-		if !ok || s.segments[g.ID] != nil || g.Epoch.Generation() > s.generation {
-			return fmt.Errorf("%w: segment %v", ErrMalformed, SegmentID(x.GetId()))
+		if n := s.nodes[refs[i].Node]; n != nil {
+			refs[i].Node = n.Name
 		}
-		s.insert(g)
+	}
+	if len(m.GetSegments()) > MaxSegments || len(m.GetWrittenOff()) > MaxWrittenOff {
+		return fmt.Errorf("%w: %d segments, %d written off", ErrMalformed, len(m.GetSegments()), len(m.GetWrittenOff()))
+	}
+	forgotten := func(r Ref) bool { return s.nodes[r.Node] == nil }
+	for i, x := range slices.Concat(m.GetSegments(), m.GetWrittenOff()) {
+		g, ok := getSegment(x, refs)
+		off := i >= len(m.GetSegments()) // its nodes may be forgotten
+		switch {
+		case !ok || s.segments[g.ID] != nil || s.writtenOff[g.ID] != nil || g.Epoch.Generation() > s.generation || !off && slices.ContainsFunc(g.Members, forgotten):
+			return fmt.Errorf("%w: segment %v", ErrMalformed, SegmentID(x.GetId()))
+		case off:
+			s.writtenOff[g.ID] = g
+		default:
+			s.insert(g)
+		}
 	}
 	s.recount()
 	return nil
@@ -241,16 +253,5 @@ func getSegment(x *controlv1.Segment, refs []Ref) (*Segment, bool) {
 		State: SegmentState(x.GetState()), End: x.GetEnd(), EndSet: x.GetEndSet(),
 	}
 	ok = ok && x.GetState() >= uint32(Open) && x.GetState() <= uint32(Sealed)
-	return g, ok && sound(g)
-}
-
-// sound says whether the record keeps the rules that every record keeps.
-func sound(g *Segment) bool {
-	for _, r := range g.Stale {
-		if !g.IsMember(r) || r == g.Owner && g.State != Recovering {
-			return false
-		}
-	}
-	return g.ID.Replicated() && g.Epoch != 0 && g.IsMember(g.Owner) && !repeats(g.Members) && !repeats(g.Stale) &&
-		(g.State != Open || !g.EndSet) && (g.State != Sealed || g.EndSet) && (g.EndSet || g.End == 0)
+	return g, ok && g.Sound()
 }

@@ -9,7 +9,6 @@ import (
 const FirstGeneration = 1
 
 const (
-	firstLevel      = 1
 	firstGeneration = FirstGeneration
 	maxSessionN     = 1<<24 - 1
 	keepNonces      = 8
@@ -28,6 +27,7 @@ type State struct {
 	nodes      map[string]*node
 	sessions   map[Session]*node // the newest session of each node that may act
 	segments   map[SegmentID]*Segment
+	writtenOff map[SegmentID]*Segment // as they were, for the disk that turns up
 
 	// Counted anew when a node changes.
 	missing int // nodes that owe an inventory
@@ -61,7 +61,7 @@ func New() *State {
 		settings: DefaultSettings(),
 		nodes:    map[string]*node{},
 		sessions: map[Session]*node{},
-		segments: map[SegmentID]*Segment{},
+		segments: map[SegmentID]*Segment{}, writtenOff: map[SegmentID]*Segment{},
 	}
 }
 
@@ -74,6 +74,9 @@ func (s *State) current(r Ref) (*node, bool) {
 	}
 	return n, true
 }
+
+// lost says whether no store that data may be trusted to has a copy.
+func (s *State) lost(g *Segment) bool { return !slices.ContainsFunc(g.Members, s.Current) }
 
 // insert adds a new record.
 func (s *State) insert(g *Segment) {

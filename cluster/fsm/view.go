@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"cmp"
+	"maps"
 	"math"
 	"slices"
 )
@@ -169,5 +170,24 @@ func (s *State) Segments() []Segment {
 	slices.SortFunc(out, byID)
 	return out
 }
+
+// Lost returns the segments of which no member's store is left, sorted by id:
+// each was replaced or declared lost, or its node removed. The cost grows with
+// the number of all segments.
+func (s *State) Lost() (out []Segment) {
+	for _, g := range s.segments {
+		if s.lost(g) {
+			out = append(out, *g)
+		}
+	}
+	slices.SortFunc(out, byID)
+	return out
+}
+
+// WrittenOff says whether a segment was written off and has not come back.
+func (s *State) WrittenOff(id SegmentID) bool { return s.writtenOff[id] != nil }
+
+// AllWrittenOff returns the segments that were, sorted.
+func (s *State) AllWrittenOff() []SegmentID { return slices.Sorted(maps.Keys(s.writtenOff)) }
 
 func byID(a, b Segment) int { return cmp.Compare(a.ID, b.ID) }

@@ -153,8 +153,11 @@ type (
 		Full     bool
 		Segments []fsm.Segment
 		Gone     []fsm.SegmentID // records that are gone; unused with Full
-		Nodes    []fsm.Node
-		Settings fsm.Settings
+		// WrittenOff are those without a record that the operator gave up for
+		// lost: of those in Gone, or with Full of all.
+		WrittenOff []fsm.SegmentID
+		Nodes      []fsm.Node
+		Settings   fsm.Settings
 		// Forgetful says that what has no record may be deleted: every node of
 		// this generation has sent its inventory.
 		Forgetful bool

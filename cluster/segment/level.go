@@ -27,6 +27,7 @@ func (m *Machine) applied(ev *Applied) {
 		}
 	}
 	fresh = append(fresh, m.vanished(ev)...)
+	m.writtenOff(ev)
 	if changed || ev.Full {
 		m.countCopies()
 	}
@@ -56,7 +57,7 @@ func (m *Machine) record(rec *fsm.Segment) *seg {
 	if !rec.IsMember(rec.Owner) {
 		m.fatal(s.id, "the owner of a segment is not a member")
 	}
-	s.rec, s.known = *rec, true
+	s.rec, s.known, s.off = *rec, true, false
 	return s
 }
 
@@ -83,6 +84,23 @@ func (m *Machine) vanished(ev *Applied) []*seg {
 		}
 	}
 	return gone
+}
+
+// writtenOff notes which segments have no record because they were written
+// off: what is here of them is not finished.
+func (m *Machine) writtenOff(ev *Applied) {
+	if ev.Full {
+		for _, s := range m.list {
+			s.off = false
+		}
+	}
+	for at, list := range [][]fsm.SegmentID{ev.Gone, ev.WrittenOff} {
+		for _, id := range list {
+			if s := m.segs[id]; s != nil {
+				s.off = at == 1
+			}
+		}
+	}
 }
 
 // nodeLevel takes over a node's record and says whether anything but its lease
@@ -293,8 +311,15 @@ func (m *Machine) ceaseOwning(s *seg) {
 	s.res = results{last: s.res.last, durable: s.res.last, acked: s.res.last}
 }
 
-// tendGone deletes what is here of a segment that has no record.
+// tendGone deletes what is here of a segment that has no record, or brings the
+// record back: a disk that was given up for lost has turned up.
 func (m *Machine) tendGone(s *seg) time.Duration {
+	if s.off && s.held {
+		if !s.adopted {
+			m.ops = append(m.ops, fsm.SegmentOp{Kind: fsm.OpAdopt, ID: s.id, By: m.session})
+		}
+		return time.Second
+	}
 	if m.adopting(s) || !m.forgetful {
 		return time.Second
 	}

@@ -73,6 +73,7 @@ type seg struct {
 	held      bool // there is data of it here
 	from      *Held
 	adopted   bool // the control plane has answered the OpAdopt
+	off       bool // there is no record for it was written off
 
 	// last and durable are of the own log: as owner what was appended, as
 	// member what was taken.

@@ -151,6 +151,9 @@ func (m *Machine) refused(ev *Refused) {
 	if ev.Op.Kind == fsm.OpAdopt {
 		if s := m.segs[ev.Op.ID]; s != nil {
 			s.adopted = true
+			if s.off {
+				m.alarm(s, "what is here of a segment that was written off is kept and not delivered: this store was no member of it")
+			}
 		}
 		return
 	}

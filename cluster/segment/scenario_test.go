@@ -80,6 +80,114 @@ func TestOwnerAndItsDiskDie(t *testing.T) {
 	}
 }
 
+// giveUp has the operator write off every segment that no store is left of.
+func (w *world) giveUp() (n int) {
+	w.commit(fsm.FeatureRaise{Level: fsm.KnownLevel})
+	for _, g := range w.state.Lost() {
+		r := w.commit(fsm.SegmentOps{Ops: []fsm.SegmentOp{{Kind: fsm.OpWriteOff, ID: g.ID, Epoch: g.Epoch, Renewed: w.index}}})
+		if r.Code != fsm.OK || r.Ops[0].Code != fsm.OK {
+			w.t.Errorf("writing off %v: %+v", g, r)
+		}
+		n++
+	}
+	return n
+}
+
+// Two nodes lose their disks at once. What was only on them is written off; the
+// disk of one turns up and its mail is delivered, whatever else has happened.
+func TestADiskWrittenOffTurnsUp(t *testing.T) {
+	for _, snapshot := range []bool{false, true} {
+		w := newWorld(t, "a", "b", "c", "d")
+		a, b := w.node("a"), w.node("b")
+		for i := range 12 {
+			a.send(fmt.Sprint("m", i))
+		}
+		a.deliverOne(a.segments()[0])
+		old := a.store
+		for _, x := range []*box{a, b} {
+			x.crash()
+			x.store = map[fsm.SegmentID]*shelf{}
+			x.ref.Store[1]++
+		}
+		w.leads(w.node("c"))
+		a.boot()
+		b.boot()
+		w.run(10 * time.Second)
+		lost := len(w.state.Lost())
+		if n := w.giveUp(); n == 0 || n != lost || len(w.state.Lost()) != 0 {
+			t.Fatalf("%d segments were lost, %d written off", lost, n)
+		}
+		w.run(10 * time.Second)
+		for _, x := range w.nodes {
+			x.deliver()
+		}
+		if n := len(w.got); n == 12 {
+			t.Fatal("nothing was lost")
+		}
+		a.crash()
+		a.store, a.ref.Store = old, fsm.StoreID{'a', 1}
+		if snapshot { // what the node hears first is a whole state that knows of it
+			image := w.state.Snapshot()
+			if err := w.state.Restore(image); err != nil {
+				t.Fatal(err)
+			}
+		}
+		a.boot()
+		w.run(10 * time.Second)
+		for _, x := range w.nodes {
+			x.deliver()
+		}
+		for i := range 12 {
+			if m := fmt.Sprint("m", i); w.got[m] == 0 {
+				t.Errorf("snapshot %v: %s was never delivered", snapshot, m)
+			}
+		}
+		if len(a.alarms)+len(b.alarms) > 0 {
+			t.Errorf("alarms: %q %q", a.alarms, b.alarms)
+		}
+	}
+}
+
+// A node that had a copy under way keeps it, and does not vouch for it.
+func TestACopyOfNoMemberIsKept(t *testing.T) {
+	w := newWorld(t, "a", "b", "c", "d")
+	a, b, c := w.node("a"), w.node("b"), w.node("c")
+	w.noCmd = func(o fsm.SegmentOp) bool { return o.Kind == fsm.OpAddMember }
+	for i := range 12 {
+		a.send(fmt.Sprint("m", i))
+	}
+	b.crash()
+	b.store = map[fsm.SegmentID]*shelf{}
+	b.ref.Store[1]++
+	b.boot()
+	w.run(5 * time.Second) // a copies what it shared with b
+	for _, x := range []*box{a, b} {
+		x.crash()
+		x.store = map[fsm.SegmentID]*shelf{}
+		x.ref.Store[1]++
+	}
+	w.leads(c)
+	a.boot()
+	b.boot()
+	w.run(10 * time.Second)
+	var kept []fsm.SegmentID
+	for _, g := range w.state.Lost() {
+		if c.store[g.ID] != nil {
+			kept = append(kept, g.ID)
+		}
+	}
+	w.giveUp()
+	w.run(10 * time.Second)
+	if len(kept) == 0 || len(c.alarms) != len(kept) {
+		t.Errorf("%d copies under way, alarms %q", len(kept), c.alarms)
+	}
+	for _, id := range kept {
+		if _, ok := w.state.Segment(id); ok || c.store[id] == nil {
+			t.Errorf("%v: record %v, kept %v", id, ok, c.store[id] != nil)
+		}
+	}
+}
+
 func TestMemberStalls(t *testing.T) {
 	w := newWorld(t, "a", "b", "c")
 	a, b := w.node("a"), w.node("b")

@@ -212,7 +212,7 @@ func (m *Machine) tendNode() {
 		return
 	}
 	for _, s := range m.list {
-		if s.held || s.known && s.rec.IsMember(m.cfg.Self) {
+		if s.held && !(s.off && s.adopted) || s.known && s.rec.IsMember(m.cfg.Self) {
 			return
 		}
 	}

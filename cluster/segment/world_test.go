@@ -146,7 +146,7 @@ func (b *box) boot() {
 	if b == b.w.leader {
 		b.lead(&lead.Leading{Term: 1})
 	}
-	r := b.w.commit(fsm.Register{Node: b.name, Store: b.ref.Store, Nonce: [16]byte{b.name[0], b.nonce}, Info: fsm.NodeInfo{Features: 1, BootID: "x", MachineID: b.name}})
+	r := b.w.commit(fsm.Register{Node: b.name, Store: b.ref.Store, Nonce: [16]byte{b.name[0], b.nonce}, Info: fsm.NodeInfo{Features: fsm.KnownLevel, BootID: "x", MachineID: b.name}})
 	b.session = r.Session
 	b.step(&segment.Registered{Session: r.Session})
 	b.w.connect()
@@ -205,12 +205,15 @@ func (w *world) commit(c fsm.Command) fsm.Result {
 			continue
 		}
 		var segs []fsm.Segment
-		var gone []fsm.SegmentID
+		var gone, off []fsm.SegmentID
 		for _, id := range r.Segments {
 			if g, ok := w.state.Segment(id); ok {
 				segs = append(segs, g)
 			} else {
 				gone = append(gone, id)
+				if w.state.WrittenOff(id) {
+					off = append(off, id)
+				}
 			}
 		}
 		var nodes []fsm.Node
@@ -222,7 +225,7 @@ func (w *world) commit(c fsm.Command) fsm.Result {
 			b.full()
 			continue
 		}
-		b.step(&segment.Applied{Index: w.index, Segments: segs, Gone: gone, Nodes: nodes, Settings: w.state.Settings(), Forgetful: !w.state.InventoryMissing()})
+		b.step(&segment.Applied{Index: w.index, Segments: segs, Gone: gone, WrittenOff: off, Nodes: nodes, Settings: w.state.Settings(), Forgetful: !w.state.InventoryMissing()})
 		b.lead(&lead.Applied{Index: w.index, Segments: segs, Gone: gone, Nodes: nodes, Settings: w.state.Settings()})
 	}
 	return r
@@ -230,7 +233,7 @@ func (w *world) commit(c fsm.Command) fsm.Result {
 
 func (b *box) full() {
 	st := b.w.state
-	b.step(&segment.Applied{Index: b.w.index, Full: true, Segments: st.Segments(), Nodes: st.Nodes(), Settings: st.Settings(), Forgetful: !st.InventoryMissing()})
+	b.step(&segment.Applied{Index: b.w.index, Full: true, Segments: st.Segments(), WrittenOff: st.AllWrittenOff(), Nodes: st.Nodes(), Settings: st.Settings(), Forgetful: !st.InventoryMissing()})
 	b.lead(&lead.Applied{Index: b.w.index, Full: true, Segments: st.Segments(), Nodes: st.Nodes(), Settings: st.Settings()})
 }
 

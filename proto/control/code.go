@@ -46,6 +46,8 @@ func (c Code) String() string {
 		return "the node still holds segments"
 	case OldNonce:
 		return "a later process of the node has registered"
+	case CopyLeft:
+		return "a disk that is not known to be lost may have a copy"
 	}
 	return fmt.Sprintf("code %d", uint8(c))
 }

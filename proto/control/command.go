@@ -41,8 +41,8 @@ type SegmentOps struct {
 // OpKind says what a SegmentOp does.
 type OpKind uint8
 
-// The operations. All but OpReassign are the owner's and carry its session in
-// By; all but OpOpen and OpAdopt compare Epoch with the record's.
+// The operations. All but OpReassign and OpWriteOff are the owner's and carry
+// its session in By; all but OpOpen and OpAdopt compare Epoch with the record's.
 const (
 	// OpOpen makes a segment: ID, By, Members (with the owner). ID must be of
 	// session By with n above all that the session opened before.
@@ -77,7 +77,15 @@ const (
 	// was lost of: By is the session of a node that holds it; Members, End
 	// and EndSet as its own header says. It becomes RECOVERING under the
 	// first who names it; who names it later joins its members as stale.
+	// A segment that was written off is brought back by any of its members,
+	// with the record that it had, whatever its generation.
 	OpAdopt
+	// OpWriteOff takes the record of a segment out of which no member's store
+	// is left: each was replaced or declared lost, or its node removed. The
+	// operator's. Refused if the owner has renewed its lease since index
+	// Renewed: whoever proposes it waits G from there, so that nobody delivers
+	// from the segment when it comes back. Feature level 2.
+	OpWriteOff
 )
 
 // SegmentOp is one change of one segment.
@@ -85,7 +93,7 @@ type SegmentOp struct {
 	Kind    OpKind
 	ID      SegmentID
 	Epoch   Epoch   // the record's before the change; 0 with OpOpen and OpAdopt
-	By      Session // the owner's; 0 with OpReassign
+	By      Session // the owner's; 0 with OpReassign and OpWriteOff
 	Member  Ref
 	Members []Ref  // OpOpen, OpAdopt
 	Stale   []Ref  // OpRecovered
@@ -213,6 +221,7 @@ const (
 	InventoryMissing Code = 18 // after a new generation not every node has sent its inventory
 	StillHolds       Code = 19 // the node is still a member of segments
 	OldNonce         Code = 20 // a Register of a process that was followed by another
+	CopyLeft         Code = 21 // a member's store may still have a copy
 )
 
 // OpResult is the outcome of one SegmentOp.

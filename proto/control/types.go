@@ -13,6 +13,7 @@ const (
 	MaxMembers    = 8       // members a segment
 	MaxOpen       = 1000    // OPEN segments an owner: bounds what a Register touches
 	MaxSegments   = 1 << 20 // segments in all
+	MaxWrittenOff = 1 << 16 // segments that were written off and may turn up
 	MaxNodes      = 1024    // nodes the cluster remembers
 	MaxCommand    = 1 << 20 // octets of an encoded command
 	MaxText       = 256     // octets of a name, an address, a version, a zone
@@ -68,6 +69,16 @@ func (id SegmentID) String() string {
 		return fmt.Sprintf("local-%d", uint64(id))
 	}
 	return fmt.Sprintf("%s-%d", id.Session(), id.N())
+}
+
+// ParseSegmentID reads what String makes of a replicated segment's id.
+func ParseSegmentID(text string) (id SegmentID, ok bool) {
+	var generation, session, n uint32
+	if _, err := fmt.Sscanf(text, "%d.%d-%d", &generation, &session, &n); err != nil || generation > MaxGeneration {
+		return 0, false
+	}
+	id = MakeSegmentID(Session(generation)<<24|Session(session), n)
+	return id, id.String() == text
 }
 
 // Epoch is generation<<32 | number: a segment's configuration number. 0 is no
@@ -137,6 +148,17 @@ func (g *Segment) IsStale(r Ref) bool { return contains(g.Stale, r) }
 // IsFresh says whether r is a member that is not stale.
 func (g *Segment) IsFresh(r Ref) bool { return contains(g.Members, r) && !contains(g.Stale, r) }
 
+// Sound says whether the record keeps the rules that every record keeps.
+func (g *Segment) Sound() bool {
+	for _, r := range g.Stale {
+		if !g.IsMember(r) || r == g.Owner && g.State != Recovering {
+			return false
+		}
+	}
+	return g.ID.Replicated() && g.Epoch != 0 && g.IsMember(g.Owner) && !Repeats(g.Members) && !Repeats(g.Stale) &&
+		(g.State != Open || !g.EndSet) && (g.State != Sealed || g.EndSet) && (g.EndSet || g.End == 0)
+}
+
 // contains says whether r is in the list.
 func contains(list []Ref, r Ref) bool {
 	for i := range list {
@@ -145,6 +167,37 @@ func contains(list []Ref, r Ref) bool {
 		}
 	}
 	return false
+}
+
+// Repeats says whether a Ref is in the list twice.
+func Repeats(list []Ref) bool {
+	for i := range list {
+		if contains(list[:i], list[i]) {
+			return true
+		}
+	}
+	return false
+}
+
+// With returns the list and r, as a new one: readers keep the old one.
+func With(list []Ref, r Ref) []Ref {
+	out := make([]Ref, len(list), len(list)+1)
+	copy(out, list)
+	return append(out, r)
+}
+
+// Without returns the list without r, as a new one; nil if nothing is left.
+func Without(list []Ref, r Ref) []Ref {
+	out := make([]Ref, 0, len(list))
+	for _, m := range list {
+		if m != r {
+			out = append(out, m)
+		}
+	}
+	if len(out) == 0 {
+		return nil
+	}
+	return out
 }
 
 // NodeState is what the operator wants of a node. Whether it lives is not
@@ -234,6 +287,13 @@ type Settings struct {
 	G                time.Duration // grace period; a lease holds 0.8 of it
 	RereplicateAfter time.Duration // how long a dead node's copies are not made anew
 	UncleanAfter     time.Duration // how long a segment waits for a fresh member before a stale one takes over
+}
+
+// Valid says whether the numbers make sense.
+func (t Settings) Valid() bool {
+	return t.Copies >= 1 && t.Copies <= MaxMembers &&
+		t.G >= MinG && t.G <= MaxG &&
+		t.RereplicateAfter >= 0 && t.UncleanAfter >= 0
 }
 
 // Config is one version of the cluster's configuration.

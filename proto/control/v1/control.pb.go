@@ -48,6 +48,7 @@ const (
 	OpKind_OP_KIND_TRANSFER      OpKind = 9  // to another owner, with all results there
 	OpKind_OP_KIND_GONE          OpKind = 10 // nothing left to do
 	OpKind_OP_KIND_ADOPT         OpKind = 11 // the record was lost: a node that holds the segment tells of it
+	OpKind_OP_KIND_WRITE_OFF     OpKind = 12 // no store of it is left; the operator's
 )
 
 // Enum value maps for OpKind.
@@ -65,6 +66,7 @@ var (
 		9:  "OP_KIND_TRANSFER",
 		10: "OP_KIND_GONE",
 		11: "OP_KIND_ADOPT",
+		12: "OP_KIND_WRITE_OFF",
 	}
 	OpKind_value = map[string]int32{
 		"OP_KIND_UNSPECIFIED":   0,
@@ -79,6 +81,7 @@ var (
 		"OP_KIND_TRANSFER":      9,
 		"OP_KIND_GONE":          10,
 		"OP_KIND_ADOPT":         11,
+		"OP_KIND_WRITE_OFF":     12,
 	}
 )
 
@@ -728,14 +731,14 @@ type SegmentOp struct {
 	Kind          OpKind                 `protobuf:"varint,1,opt,name=kind,proto3,enum=control.v1.OpKind" json:"kind,omitempty"`
 	Id            uint64                 `protobuf:"fixed64,2,opt,name=id,proto3" json:"id,omitempty"`
 	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`                 // the record's before the change; 0 where there is none yet
-	By            uint64                 `protobuf:"varint,4,opt,name=by,proto3" json:"by,omitempty"`                       // session of the owner; 0: the leader's operation
+	By            uint64                 `protobuf:"varint,4,opt,name=by,proto3" json:"by,omitempty"`                       // session of the owner; 0: the leader's operation, or the operator's
 	Member        *Ref                   `protobuf:"bytes,5,opt,name=member,proto3" json:"member,omitempty"`                // whom it is about
 	Members       []*Ref                 `protobuf:"bytes,6,rep,name=members,proto3" json:"members,omitempty"`              // OPEN, ADOPT
 	Stale         []*Ref                 `protobuf:"bytes,7,rep,name=stale,proto3" json:"stale,omitempty"`                  // RECOVERED
 	End           uint64                 `protobuf:"varint,8,opt,name=end,proto3" json:"end,omitempty"`                     // SEAL, RECOVERED, ADOPT
 	EndSet        bool                   `protobuf:"varint,9,opt,name=end_set,json=endSet,proto3" json:"end_set,omitempty"` // ADOPT
 	Silent        uint64                 `protobuf:"varint,10,opt,name=silent,proto3" json:"silent,omitempty"`              // REASSIGN: the owner's session
-	Renewed       uint64                 `protobuf:"varint,11,opt,name=renewed,proto3" json:"renewed,omitempty"`            // REASSIGN: index of that session's last renewal
+	Renewed       uint64                 `protobuf:"varint,11,opt,name=renewed,proto3" json:"renewed,omitempty"`            // REASSIGN, WRITE_OFF: index of that session's last renewal
 	Unclean       bool                   `protobuf:"varint,12,opt,name=unclean,proto3" json:"unclean,omitempty"`            // REASSIGN: a stale member may take over
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1537,7 +1540,7 @@ const file_control_v1_control_proto_rawDesc = "" +
 	"\x03all\x18\t \x01(\bR\x03all\"4\n" +
 	"\bOpResult\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x14\n" +
-	"\x05epoch\x18\x02 \x01(\x04R\x05epoch*\x86\x02\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch*\x9d\x02\n" +
 	"\x06OpKind\x12\x17\n" +
 	"\x13OP_KIND_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fOP_KIND_OPEN\x10\x01\x12\x10\n" +
@@ -1551,7 +1554,8 @@ const file_control_v1_control_proto_rawDesc = "" +
 	"\x10OP_KIND_TRANSFER\x10\t\x12\x10\n" +
 	"\fOP_KIND_GONE\x10\n" +
 	"\x12\x11\n" +
-	"\rOP_KIND_ADOPT\x10\v*\xac\x01\n" +
+	"\rOP_KIND_ADOPT\x10\v\x12\x15\n" +
+	"\x11OP_KIND_WRITE_OFF\x10\f*\xac\x01\n" +
 	"\bNodeVerb\x12\x19\n" +
 	"\x15NODE_VERB_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fNODE_VERB_DRAIN\x10\x01\x12\x15\n" +

@@ -32,10 +32,11 @@ type Snapshot struct {
 	Generation    uint32                 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`
 	Sessions      uint32                 `protobuf:"varint,4,opt,name=sessions,proto3" json:"sessions,omitempty"` // number of the last session given in this generation
 	Settings      *Settings              `protobuf:"bytes,5,opt,name=settings,proto3" json:"settings,omitempty"`
-	Configs       []*Config              `protobuf:"bytes,6,rep,name=configs,proto3" json:"configs,omitempty"`   // oldest first
-	Nodes         []*Node                `protobuf:"bytes,7,rep,name=nodes,proto3" json:"nodes,omitempty"`       // by name
-	Refs          []*Ref                 `protobuf:"bytes,8,rep,name=refs,proto3" json:"refs,omitempty"`         // that the segments name by their place in here
-	Segments      []*Segment             `protobuf:"bytes,9,rep,name=segments,proto3" json:"segments,omitempty"` // by id
+	Configs       []*Config              `protobuf:"bytes,6,rep,name=configs,proto3" json:"configs,omitempty"`                          // oldest first
+	Nodes         []*Node                `protobuf:"bytes,7,rep,name=nodes,proto3" json:"nodes,omitempty"`                              // by name
+	Refs          []*Ref                 `protobuf:"bytes,8,rep,name=refs,proto3" json:"refs,omitempty"`                                // that the segments name by their place in here
+	Segments      []*Segment             `protobuf:"bytes,9,rep,name=segments,proto3" json:"segments,omitempty"`                        // by id
+	WrittenOff    []*Segment             `protobuf:"bytes,10,rep,name=written_off,json=writtenOff,proto3" json:"written_off,omitempty"` // by id
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -129,6 +130,13 @@ func (x *Snapshot) GetRefs() []*Ref {
 func (x *Snapshot) GetSegments() []*Segment {
 	if x != nil {
 		return x.Segments
+	}
+	return nil
+}
+
+func (x *Snapshot) GetWrittenOff() []*Segment {
+	if x != nil {
+		return x.WrittenOff
 	}
 	return nil
 }
@@ -494,7 +502,7 @@ var File_control_v1_snapshot_proto protoreflect.FileDescriptor
 const file_control_v1_snapshot_proto_rawDesc = "" +
 	"\n" +
 	"\x19control/v1/snapshot.proto\x12\n" +
-	"control.v1\x1a\x18control/v1/control.proto\"\xd4\x02\n" +
+	"control.v1\x1a\x18control/v1/control.proto\"\x8a\x03\n" +
 	"\bSnapshot\x12\x18\n" +
 	"\aapplied\x18\x01 \x01(\x04R\aapplied\x12\x14\n" +
 	"\x05level\x18\x02 \x01(\rR\x05level\x12\x1e\n" +
@@ -506,7 +514,10 @@ const file_control_v1_snapshot_proto_rawDesc = "" +
 	"\aconfigs\x18\x06 \x03(\v2\x12.control.v1.ConfigR\aconfigs\x12&\n" +
 	"\x05nodes\x18\a \x03(\v2\x10.control.v1.NodeR\x05nodes\x12#\n" +
 	"\x04refs\x18\b \x03(\v2\x0f.control.v1.RefR\x04refs\x12/\n" +
-	"\bsegments\x18\t \x03(\v2\x13.control.v1.SegmentR\bsegments\"f\n" +
+	"\bsegments\x18\t \x03(\v2\x13.control.v1.SegmentR\bsegments\x124\n" +
+	"\vwritten_off\x18\n" +
+	" \x03(\v2\x13.control.v1.SegmentR\n" +
+	"writtenOff\"f\n" +
 	"\x05Lease\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x18\n" +
 	"\arenewed\x18\x02 \x01(\x04R\arenewed\x12\x16\n" +
@@ -571,16 +582,17 @@ var file_control_v1_snapshot_proto_depIdxs = []int32{
 	2,  // 2: control.v1.Snapshot.nodes:type_name -> control.v1.Node
 	7,  // 3: control.v1.Snapshot.refs:type_name -> control.v1.Ref
 	4,  // 4: control.v1.Snapshot.segments:type_name -> control.v1.Segment
-	7,  // 5: control.v1.Node.ref:type_name -> control.v1.Ref
-	1,  // 6: control.v1.Node.lease:type_name -> control.v1.Lease
-	8,  // 7: control.v1.Node.info:type_name -> control.v1.NodeInfo
-	3,  // 8: control.v1.Node.former:type_name -> control.v1.Former
-	1,  // 9: control.v1.Former.lease:type_name -> control.v1.Lease
-	10, // [10:10] is the sub-list for method output_type
-	10, // [10:10] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	4,  // 5: control.v1.Snapshot.written_off:type_name -> control.v1.Segment
+	7,  // 6: control.v1.Node.ref:type_name -> control.v1.Ref
+	1,  // 7: control.v1.Node.lease:type_name -> control.v1.Lease
+	8,  // 8: control.v1.Node.info:type_name -> control.v1.NodeInfo
+	3,  // 9: control.v1.Node.former:type_name -> control.v1.Former
+	1,  // 10: control.v1.Former.lease:type_name -> control.v1.Lease
+	11, // [11:11] is the sub-list for method output_type
+	11, // [11:11] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_control_v1_snapshot_proto_init() }
