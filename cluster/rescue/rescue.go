@@ -335,25 +335,6 @@ func (n Node) report(s *fsm.State) Report {
 	return r
 }
 
-// Write writes a backup to a file that must not exist, durably.
-func Write(path string, state []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return fmt.Errorf("rescue: %w", err)
-	}
-	_, err = f.Write(state)
-	if err == nil {
-		err = f.Sync()
-	}
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	if err != nil {
-		return fmt.Errorf("rescue: writing %s: %w", path, err)
-	}
-	return store.SyncDir(filepath.Dir(path))
-}
-
 // maxBackup bounds what Read takes.
 const maxBackup = 2 << 30
 

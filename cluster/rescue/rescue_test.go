@@ -146,6 +146,12 @@ func TestRestore(t *testing.T) {
 	if err := rescue.Write(file, backup); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("a backup was overwritten: %v", err)
 	}
+	if left, err := filepath.Glob(file + "*"); err != nil || len(left) != 1 {
+		t.Errorf("there are %v, %v", left, err)
+	}
+	if info, err := os.Stat(file); err != nil || info.Mode() != 0o600 {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
 	if backup, err = rescue.Read(file); err != nil {
 		t.Fatal(err)
 	}
@@ -187,6 +193,46 @@ func TestRestore(t *testing.T) {
 	}
 	if err := d.Close(true); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Nothing but a whole backup has the name of one.
+func TestDraft(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "backup")
+	begin := func() *rescue.Draft {
+		d, err := rescue.Create(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	half := begin()
+	image := state(t).Snapshot()
+	if _, err := half.Write(image[:len(image)/2]); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := half.Look(); !errors.Is(err, rescue.ErrDamaged) {
+		t.Errorf("half of one: %v", err)
+	}
+	half.Discard()
+	first, second := begin(), begin()
+	for _, d := range []*rescue.Draft{first, second} {
+		if _, err := d.Write(image); err != nil {
+			t.Fatal(err)
+		}
+		if r, err := d.Look(); err != nil || r.Segments != 2 {
+			t.Errorf("%+v, %v", r, err)
+		}
+	}
+	if err := first.Keep(); err != nil {
+		t.Error(err)
+	}
+	first.Discard()
+	if err := second.Keep(); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("a backup was overwritten: %v", err)
+	}
+	if left, err := filepath.Glob(file + "*"); err != nil || len(left) != 1 || left[0] != file {
+		t.Errorf("there are %v, %v", left, err)
 	}
 }
 
