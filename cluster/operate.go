@@ -22,6 +22,7 @@ type Overview struct {
 	Quorum          bool   // enough voters seem to be there, and there is a leader
 	Copies          int    // of a new message
 	UnderReplicated int    // segments with fewer copies than that
+	Lost            int    // of them, those that no copy is left of
 	Level           uint32 // feature level in force
 	Nodes           []Member
 }
@@ -65,15 +66,26 @@ func (n *Node) Overview() Overview {
 	n.view.read(func(s *fsm.State) {
 		o.Copies, o.Level = s.Copies(), s.Level()
 		for _, g := range s.Segments() {
-			if len(g.Members)-len(g.Stale) < o.Copies {
+			if freshCopies(s, &g) < o.Copies {
 				o.UnderReplicated++
 			}
 		}
+		o.Lost = len(s.Lost())
 		for _, rec := range s.Nodes() {
 			o.Nodes = append(o.Nodes, memberOf(s, &rec, seen[rec.Name], votes[rec.Name]))
 		}
 	})
 	return o
+}
+
+// freshCopies counts the fresh members whose stores are not known to be gone.
+func freshCopies(s *fsm.State, g *fsm.Segment) (n int) {
+	for _, r := range g.Members {
+		if !g.IsStale(r) && s.Current(r) {
+			n++
+		}
+	}
+	return n
 }
 
 func memberOf(s *fsm.State, rec *fsm.Node, m gossip.Member, voter bool) Member {

@@ -449,7 +449,7 @@ func TestRandomLogs(t *testing.T) {
 		t.Run(fmt.Sprint("seed", seed), func(t *testing.T) {
 			h := newHistory(t, seeded(seed))
 			if seed%2 == 1 { // from the start, and for long
-				h.s.level, h.twin.level = writeOffLevel, writeOffLevel
+				h.s.level, h.twin.level = WriteOffLevel, WriteOffLevel
 				h.face = face(h.s)
 			}
 			for range 700 {

@@ -40,7 +40,7 @@ func TestWriteOff(t *testing.T) {
 		id := w.open(1, "a", "b")
 		w.renew("a", 1)
 		w.refused(w.writeOff(id), LevelTooLow)
-		w.at(writeOffLevel)
+		w.at(WriteOffLevel)
 		w.refused(w.writeOff(id), CopyLeft)
 		w.forget("a", way)
 		w.refused(w.writeOff(id), CopyLeft) // b's is there
@@ -73,7 +73,7 @@ func TestWriteOff(t *testing.T) {
 
 // After a new generation a node that has not told all may have a copy.
 func TestWriteOffWaitsForInventories(t *testing.T) {
-	w := newWorld(t, "a", "b", "c").at(writeOffLevel)
+	w := newWorld(t, "a", "b", "c").at(WriteOffLevel)
 	id := w.open(1, "a", "b")
 	w.must(GenerationBump{Generation: 2})
 	w.forget("a", "removed")
@@ -92,7 +92,7 @@ func TestWriteOffWaitsForInventories(t *testing.T) {
 // The disk of a member that turns up brings the record back as it was; one
 // that was no member may hold anything.
 func TestAWrittenOffSegmentComesBack(t *testing.T) {
-	w := newWorld(t, "a", "b", "c").at(writeOffLevel)
+	w := newWorld(t, "a", "b", "c").at(WriteOffLevel)
 	id := w.open(1, "a", "b", "c")
 	w.must(w.seal(id, 7))
 	w.must(w.about(OpStale, id, "b"))

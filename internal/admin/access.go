@@ -38,6 +38,7 @@ func AccessTo(method string) Access {
 		"/admin.v1.NodeService/Status",
 		"/admin.v1.ClusterService/Status",
 		"/admin.v1.ConfigService/Get",
+		"/admin.v1.RescueService/Backup",
 		"/grpc.health.v1.Health/Check",
 		"/grpc.health.v1.Health/List",
 		"/grpc.health.v1.Health/Watch",
@@ -53,7 +54,8 @@ func AccessTo(method string) Access {
 		"/admin.v1.NodeService/Resume",
 		"/admin.v1.NodeService/Remove",
 		"/admin.v1.ClusterService/TransferLeader",
-		"/admin.v1.ConfigService/Apply":
+		"/admin.v1.ConfigService/Apply",
+		"/admin.v1.RescueService/WriteOff":
 		return Changes
 	}
 	return denied
@@ -253,6 +255,12 @@ func changeAttrs(req any) (attrs []any) {
 	}
 	if f, ok := req.(interface{ GetForce() bool }); ok {
 		attrs = append(attrs, "force", f.GetForce())
+	}
+	if s, ok := req.(interface{ GetSegments() []string }); ok { // none stands for all that are lost
+		attrs = append(attrs, "segments", s.GetSegments())
+	}
+	if d, ok := req.(interface{ GetDryRun() bool }); ok {
+		attrs = append(attrs, "dry_run", d.GetDryRun())
 	}
 	if r, ok := req.(interface{ GetReason() string }); ok {
 		attrs = append(attrs, "reason", r.GetReason())

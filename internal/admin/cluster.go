@@ -71,6 +71,7 @@ type ClusterStatus struct {
 	Nodes             []ClusterNode // by name
 	Copies            int           // machines that a new message is on
 	UnderReplicated   int64         // segments with fewer
+	Lost              int64         // segments with none
 	Level             uint32        // feature level in force
 	Notes             []string      // what an operator should know, in sentences
 }

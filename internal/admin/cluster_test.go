@@ -263,6 +263,8 @@ func TestAccessByCertificate(t *testing.T) {
 		{"/admin.v1.ClusterService/TransferLeader", nil},
 		{"/admin.v1.ConfigService/Get", nil},
 		{"/admin.v1.ConfigService/Apply", nil},
+		{"/admin.v1.RescueService/Backup", nil},
+		{"/admin.v1.RescueService/WriteOff", nil},
 		{"/admin.v1.QueueService/Purge", nil},
 	} {
 		empty := &adminv1.StatusRequest{}

@@ -43,7 +43,7 @@ func (c *clusterService) Status(ctx context.Context, _ *adminv1.ClusterServiceSt
 	}
 	out := &adminv1.ClusterServiceStatusResponse{
 		Leader: st.Leader, Term: st.Term, CommitIndex: st.CommitIndex, Quorum: st.Quorum,
-		Copies: int32(st.Copies), UnderReplicated: st.UnderReplicated, Notes: st.Notes, FeatureLevel: st.Level,
+		Copies: int32(st.Copies), UnderReplicated: st.UnderReplicated, LostSegments: st.Lost, Notes: st.Notes, FeatureLevel: st.Level,
 	}
 	queued := c.queued(ctx)
 	for i := range st.Nodes {

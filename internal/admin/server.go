@@ -11,6 +11,7 @@ import (
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection"
 
+	"github.com/clrelay/clrelay/internal/admin/rescue"
 	"github.com/clrelay/clrelay/internal/metrics"
 	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
 )
@@ -18,7 +19,7 @@ import (
 // maxRequest bounds one request; the longest is a selector with many IDs.
 const maxRequest = 1 << 20
 
-// Options are what a server needs. Cluster, Nodes, Configs and Peers are nil on
+// Options are what a server needs. Cluster, Nodes, Configs, Rescue and Peers are nil on
 // a single machine.
 type Options struct {
 	Queue    Queue
@@ -27,6 +28,7 @@ type Options struct {
 	Cluster  Cluster
 	Nodes    Nodes
 	Configs  Configs
+	Rescue   rescue.Plane
 	Peers    Peers
 	Log      *slog.Logger
 	Metrics  *metrics.Node
@@ -74,6 +76,7 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	adminv1.RegisterNodeServiceServer(r, &nodeService{node: o.Node, nodes: o.Nodes, queue: o.Queue, fleet: f, every: progressEvery})
 	adminv1.RegisterClusterServiceServer(r, &clusterService{cluster: o.Cluster, node: o.Node, queue: o.Queue, fleet: f})
 	adminv1.RegisterConfigServiceServer(r, &configService{configs: o.Configs})
+	adminv1.RegisterRescueServiceServer(r, &rescue.Service{Plane: o.Rescue})
 	healthv1.RegisterHealthServer(r, s.health)
 }
 

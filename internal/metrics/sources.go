@@ -12,6 +12,7 @@ type Sources struct {
 	QueueOldestSeconds   func() float64 // age of the oldest unfinished message, 0 when there is none
 	Segments             func() []SegmentCount
 	UnderReplicated      func() int64  // segments with fewer synced copies than asked for
+	LostSegments         func() int64  // segments of the cluster that no disk is left of
 	LedgerImbalance      func() int64  // messages; must be 0
 	Sessions             func() int    // SMTP sessions that are open
 	SpoolBytes           func() int64  // octets of log files
@@ -35,6 +36,7 @@ func (m *Metrics) Watch(s Sources) { m.reg.MustRegister(newWatcher(s)) }
 type watcher struct {
 	Sources
 	recipients, messages, oldest, segments, under, imbalance *prometheus.Desc
+	lostSegments                                             *prometheus.Desc
 	bytes, free, size, lost, ready, info, sessions           *prometheus.Desc
 }
 
@@ -43,26 +45,27 @@ func newWatcher(s Sources) *watcher {
 		return prometheus.NewDesc(namespace+"_"+name, help, labels, nil)
 	}
 	return &watcher{
-		Sources:    s,
-		recipients: desc("queue_recipients", "Recipients in the queue.", "state"),
-		messages:   desc("queue_messages", "Messages in the queue."),
-		oldest:     desc("queue_oldest_age_seconds", "Age of the oldest message in the queue."),
-		segments:   desc("segments", "Segments that this node holds.", "role", "state"),
-		under:      desc("under_replicated_segments", "Segments with fewer copies than asked for."),
-		imbalance:  desc("ledger_imbalance_messages", "Taken over, recovered and accepted messages that are neither settled, handed over nor queued, since the process started. It must be 0."),
-		bytes:      desc("spool_bytes", "Octets of the spool's log files."),
-		free:       desc("spool_free_bytes", "Free octets of the file system under data_dir."),
-		size:       desc("spool_size_bytes", "Octets of the file system under data_dir."),
-		lost:       desc("maillog_lost_lines_total", "Lines of the mail log that were lost because its reader did not keep up."),
-		ready:      desc("node_ready", "1 when the node would take mail now."),
-		sessions:   desc("smtp_sessions", "SMTP sessions that are open."),
-		info:       desc("node_info", "1, with facts about the node as labels.", "version"),
+		Sources:      s,
+		recipients:   desc("queue_recipients", "Recipients in the queue.", "state"),
+		messages:     desc("queue_messages", "Messages in the queue."),
+		oldest:       desc("queue_oldest_age_seconds", "Age of the oldest message in the queue."),
+		segments:     desc("segments", "Segments that this node holds.", "role", "state"),
+		under:        desc("under_replicated_segments", "Segments with fewer copies than asked for."),
+		lostSegments: desc("lost_segments", "Segments of the cluster with no copy on any disk that it counts on. Every node shows the same: do not add them up."),
+		imbalance:    desc("ledger_imbalance_messages", "Taken over, recovered and accepted messages that are neither settled, handed over nor queued, since the process started. It must be 0."),
+		bytes:        desc("spool_bytes", "Octets of the spool's log files."),
+		free:         desc("spool_free_bytes", "Free octets of the file system under data_dir."),
+		size:         desc("spool_size_bytes", "Octets of the file system under data_dir."),
+		lost:         desc("maillog_lost_lines_total", "Lines of the mail log that were lost because its reader did not keep up."),
+		ready:        desc("node_ready", "1 when the node would take mail now."),
+		sessions:     desc("smtp_sessions", "SMTP sessions that are open."),
+		info:         desc("node_info", "1, with facts about the node as labels.", "version"),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (w *watcher) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{w.recipients, w.messages, w.oldest, w.segments, w.under, w.imbalance, w.bytes, w.free, w.size, w.lost, w.ready, w.info, w.sessions} {
+	for _, d := range []*prometheus.Desc{w.recipients, w.messages, w.oldest, w.segments, w.under, w.lostSegments, w.imbalance, w.bytes, w.free, w.size, w.lost, w.ready, w.info, w.sessions} {
 		ch <- d
 	}
 }
@@ -90,7 +93,7 @@ func (w *watcher) Collect(ch chan<- prometheus.Metric) {
 		gauge(w.oldest, w.QueueOldestSeconds())
 	}
 	for d, f := range map[*prometheus.Desc]func() int64{
-		w.messages: w.QueueMessages, w.under: w.UnderReplicated, w.imbalance: w.LedgerImbalance, w.bytes: w.SpoolBytes,
+		w.messages: w.QueueMessages, w.under: w.UnderReplicated, w.lostSegments: w.LostSegments, w.imbalance: w.LedgerImbalance, w.bytes: w.SpoolBytes,
 	} {
 		if f != nil {
 			gauge(d, float64(f()))

@@ -38,7 +38,7 @@ func (c *clusterOperator) Status(context.Context) (admin.ClusterStatus, error) {
 	o := c.node.Overview()
 	out := admin.ClusterStatus{
 		Leader: o.Leader, Term: o.Term, CommitIndex: o.CommitIndex, Quorum: o.Quorum,
-		Copies: o.Copies, UnderReplicated: int64(o.UnderReplicated), Level: o.Level,
+		Copies: o.Copies, UnderReplicated: int64(o.UnderReplicated), Lost: int64(o.Lost), Level: o.Level,
 	}
 	in := 0
 	for _, m := range o.Nodes {
@@ -74,6 +74,9 @@ func notes(o *cluster.Overview, nodes, copies int) (out []string) {
 	}
 	if o.UnderReplicated > 0 {
 		out = append(out, fmt.Sprintf("%d of the segments have fewer than %d copies", o.UnderReplicated, o.Copies))
+	}
+	if o.Lost > 0 {
+		out = append(out, fmt.Sprintf("%d of the segments have no copy on any disk that the cluster counts on; bring such a disk back, or give them up: clrelay cluster write-off --lost", o.Lost))
 	}
 	if note := mixed(o); note != "" {
 		out = append(out, note)
@@ -206,6 +209,8 @@ func refusal(err error, what string) error {
 		return admin.ErrNoNode
 	case errors.As(err, &refused):
 		return admin.RefusedError(what + ": " + why(refused))
+	case errors.Is(err, cluster.ErrUnaware):
+		return fmt.Errorf("%w: %s", admin.ErrUnavailable, strings.TrimPrefix(err.Error(), "cluster: "))
 	case errors.Is(err, raftnode.ErrRefused):
 		return admin.RefusedError(what + ": " + strings.TrimPrefix(err.Error(), "cluster: "+raftnode.ErrRefused.Error()+": "))
 	case errors.Is(err, raftnode.ErrNoLeader):
@@ -290,7 +295,7 @@ func (r *relay) adminOptions() admin.Options {
 	if m := r.parts.member; m != nil {
 		r.parts.conns = m.Conns()
 		c := &clusterOperator{node: m, conns: r.parts.conns, copies: func() int { return r.conf().cluster.Spool.Copies }}
-		o.Cluster, o.Nodes, o.Peers, o.Configs = c, c, c, &clusterConfigs{m}
+		o.Cluster, o.Nodes, o.Peers, o.Configs, o.Rescue = c, c, c, &clusterConfigs{m}, &controlPlane{m}
 	}
 	return o
 }

@@ -95,6 +95,7 @@ func (r *relay) sources(q *queue.Runner, sp *spool.Spool) metrics.Sources {
 			}
 		},
 		UnderReplicated: r.underReplicated,
+		LostSegments:    r.lostSegments,
 		LedgerImbalance: func() int64 { return imbalance(q, sp) },
 		SpoolBytes:      func() int64 { return sp.Stats().FileBytes },
 		SpoolFree:       func() uint64 { return sp.Stats().Free },
@@ -139,6 +140,14 @@ func (r *relay) underReplicated() int64 {
 		return 0
 	}
 	return int64(r.parts.member.Figures().UnderReplicated)
+}
+
+// lostSegments counts the cluster's segments that no disk is left of.
+func (r *relay) lostSegments() int64 {
+	if r.parts.member == nil {
+		return 0
+	}
+	return int64(len(r.parts.member.Lost()))
 }
 
 // othersReady tells whether another node of the cluster would take mail.

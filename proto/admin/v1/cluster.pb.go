@@ -149,7 +149,10 @@ type ClusterServiceStatusResponse struct {
 	Notes []string `protobuf:"bytes,8,rep,name=notes,proto3" json:"notes,omitempty"`
 	// Feature level that is in force: what the programs of all nodes know. 0 on a
 	// relay that is alone.
-	FeatureLevel  uint32 `protobuf:"varint,9,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
+	FeatureLevel uint32 `protobuf:"varint,9,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
+	// Segments with no copy at all: no disk is left of them that the cluster
+	// counts on.
+	LostSegments  int64 `protobuf:"varint,10,opt,name=lost_segments,json=lostSegments,proto3" json:"lost_segments,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -243,6 +246,13 @@ func (x *ClusterServiceStatusResponse) GetNotes() []string {
 func (x *ClusterServiceStatusResponse) GetFeatureLevel() uint32 {
 	if x != nil {
 		return x.FeatureLevel
+	}
+	return 0
+}
+
+func (x *ClusterServiceStatusResponse) GetLostSegments() int64 {
+	if x != nil {
+		return x.LostSegments
 	}
 	return 0
 }
@@ -718,7 +728,7 @@ var File_admin_v1_cluster_proto protoreflect.FileDescriptor
 const file_admin_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"\x16admin/v1/cluster.proto\x12\badmin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x1d\n" +
-	"\x1bClusterServiceStatusRequest\"\xb0\x02\n" +
+	"\x1bClusterServiceStatusRequest\"\xd5\x02\n" +
 	"\x1cClusterServiceStatusResponse\x12\x16\n" +
 	"\x06leader\x18\x01 \x01(\tR\x06leader\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12!\n" +
@@ -728,7 +738,9 @@ const file_admin_v1_cluster_proto_rawDesc = "" +
 	"\x06copies\x18\x06 \x01(\x05R\x06copies\x12)\n" +
 	"\x10under_replicated\x18\a \x01(\x03R\x0funderReplicated\x12\x14\n" +
 	"\x05notes\x18\b \x03(\tR\x05notes\x12#\n" +
-	"\rfeature_level\x18\t \x01(\rR\ffeatureLevel\"\xdb\x02\n" +
+	"\rfeature_level\x18\t \x01(\rR\ffeatureLevel\x12#\n" +
+	"\rlost_segments\x18\n" +
+	" \x01(\x03R\flostSegments\"\xdb\x02\n" +
 	"\vClusterNode\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12)\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x13.admin.v1.NodeStateR\x05state\x12\x14\n" +
