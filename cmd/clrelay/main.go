@@ -40,7 +40,7 @@ func newRootCommand(app *cli.App) *cobra.Command {
 	root.AddCommand(serveCommand(), demoCommand(), app.SpoolCommand(spoolTools()))
 	for _, c := range root.Commands() {
 		if c.Name() == "cluster" {
-			c.AddCommand(rescue.Commands(cmdline.Console{Stdin: app.Stdin, Stdout: app.Stdout, Stderr: app.Stderr, Terminal: app.Terminal, Now: app.Now})...)
+			c.AddCommand(rescue.Commands(cmdline.Console{Stdin: app.Stdin, Stdout: app.Stdout, Stderr: app.Stderr, Terminal: app.Terminal, Now: app.Now}, app.With)...)
 		}
 	}
 	return root

@@ -22,7 +22,9 @@ import (
 	"golang.org/x/term"
 
 	"github.com/clrelay/clrelay/cmd/clrelay/cli"
+	offline "github.com/clrelay/clrelay/cmd/clrelay/rescue"
 	"github.com/clrelay/clrelay/internal/admin"
+	"github.com/clrelay/clrelay/internal/cmdline"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/internal/metrics"
 )
@@ -40,6 +42,12 @@ func TestMain(m *testing.M) {
 			Terminal: func() bool { return term.IsTerminal(int(os.Stdin.Fd())) },
 		}
 		root := cli.NewRoot(app)
+		console := cmdline.Console{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Terminal: app.Terminal, Now: now}
+		for _, c := range root.Commands() {
+			if c.Name() == "cluster" {
+				c.AddCommand(offline.Commands(console, app.With)...)
+			}
+		}
 		root.AddCommand(app.SpoolCommand(cli.SpoolTools{Check: check, Export: export}))
 		os.Exit(cli.Execute(context.Background(), app, root, os.Args[1:]))
 	}})

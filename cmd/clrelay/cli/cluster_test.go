@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -12,8 +13,10 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/clrelay/clrelay/cluster/fsm"
 	"github.com/clrelay/clrelay/cluster/pki"
 	"github.com/clrelay/clrelay/internal/admin"
+	"github.com/clrelay/clrelay/internal/admin/rescue"
 )
 
 // control is the control plane of an invented cluster of three nodes, of which
@@ -26,7 +29,7 @@ type control struct {
 
 func (c *control) Status(context.Context) (admin.ClusterStatus, error) {
 	return admin.ClusterStatus{
-		Leader: "mx1", Term: 14, CommitIndex: 1204, Quorum: c.lost == nil, Copies: 2, UnderReplicated: 1, Level: 1, Notes: []string{"mx3 is silent"},
+		Leader: "mx1", Term: 14, CommitIndex: 1204, Quorum: c.lost == nil, Copies: 2, UnderReplicated: 1, Lost: 2, Level: 1, Notes: []string{"mx3 is silent"},
 		Nodes: []admin.ClusterNode{
 			{Name: "mx1", State: admin.NodeAlive, Voter: true, SMTP: []string{"10.0.0.1:25"}, Segments: 4, Copies: 8, Sessions: 310, Version: "v1", Zone: "a", Addr: "10.0.0.1:7525", Level: 2},
 			{Name: "mx2", State: admin.NodeDraining, Voter: true, SMTP: []string{"10.0.0.2:25"}, Version: "v1", Zone: "b", Addr: "10.0.0.2:7525", Level: 1},
@@ -139,7 +142,7 @@ func serveCluster(env *testscript.Env, fail func(error)) error {
 	for name, lost := range map[string]*grpc.ClientConn{"CLUSTER": nil, "PARTLY": lost} {
 		c := &control{relay: newRelay(), lost: lost}
 		o := adminOptions(c.relay)
-		o.Cluster, o.Nodes, o.Configs, o.Peers = c, c, configs{}, c
+		o.Cluster, o.Nodes, o.Configs, o.Peers, o.Rescue = c, c, configs{}, c, plane{}
 		srv := admin.New(o)
 		gs := grpc.NewServer(grpc.Creds(credentials.NewTLS(node.Server("h2"))), grpc.UnaryInterceptor(srv.Unary()), grpc.StreamInterceptor(srv.Stream()))
 		srv.Register(gs)
@@ -157,4 +160,39 @@ func serveCluster(env *testscript.Env, fail func(error)) error {
 		})
 	}
 	return nil
+}
+
+// plane is the control plane of the invented cluster: of two segments no disk
+// is left, and one may be on mx2's.
+type plane struct{}
+
+func (plane) Backup(context.Context) (rescue.Backup, error) {
+	s := fsm.New()
+	register, err := fsm.Encode(fsm.Register{Node: "mx1", Store: fsm.StoreID{1}, Info: fsm.NodeInfo{Features: fsm.KnownLevel}, Nonce: [16]byte{1}})
+	s.Apply(1204, register)
+	return rescue.Backup{
+		Node: "mx1", Generation: 1, Term: 14, Index: 1204, Leader: "mx1", Quorum: true, Nodes: []string{"mx1", "mx2", "mx3"}, Segments: 3, State: s.Snapshot(),
+	}, err
+}
+
+func (plane) WriteOff(_ context.Context, w rescue.WriteOff) ([]rescue.Segment, error) {
+	all := []rescue.Segment{
+		{ID: "1.5-9", Owner: "mx3", Members: []string{"mx3/0a0b0c0d", "mx4/01020304"}, End: 12, EndSet: true},
+		{ID: "1.6-1", Owner: "mx4", Members: []string{"mx4/01020304"}},
+	}
+	switch {
+	case slices.Contains(w.Segments, "1.7-1"):
+		return nil, admin.RefusedError("the write-off did not succeed: mx2/11223344 may have a copy of 1.7-1")
+	case len(w.Segments) > 0 && w.Segments[0] != "1.5-9":
+		return nil, admin.ErrNotFound
+	case len(w.Segments) > 0:
+		all = all[:1]
+	}
+	if w.Expect != nil && *w.Expect != int64(len(all)) {
+		return nil, admin.RefusedError("expected another number")
+	}
+	if w.Reason == "late" {
+		all[1].Refused = "the segment has changed since"
+	}
+	return all, nil
 }

@@ -252,6 +252,9 @@ func rootCause(err error) error {
 	return err
 }
 
+// With connects to the relay, calls f and explains its error.
+func (a *App) With(f func(conn grpc.ClientConnInterface) error) error { return a.with(f) }
+
 // with connects, calls f, explains its error and closes the connection.
 func (a *App) with(f func(conn grpc.ClientConnInterface) error) error {
 	l, err := a.connect()

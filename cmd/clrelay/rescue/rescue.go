@@ -1,6 +1,7 @@
 // Package rescue is the part of the noun cluster that works without a cluster:
 // on the data_dir of a node that does not run. What the commands do is package
-// cluster/rescue's business; here are the words around it.
+// cluster/rescue's business; here are the words around it. A backup alone comes
+// from a node that runs, too.
 package rescue
 
 import (
@@ -12,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
 
 	"github.com/clrelay/clrelay/cluster/fsm"
 	"github.com/clrelay/clrelay/cluster/rescue"
@@ -23,22 +25,23 @@ const defaultConfig = "/etc/clrelay/node.yaml"
 
 type tools struct {
 	*cmdline.Console
-	yes bool
+	with Connect
+	yes  bool
 }
 
+// Connect connects to a relay, calls f, and explains its errors.
+type Connect func(f func(conn grpc.ClientConnInterface) error) error
+
 // Commands makes the commands that go under cluster.
-func Commands(c cmdline.Console) []*cobra.Command {
-	t := &tools{Console: &c}
+func Commands(c cmdline.Console, with Connect) []*cobra.Command {
+	t := &tools{Console: &c, with: with}
 	return []*cobra.Command{t.backup(), t.recover(), t.restore(), t.rejoin()}
 }
 
 // node finds the node that --config means, and takes over --output.
 func (t *tools) node(cmd *cobra.Command) (rescue.Node, error) {
 	path := ""
-	t.Format = cmdline.FormatTable
-	if f := cmd.Flag("output"); f != nil {
-		t.Format = f.Value.String()
-	}
+	t.format(cmd)
 	if f := cmd.Flag("config"); f != nil {
 		path = f.Value.String()
 	}
@@ -58,6 +61,14 @@ func (t *tools) node(cmd *cobra.Command) (rescue.Node, error) {
 		Name: string(n.Name), Address: n.Cluster.Address(), DataDir: string(n.DataDir),
 		Log: slog.New(slog.DiscardHandler), // the library's own words are of no help
 	}, nil
+}
+
+// format takes over --output.
+func (t *tools) format(cmd *cobra.Command) {
+	t.Format = cmdline.FormatTable
+	if f := cmd.Flag("output"); f != nil {
+		t.Format = f.Value.String()
+	}
 }
 
 // outcome is what the commands print.
@@ -123,33 +134,6 @@ func explain(err error) error {
 		return &cmdline.ExitError{Code: cmdline.ExitConflict, Err: err}
 	}
 	return err
-}
-
-func (t *tools) backup() *cobra.Command {
-	return &cobra.Command{
-		Use:   "backup FILE",
-		Short: "Write the control plane of a stopped node to a file",
-		Long: `Write the control plane to FILE, which must not exist: who owns which segment,
-the nodes, the configuration of the cluster. No message is in it.
-
-It is read from the data_dir that node.yaml (--config) names, and the node must
-not run; the others go on meanwhile. Nothing in data_dir is changed.`,
-		Args: cmdline.Exactly[*cobra.Command](1, "it takes one FILE"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			n, err := t.node(cmd)
-			if err != nil {
-				return err
-			}
-			state, r, err := n.Backup()
-			if err == nil {
-				err = rescue.Write(args[0], state)
-			}
-			if err != nil {
-				return explain(err)
-			}
-			return t.print(n, r, "written to "+args[0])
-		},
-	}
 }
 
 const alone = `The other nodes must be off, and stay off: one of them that went on would be a

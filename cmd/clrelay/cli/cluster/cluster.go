@@ -38,7 +38,7 @@ func (a *nouns) clusterCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "cluster", Short: "Look at the cluster and who leads it"}
 	leader := &cobra.Command{Use: "leader", Short: "Who leads Raft"}
 	leader.AddCommand(a.transferCommand())
-	cmd.AddCommand(a.statusCommand(), a.membersCommand(), leader)
+	cmd.AddCommand(a.statusCommand(), a.membersCommand(), leader, a.writeOffCommand())
 	return cmd
 }
 
@@ -66,6 +66,7 @@ type status struct {
 	Quorum          bool     `json:"quorum"`
 	Copies          int32    `json:"copies"`
 	UnderReplicated int64    `json:"under_replicated"`
+	LostSegments    int64    `json:"lost_segments"`
 	Level           uint32   `json:"feature_level"` // that is in force
 	Nodes           []node   `json:"nodes"`
 	Notes           []string `json:"notes"`
@@ -117,7 +118,7 @@ relay that is alone is a cluster of one.`,
 func (a *nouns) printStatus(res *adminv1.ClusterServiceStatusResponse) error {
 	out := status{
 		Leader: res.GetLeader(), Term: res.GetTerm(), CommitIndex: res.GetCommitIndex(), Quorum: res.GetQuorum(),
-		Copies: res.GetCopies(), UnderReplicated: res.GetUnderReplicated(), Level: res.GetFeatureLevel(), Nodes: []node{}, Notes: append([]string{}, res.GetNotes()...),
+		Copies: res.GetCopies(), UnderReplicated: res.GetUnderReplicated(), LostSegments: res.GetLostSegments(), Level: res.GetFeatureLevel(), Nodes: []node{}, Notes: append([]string{}, res.GetNotes()...),
 	}
 	for _, n := range res.GetNodes() {
 		out.Nodes = append(out.Nodes, nodeOf(n))
