@@ -65,6 +65,23 @@ func onDisk(t testing.TB, r *relayproc.Relay) map[int64]bool {
 // acknowledged messages of which its disk has a copy.
 func disaster(t *testing.T, f *fleet) (last *relayproc.Relay, here []int64) {
 	t.Helper()
+	last = collapse(t, f)
+	if err := last.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	disk := onDisk(t, last)
+	for _, seq := range f.accepted {
+		if disk[seq] {
+			here = append(here, seq)
+		}
+	}
+	t.Logf("acknowledged %d, with a copy on the last node %d", len(f.accepted), len(here))
+	return last, here
+}
+
+// collapse is disaster as long as the last node runs.
+func collapse(t *testing.T, f *fleet) (last *relayproc.Relay) {
+	t.Helper()
 	f.away.Store(true)
 	last = f.Nodes[2]
 	ctx, cancel := context.WithCancel(t.Context())
@@ -88,17 +105,7 @@ func disaster(t *testing.T, f *fleet) (last *relayproc.Relay, here []int64) {
 	eventually(t, 20*time.Second, "the last node takes no mail", func() bool { code, _ := last.Get("/readyz"); return code == 503 })
 	cancel()
 	wg.Wait()
-	if err := last.Stop(); err != nil {
-		t.Fatal(err)
-	}
-	disk := onDisk(t, last)
-	for _, seq := range f.accepted {
-		if disk[seq] {
-			here = append(here, seq)
-		}
-	}
-	t.Logf("acknowledged %d, with a copy on the last node %d", len(f.accepted), len(here))
-	return last, here
+	return last
 }
 
 // arrived waits until all of the list is in the sink.
