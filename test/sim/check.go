@@ -20,9 +20,9 @@ func encode(cmd fsm.Command) []byte {
 
 func opsText(ops []fsm.SegmentOp) string {
 	var b strings.Builder
-	names := []string{"?", "open", "seal", "reassign", "recovered", "stale", "fresh", "add", "remove", "transfer", "gone", "adopt"}
+	names := []string{"?", "open", "seal", "reassign", "recovered", "stale", "fresh", "add", "remove", "transfer", "gone", "adopt", "write-off"}
 	for _, op := range ops {
-		fmt.Fprintf(&b, "[%s %v@%v %s end=%d by=%v", names[min(int(op.Kind), 11)], op.ID, op.Epoch, op.Member.Node, op.End, op.By)
+		fmt.Fprintf(&b, "[%s %v@%v %s end=%d by=%v", names[min(int(op.Kind), len(names)-1)], op.ID, op.Epoch, op.Member.Node, op.End, op.By)
 		for _, m := range op.Members {
 			b.WriteString(" +" + m.Node)
 		}
