@@ -163,9 +163,9 @@ func (f *fleet) lifeOf(r *relayproc.Relay) {
 	}
 }
 
-// TestWriteOffWithAQuorum: two of five lose their disks at once, and the
-// cluster goes on. What was on them alone is written off; a disk that is found
-// in the same generation brings it back.
+// TestWriteOffWithAQuorum: two of five are gone at once and the cluster goes on;
+// one comes back with an empty disk, the other is removed. What was on them alone
+// is written off; a disk that is found in the same generation brings it back.
 func TestWriteOffWithAQuorum(t *testing.T) {
 	t.Parallel()
 	f := openFleet(t, 5)
@@ -184,21 +184,26 @@ func TestWriteOffWithAQuorum(t *testing.T) {
 	if n := standingOf(t, asked).LostSegments; n != 0 {
 		t.Errorf("%d segments are lost while the disks may come back", n)
 	}
-	for _, r := range f.Nodes[:2] {
-		swap(t, r, ".lost", "")
-		if err := r.Launch(); err != nil {
-			t.Fatal(err)
-		}
+	swap(t, f.Nodes[0], ".lost", "")
+	if err := f.Nodes[0].Start(t.Context()); err != nil {
+		t.Fatal(err)
 	}
-	for _, r := range f.Nodes[:2] {
-		if err := r.AwaitReady(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+	found := f.Nodes[1]
+	if n := standingOf(t, asked).LostSegments; n != 0 {
+		t.Errorf("%d segments are lost while one disk may come back", n)
 	}
+	eventually(t, 30*time.Second, "a node that is silent is removed by force", func() bool {
+		_, _, code := asked.CLI("node", "remove", nameOf(found), "--force", "--yes")
+		return code == 0
+	})
 	writesOff(t, asked)
 	healed(t, asked)
 	f.away.Store(false)
-	found := f.Nodes[1]
+	// As it is it may not come back; as a node again, with an empty disk first.
+	swap(t, found, ".lost", "")
+	if err := found.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	f.lifeOf(found)
 	if err := found.Stop(); err != nil {
 		t.Fatal(err)
@@ -273,7 +278,7 @@ func TestBackupOfARunningCluster(t *testing.T) {
 		_ = os.Remove(file) // of the try before
 		var s saved
 		told(t, &s, last, "cluster", "backup", "--out", file, "-o", "json")
-		return !s.Quorum && s.Index > newest.Index
+		return !s.Quorum && s.Index >= newest.Index
 	})
 	if err := last.Stop(); err != nil {
 		t.Fatal(err)

@@ -47,8 +47,9 @@ delivered is lost, and nobody is told; which it was no node can say. While a
 disk may have a copy it is refused (6): "node remove NAME --force" says that it
 is gone for good.
 
-The cluster remembers what was written off. Should such a disk turn up, start
-its node with it: the segments come back, and their mail is delivered.
+The cluster remembers what was written off. Should such a disk turn up after all,
+its node brings the segments back and their mail is delivered;
+docs/operations.md says how.
 
 On a terminal it counts first and asks for that number. Elsewhere it needs
 --yes, and --expect N guards against a surprise: with another number of
