@@ -64,6 +64,7 @@ var floors = map[string]int{
 	"cluster/port":           3, // one port for all protocols between nodes
 	"cluster/replica":        3, // streams of items between nodes
 	"cluster/segment":        3, // the replication protocol as a step function
+	"cluster/segment/ages":   1, // how long numbers wait
 	"cluster/lead":           3, // the leader's duties as a step function
 	"cluster/drive":          4, // runs the protocol on the spool and the queue
 	"cluster":                5, // a node of the cluster: wires the above with the spool

@@ -262,13 +262,7 @@ func (m *Machine) tendForeign(s *seg) time.Duration {
 	if s.copyAt != 0 && m.now-s.copyAt < CopyGrace || !m.forgetful {
 		return time.Second
 	}
-	fresh := 0
-	for _, r := range s.rec.Members {
-		if n := m.nodes[r.Node]; n != nil && n.Store == r.Store && n.State != fsm.Removed && !n.Lost && !s.rec.IsStale(r) {
-			fresh++
-		}
-	}
-	if fresh < m.copies {
+	if m.freshWithout(s, fsm.Ref{}) < m.copies {
 		return time.Second
 	}
 	m.act(Action{Kind: ActForget, Segment: s.id, Seq: m.index})

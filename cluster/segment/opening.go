@@ -22,11 +22,7 @@ func (m *Machine) keepOpen() {
 		return
 	}
 	m.opening = slices.DeleteFunc(m.opening, func(o opening) bool { return o.op.ID.N() <= me.Opened })
-	again := false
-	for i := range m.opening {
-		again = again || m.now-m.opening[i].at >= ProposeEvery
-	}
-	if again {
+	if slices.ContainsFunc(m.opening, func(o opening) bool { return m.now-o.at >= ProposeEvery }) {
 		// All of them, in order: the control plane takes rising numbers alone.
 		for i := range m.opening {
 			m.opening[i].at = m.now
@@ -113,10 +109,8 @@ func (m *Machine) bestPeer(members []fsm.Ref, uses map[fsm.Ref]int) *peer {
 		if m.now < p.avoidUntil {
 			cost[0] = 1
 		}
-		for _, r := range members {
-			if z := m.zone(r); z != "" && z == m.zone(p.ref) {
-				cost[1] = 1
-			}
+		if m.sharesZone(p.ref, members) {
+			cost[1] = 1
 		}
 		cost[2] = uses[p.ref]
 		switch c := slices.Compare(cost[:], bestCost[:]); {
@@ -130,6 +124,12 @@ func (m *Machine) bestPeer(members []fsm.Ref, uses map[fsm.Ref]int) *peer {
 		}
 	}
 	return best
+}
+
+// sharesZone says whether another one of members is in r's zone.
+func (m *Machine) sharesZone(r fsm.Ref, members []fsm.Ref) bool {
+	z := m.zone(r)
+	return z != "" && slices.ContainsFunc(members, func(o fsm.Ref) bool { return o != r && m.zone(o) == z })
 }
 
 func (m *Machine) zone(r fsm.Ref) string {

@@ -1,6 +1,7 @@
 package segment
 
 import (
+	"slices"
 	"time"
 
 	"github.com/clrelay/clrelay/cluster/fsm"
@@ -176,12 +177,7 @@ func (m *Machine) tendOpen(s *seg) time.Duration {
 
 // trouble1 says whether a member cannot be reached or is not in step.
 func (m *Machine) trouble1(s *seg) bool {
-	for _, b := range s.members {
-		if !b.peer.up || b.retryAt != 0 || b.refused {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(s.members, func(b *member) bool { return !b.peer.up || b.retryAt != 0 || b.refused })
 }
 
 // mustSeal says whether the segment can take no more messages. On the way it
@@ -285,12 +281,7 @@ func (m *Machine) lose(s *seg) {
 func (m *Machine) endOwn(s *seg) {
 	late := s.own.late
 	s.own = ownOpen{late: late}
-	for i, o := range m.open {
-		if o == s {
-			m.open = append(m.open[:i], m.open[i+1:]...)
-			break
-		}
-	}
+	m.open = slices.DeleteFunc(m.open, func(o *seg) bool { return o == s })
 }
 
 func (m *Machine) full(id fsm.SegmentID) {

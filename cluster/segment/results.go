@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/clrelay/clrelay/cluster/fsm"
+	"github.com/clrelay/clrelay/cluster/segment/ages"
 )
 
 // results is what the owner keeps about the results of a segment: numbers as
@@ -13,21 +14,9 @@ type results struct {
 	last    uint64
 	durable uint64 // in the own log
 	acked   uint64 // durable on all fresh members, this node included
-	marks   []mark // when numbers were given, oldest first; at most maxMarks
+	ages    ages.Ages
 	paused  bool
 }
-
-// mark says that result number first was told at a time, and so were or later
-// the ones after it.
-type mark struct {
-	first uint64
-	at    time.Duration
-}
-
-const (
-	markEvery = 50 * time.Millisecond
-	maxMarks  = 64 // then the newest is stretched: ages come out too high, never too low
-)
 
 // resultsAppended sends new results to the members.
 func (m *Machine) resultsAppended(ev *ResultsAppended) {
@@ -47,10 +36,7 @@ func (m *Machine) resultsAppended(ev *ResultsAppended) {
 		m.fatal(s.id, "results were numbered with a gap")
 		return
 	}
-	n := len(r.marks)
-	if n == 0 || m.now-r.marks[n-1].at >= markEvery && n < maxMarks {
-		r.marks = append(r.marks, mark{ev.First, m.now})
-	}
+	r.ages.Note(ev.First, m.now)
 	r.last = ev.Last
 	for _, b := range s.members {
 		m.sendResults(s, b)
@@ -98,33 +84,16 @@ func (m *Machine) countResults(s *seg) {
 		r.acked = acked
 		m.act(Action{Kind: ActResultsAcked, Segment: s.id, Seq: acked})
 	}
-	drop := 0
-	for drop+1 < len(r.marks) && r.marks[drop+1].first <= r.acked+1 {
-		drop++
-	}
-	if r.acked == r.last {
-		drop = len(r.marks)
-	}
-	if drop > 0 {
-		r.marks = append(r.marks[:0], r.marks[drop:]...)
-	}
+	r.ages.Done(r.acked, r.last)
 	m.pauseResults(s)
 }
 
 // age says how long the oldest result above n has been waiting.
 func (m *Machine) age(s *seg, n uint64) time.Duration {
-	r := &s.res
-	if n >= r.last || len(r.marks) == 0 {
+	if n >= s.res.last {
 		return 0
 	}
-	at := r.marks[0].at
-	for _, k := range r.marks {
-		if k.first > n+1 {
-			break
-		}
-		at = k.at
-	}
-	return m.now - at
+	return s.res.ages.Above(n, m.now)
 }
 
 // behind says for how long a member that counts has not kept up with results.
