@@ -85,6 +85,8 @@ var sameFloor = map[string]string{
 	"spool/state -> spool/state/books": "what is known and what is needed of it are one thing, cut in two by size",
 	"spool/state/books -> spool/wal":   "the books need the log's places",
 	"spool/wal -> spool/wal/logfile":   "the log and the form of its files are one thing, cut in two by size",
+
+	"cluster/segment -> cluster/segment/balance": "what is to move where is a part of the protocol, cut off by size",
 }
 
 // fences says which packages may use a library: it stays behind the package

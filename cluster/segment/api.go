@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/clrelay/clrelay/cluster/fsm"
+	"github.com/clrelay/clrelay/cluster/segment/balance"
 )
 
 // Times and bounds of the protocol.
@@ -58,6 +59,9 @@ type Config struct {
 	Floor   uint64 // Raft index behind the last step that forgot something
 	Suspect bool   // damage was found at the start: what is missing here proves nothing
 	Without Rules
+	// Balance says when backlog moves to other nodes. Its zero value is for
+	// production; the seed is set here.
+	Balance balance.Config
 }
 
 // Held is one segment as the disk has it at the start.
@@ -267,6 +271,13 @@ type (
 		Missing int
 	}
 
+	// Loads tells, about twice a second, how much mail waits in this node's
+	// segments, and at the other nodes that are there and are not being emptied.
+	Loads struct {
+		Own    []balance.Backlog
+		Others []balance.Load
+	}
+
 	// Trouble: the own disk takes no new copies, or does again.
 	Trouble struct{ On bool }
 
@@ -300,6 +311,7 @@ func (*TakeFailed) event()      {}
 func (*TakenResults) event()    {}
 func (*Merged) event()          {}
 func (*Fetched) event()         {}
+func (*Loads) event()           {}
 func (*Trouble) event()         {}
 func (*Refused) event()         {}
 func (*DropLease) event()       {}
@@ -375,6 +387,9 @@ const (
 	ActPut
 	// ActForget deletes all of Segment here; Index (in Seq) goes to the log first.
 	ActForget
+	// ActMoving tells the operator what becomes of moving Segment to Peer, which
+	// has less mail: it begins (no Why), it is there (Complete), or why it stays.
+	ActMoving
 	// ActBeacon sends beacon number Seq to the leader.
 	ActBeacon
 	// ActAlarm tells the operator: Why, of Segment.

@@ -52,7 +52,7 @@ func (b *box) do(a segment.Action, items []env) {
 	case segment.ActSetSegment:
 		b.setSegment(a.Record)
 	case segment.ActOwn:
-		b.owns[a.Segment] = a.Seq
+		b.owns[a.Segment], b.paused[a.Segment] = a.Seq, false
 	case segment.ActDisown:
 		delete(b.owns, a.Segment)
 	case segment.ActPause:
@@ -67,6 +67,12 @@ func (b *box) do(a segment.Action, items []env) {
 		b.sendBeacon(a.Seq)
 	case segment.ActAlarm:
 		b.alarms = append(b.alarms, a.Why)
+	case segment.ActMoving:
+		if a.Complete {
+			b.moved = append(b.moved, a.Segment)
+		} else if a.Why != "" {
+			b.stayed = append(b.stayed, a.Why)
+		}
 	case segment.ActFatal:
 		w.t.Errorf("%s: fatal: %v %s", b.name, a.Segment, a.Why)
 	default:

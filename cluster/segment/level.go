@@ -307,6 +307,9 @@ func (m *Machine) ceaseOwning(s *seg) {
 		s.owned = false
 		m.act(Action{Kind: ActDisown, Segment: s.id})
 	}
+	if s.id == m.move.Segment {
+		m.endMove("another node took it over, or it is done with")
+	}
 	s.mine, s.members, s.empty, s.quiet = false, nil, false, notQuiet
 	s.res = results{last: s.res.last, durable: s.res.last, acked: s.res.last}
 }

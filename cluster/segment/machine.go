@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/clrelay/clrelay/cluster/fsm"
+	"github.com/clrelay/clrelay/cluster/segment/balance"
 )
 
 // Machine is the protocol of one node. See the package comment.
@@ -45,6 +46,8 @@ type Machine struct {
 	jobs      int
 	queue     []*seg        // those that wait for a job to end, so that theirs can begin
 	nodeAfter time.Duration // when the own node's state is proposed again
+	balance   *balance.Balancer
+	move      balance.Move // of backlog to another node; zero: none
 }
 
 // node is what is known of a node of the cluster.
@@ -152,12 +155,15 @@ func New(cfg Config) (*Machine, error) {
 	if cfg.Open == 0 {
 		cfg.Open = 4
 	}
+	cfg.Balance.Seed = cfg.Seed
 	m := &Machine{
 		cfg:   cfg,
 		rng:   rand.New(rand.NewPCG(cfg.Seed, 0x5e67)),
 		nodes: map[string]*node{},
 		peers: map[fsm.Ref]*peer{},
 		segs:  map[fsm.SegmentID]*seg{},
+
+		balance: balance.New(cfg.Balance),
 	}
 	for i := range cfg.Held {
 		h := &cfg.Held[i]
@@ -244,6 +250,8 @@ func (m *Machine) stepRare(ev Event) {
 		}
 	case *Trouble:
 		m.trouble(ev.On)
+	case *Loads:
+		m.loads(ev)
 	case *Refused:
 		m.refused(ev)
 	case *DropLease:

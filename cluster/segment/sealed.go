@@ -1,6 +1,7 @@
 package segment
 
 import (
+	"slices"
 	"time"
 
 	"github.com/clrelay/clrelay/cluster/fsm"
@@ -62,6 +63,9 @@ func (m *Machine) finished(s *seg) bool {
 // tendMembers removes members that are too many.
 func (m *Machine) tendMembers(s *seg) {
 	wanted := max(m.copies, m.settings.Copies)
+	if s.id == m.move.Segment {
+		wanted++ // the node it moves to; its new owner removes one
+	}
 	var out *member
 	rank := 0
 	for _, b := range s.members {
@@ -71,11 +75,13 @@ func (m *Machine) tendMembers(s *seg) {
 		r := 0
 		switch {
 		case !m.takesPart(b.ref):
-			r = 4
+			r = 5
 		case !m.healthy(b.ref):
-			r = 3
+			r = 4
 		case len(s.rec.Members) <= wanted:
-		case b.stale:
+		case b.stale || !b.peer.up:
+			r = 3
+		case m.sharesZone(b.ref, s.rec.Members):
 			r = 2
 		default:
 			r = 1
@@ -113,18 +119,17 @@ func (m *Machine) freshWithout(s *seg, but fsm.Ref) int {
 	return n
 }
 
-// tendHandOver gives the segment to another member while this node drains. It
-// needs a lease: an older process of this node, on another machine, may
+// tendHandOver gives the segment to another member, while this node drains or
+// to move backlog. It needs a lease: an older process of this node, on another machine, may
 // deliver until this one gets its first.
 func (m *Machine) tendHandOver(s *seg) {
-	draining := !m.takesPart(m.cfg.Self)
 	to := m.heir(s)
 	switch {
 	case s.quiet == transferring:
 		if s.heir != (fsm.Ref{}) && m.mayHandOver() {
 			m.propose(s, fsm.SegmentOp{Kind: fsm.OpTransfer, Member: s.heir})
 		}
-	case !draining || to == nil:
+	case to == nil:
 		m.resumeDelivery(s)
 	case s.quiet == notQuiet:
 		if !s.res.paused {
@@ -142,12 +147,7 @@ func (m *Machine) tendHandOver(s *seg) {
 
 // agreed says whether this process can vouch for all fresh members.
 func (m *Machine) agreed(s *seg) bool {
-	for _, b := range s.members {
-		if b.unsure && !b.stale {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(s.members, func(b *member) bool { return b.unsure && !b.stale })
 }
 
 func (m *Machine) mayHandOver() bool { return m.Holds(m.now) || m.without(LeaseToDeliver) }
@@ -162,11 +162,13 @@ func (m *Machine) resumeDelivery(s *seg) {
 	}
 }
 
-// heir finds the member that is to own the segment when this node drains.
+// heir finds the member that is to own the segment: any, while this node
+// drains, else the one that it moves to.
 func (m *Machine) heir(s *seg) *member {
 	var best *member
+	stays := m.takesPart(m.cfg.Self)
 	for _, b := range s.members {
-		if b.stale || b.lost || !b.peer.up || !m.takesPart(b.ref) {
+		if b.stale || b.lost || !b.peer.up || !m.takesPart(b.ref) || stays && (s.id != m.move.Segment || b.ref != m.move.To) {
 			continue
 		}
 		if best == nil || m.rng.IntN(2) == 0 {

@@ -133,7 +133,12 @@ func (m *Machine) findJob(s *seg) (to fsm.Ref, kind jobKind) {
 			return b.ref, catchesUp
 		}
 	}
-	if healthy >= m.copies || len(s.rec.Members) >= fsm.MaxMembers {
+	switch {
+	case len(s.rec.Members) >= fsm.MaxMembers:
+		return fsm.Ref{}, 0
+	case s.id == m.move.Segment && !s.rec.IsMember(m.move.To):
+		return m.move.To, copies
+	case healthy >= m.copies:
 		return fsm.Ref{}, 0
 	}
 	if p := m.bestPeer(s.rec.Members, nil); p != nil {

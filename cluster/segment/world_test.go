@@ -9,6 +9,7 @@ import (
 	"github.com/clrelay/clrelay/cluster/fsm"
 	"github.com/clrelay/clrelay/cluster/lead"
 	"github.com/clrelay/clrelay/cluster/segment"
+	"github.com/clrelay/clrelay/cluster/segment/balance"
 )
 
 // world is a cluster whose log of Raft commits at once and whose streams
@@ -26,6 +27,8 @@ type world struct {
 	drop     func(from, to *box, it segment.Item) bool
 	noCmd    func(fsm.SegmentOp) bool // proposals that are lost
 	without  segment.Rules
+	balance  balance.Config
+	zones    map[string]string // by node
 	expect   int
 	queue    []func()
 	draining bool
@@ -52,6 +55,8 @@ type box struct {
 	slow         bool // the disk syncs nothing
 	mute         bool // its beacons do not arrive
 	alarms       []string
+	moved        []fsm.SegmentID // to another node
+	stayed       []string        // why what was to move did not
 	resultsAcked map[fsm.SegmentID]uint64
 	doubts       bool
 }
@@ -79,7 +84,14 @@ type env struct {
 }
 
 func newWorld(t *testing.T, names ...string) *world {
-	w := &world{t: t, state: fsm.New(), said: map[string]string{}, got: map[string]int{}, expect: 3, now: time.Hour}
+	w := &world{}
+	w.begin(t, names...)
+	return w
+}
+
+// begin starts the nodes of a world in which some things may be set.
+func (w *world) begin(t *testing.T, names ...string) {
+	w.t, w.state, w.said, w.got, w.expect, w.now = t, fsm.New(), map[string]string{}, map[string]int{}, 3, time.Hour
 	for _, n := range names {
 		w.add(n)
 	}
@@ -95,7 +107,6 @@ func newWorld(t *testing.T, names ...string) *world {
 		b.boot()
 	}
 	w.run(3 * time.Second)
-	return w
 }
 
 func (w *world) add(name string) *box {
@@ -130,7 +141,7 @@ func (b *box) boot() {
 		held = append(held, segment.Held{Segment: id, Last: s.last, Epoch: s.epoch, Owner: s.owner, End: s.end, EndSet: s.endSet})
 	}
 	slices.SortFunc(held, func(x, y segment.Held) int { return int(int64(x.Segment) - int64(y.Segment)) })
-	m, err := segment.New(segment.Config{Self: b.ref, Expect: b.w.expect, Seed: 1, Held: held, Suspect: b.doubts, Without: b.w.without})
+	m, err := segment.New(segment.Config{Self: b.ref, Expect: b.w.expect, Seed: 1, Held: held, Suspect: b.doubts, Without: b.w.without, Balance: b.w.balance})
 	if err != nil {
 		b.w.t.Fatal(err)
 	}
@@ -146,7 +157,7 @@ func (b *box) boot() {
 	if b == b.w.leader {
 		b.lead(&lead.Leading{Term: 1})
 	}
-	r := b.w.commit(fsm.Register{Node: b.name, Store: b.ref.Store, Nonce: [16]byte{b.name[0], b.nonce}, Info: fsm.NodeInfo{Features: fsm.KnownLevel, BootID: "x", MachineID: b.name}})
+	r := b.w.commit(fsm.Register{Node: b.name, Store: b.ref.Store, Nonce: [16]byte{b.name[0], b.nonce}, Info: fsm.NodeInfo{Features: fsm.KnownLevel, BootID: "x", MachineID: b.name, Zone: b.w.zones[b.name]}})
 	b.session = r.Session
 	b.step(&segment.Registered{Session: r.Session})
 	b.w.connect()
