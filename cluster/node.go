@@ -131,7 +131,7 @@ func (n *Node) Start(sp *spool.Spool, q drive.Queue) (err error) {
 		return err
 	}
 	n.self = self
-	n.e.Attach(drive.Parts{Self: self, Net: n.replica, Control: n.control, Spool: sp, Queue: q})
+	n.e.Attach(drive.Parts{Self: self, Net: n.replica, Control: n.control, Spool: sp, Queue: q, Loads: n.loads})
 	n.serve()
 	n.gossip, err = gossip.Start(gossip.Options{
 		Node: n.o.Name, Listen: n.o.Gossip, Advertise: n.o.Advertise, Seeds: n.o.Join,

@@ -257,6 +257,7 @@ func (n *Node) Apply(ctx context.Context, text []byte, version uint64, author, r
 type Figures struct {
 	Owned, Open, Recovering, Member, UnderReplicated int
 	Takeovers, Alarms                                uint64
+	Moved                                            uint64 // segments given to a node with less mail
 }
 
 // Figures gives the counts of this node.
@@ -264,7 +265,7 @@ func (n *Node) Figures() Figures {
 	st, f := n.e.Status(), n.e.Figures()
 	return Figures{
 		Owned: st.Owned, Open: st.OwnedOpen, Recovering: st.Recovering, Member: st.Member, UnderReplicated: st.Unders,
-		Takeovers: f.Takeovers, Alarms: f.Alarms,
+		Takeovers: f.Takeovers, Alarms: f.Alarms, Moved: f.Moved,
 	}
 }
 

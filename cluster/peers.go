@@ -13,6 +13,7 @@ import (
 	"github.com/clrelay/clrelay/cluster/raftnode"
 	"github.com/clrelay/clrelay/cluster/replica"
 	"github.com/clrelay/clrelay/cluster/segment"
+	"github.com/clrelay/clrelay/cluster/segment/balance"
 	"github.com/clrelay/clrelay/spool"
 )
 
@@ -115,10 +116,10 @@ func (n *Node) tryEnter(ctx context.Context) error {
 
 // meta is what this node says of itself.
 func (n *Node) meta() gossip.Meta {
-	m := gossip.Meta{Cluster: n.o.Address, SMTP: n.o.SMTP, Zone: n.o.Zone, Version: n.o.Version, Level: fsm.KnownLevel}
+	m := gossip.Meta{Store: n.self.Store, Cluster: n.o.Address, SMTP: n.o.SMTP, Zone: n.o.Zone, Version: n.o.Version, Level: fsm.KnownLevel}
 	st := n.e.Status()
 	m.Session, m.Ready = uint64(n.e.Session()), n.Ready() == nil
-	m.Load.Segments = uint32(st.Owned)
+	m.Load.Queued, m.Load.Segments = n.e.Queued(), uint32(st.Owned)
 	n.view.read(func(s *fsm.State) {
 		if m.Session != 0 {
 			m.Generation = s.Generation()
@@ -131,6 +132,18 @@ func (n *Node) meta() gossip.Meta {
 		m.Load.Sessions = uint32(n.o.Sessions())
 	}
 	return m
+}
+
+// loads are what the other nodes say that they have queued. A node that is
+// suspect or being emptied is left out; so, in effect, is one of a version that
+// does not tell, for it does not name its store either.
+func (n *Node) loads() (list []balance.Load) {
+	for _, m := range n.gossip.Members() {
+		if !m.Self && m.State == gossip.Alive && m.Meta.Session != 0 && !m.Meta.Draining {
+			list = append(list, balance.Load{Node: fsm.Ref{Node: m.Node, Store: m.Meta.Store}, Queued: m.Meta.Load.Queued})
+		}
+	}
+	return list
 }
 
 // peers keeps the streams to the other nodes as the control plane has them.

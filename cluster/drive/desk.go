@@ -12,6 +12,7 @@ import (
 	"github.com/clrelay/clrelay/cluster/fsm"
 	"github.com/clrelay/clrelay/cluster/replica"
 	"github.com/clrelay/clrelay/cluster/segment"
+	"github.com/clrelay/clrelay/cluster/segment/balance"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/spool"
 	"github.com/clrelay/clrelay/spool/record"
@@ -70,6 +71,7 @@ type desk struct {
 	e     *Engine
 	sp    *spool.Spool
 	queue Queue
+	loads func() []balance.Load
 	self  fsm.Ref
 	log   *slog.Logger
 	ctx   context.Context
@@ -112,7 +114,7 @@ const resultsEvery = 20 * time.Millisecond
 func newDesk(e *Engine, p Parts) *desk {
 	ctx, stop := context.WithCancel(context.Background())
 	d := &desk{
-		e: e, sp: p.Spool, queue: p.Queue, self: p.Self, log: e.log, ctx: ctx, stop: stop,
+		e: e, sp: p.Spool, queue: p.Queue, loads: p.Loads, self: p.Self, log: e.log, ctx: ctx, stop: stop,
 		results: map[told]wait{}, wake: make(chan struct{}, 1), written: make(chan struct{}, 1), jammed: make(chan struct{}, 1), due: make(chan struct{}, 1),
 		owners: map[fsm.SegmentID][]job{}, withdrawn: map[fsm.SegmentID]bool{},
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/clrelay/clrelay/cluster/fsm"
 	"github.com/clrelay/clrelay/cluster/replica"
 	"github.com/clrelay/clrelay/cluster/segment"
+	"github.com/clrelay/clrelay/cluster/segment/balance"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/spool"
 )
@@ -50,6 +51,7 @@ type Engine struct {
 	in      *batch // whose items are being stepped
 	items   []segment.Item
 	figures Figures
+	queued  uint64 // messages of owned segments, as looked at last
 	closed  bool
 	stopped chan struct{} // closed by Stop
 	placed  time.Duration // when there last was a segment to go to
@@ -58,6 +60,7 @@ type Engine struct {
 // Figures are counted by an Engine since it was made.
 type Figures struct {
 	Takeovers, Alarms uint64
+	Moved             uint64 // segments given to a node with less mail
 }
 
 // Step feeds one event to the core.
@@ -108,6 +111,8 @@ func (e *Engine) do(a *segment.Action) {
 		if a.Kind == segment.ActResume {
 			e.desk.put(job{kind: jobResume, segment: a.Segment})
 		}
+	case segment.ActMoving:
+		e.moving(a)
 	case segment.ActAlarm:
 		e.figures.Alarms++
 		e.log.Error("the cluster's data plane", "segment", a.Segment.String(), "alarm", a.Why)
@@ -119,6 +124,21 @@ func (e *Engine) do(a *segment.Action) {
 			e.figures.Takeovers++
 		}
 		e.desk.put(e.jobOf(a))
+	}
+}
+
+// moving tells the operator of backlog that goes to another node. The lock is
+// held.
+func (e *Engine) moving(a *segment.Action) {
+	log := e.log.With("segment", a.Segment.String(), "to", a.Peer.Node)
+	switch {
+	case a.Complete:
+		e.figures.Moved++
+		log.Info("a segment was moved to a node with less mail")
+	case a.Why != "":
+		log.Info("a segment is not moved after all", "reason", a.Why)
+	default:
+		log.Info("moving a segment to a node with less mail")
 	}
 }
 
@@ -298,6 +318,7 @@ type Parts struct {
 	Control Control
 	Spool   *spool.Spool // whose Placement is the engine
 	Queue   Queue
+	Loads   func() []balance.Load // of the other nodes that take mail, as they say; nil: nobody's
 }
 
 // Attach gives the engine what it works with, before Begin.
@@ -384,6 +405,13 @@ func (e *Engine) Delivers(id fsm.SegmentID) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.m != nil && !e.closed && e.m.Delivers(e.now(), id)
+}
+
+// Queued is how many messages wait in the segments that this node owns.
+func (e *Engine) Queued() uint64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.queued
 }
 
 // Status counts what this node has to do with.

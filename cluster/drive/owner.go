@@ -7,12 +7,13 @@ import (
 
 	"github.com/clrelay/clrelay/cluster/fsm"
 	"github.com/clrelay/clrelay/cluster/segment"
+	"github.com/clrelay/clrelay/cluster/segment/balance"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/spool"
 )
 
 // watchEvery is how often the desk looks which owned segments are done with,
-// and whether the disk takes copies.
+// whether the disk takes copies, and how much mail waits where.
 const watchEvery = 500 * time.Millisecond
 
 // handWait is how long a segment that another node owns now waits for
@@ -75,6 +76,9 @@ func (d *desk) claim(id fsm.SegmentID, takeover bool) {
 
 // disown ends ownership: another node delivers, or will.
 func (d *desk) disown(id fsm.SegmentID) {
+	d.mu.Lock()
+	delete(d.withdrawn, id) // should this node own it again, nothing is withdrawn
+	d.mu.Unlock()
 	ctx, cancel := context.WithTimeout(d.ctx, handWait)
 	defer cancel()
 	if err := d.queue.Withdraw(ctx, uint64(id)); err != nil && d.ctx.Err() == nil {
@@ -137,12 +141,31 @@ func (d *desk) watch() {
 			full = now
 			d.e.Step(&segment.Trouble{On: full})
 		}
+		var loads segment.Loads
 		for _, h := range d.sp.Held() {
 			if h.Owned && h.EndSet && h.Unfinished == 0 {
 				d.e.Step(&segment.Empty{Segment: fsm.SegmentID(h.ID)})
 			}
+			if h.Owned && h.Unfinished > 0 {
+				loads.Own = append(loads.Own, balance.Backlog{Segment: fsm.SegmentID(h.ID), Messages: uint64(h.Unfinished)})
+			}
 		}
+		if d.loads != nil {
+			loads.Others = d.loads()
+		}
+		d.e.look(&loads)
 	}
+}
+
+// look tells the core of the loads, and keeps this node's for the others.
+func (e *Engine) look(ev *segment.Loads) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.queued = 0
+	for _, s := range ev.Own {
+		e.queued += s.Messages
+	}
+	e.stepLocked(ev)
 }
 
 // open makes the outbox of an owned segment.

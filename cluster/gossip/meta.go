@@ -40,7 +40,7 @@ type Meta struct {
 
 // Load is how busy a node is.
 type Load struct {
-	Queued   uint64 // recipients it owns
+	Queued   uint64 // messages that wait in the segments it owns
 	Segments uint32 // segments it owns
 	Sessions uint32 // SMTP sessions open
 	Busy     uint32 // share of the time its processors work, in thousandths

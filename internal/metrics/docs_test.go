@@ -84,6 +84,7 @@ func everySource() metrics.Sources {
 		},
 		Sessions:        func() int { return 2 },
 		UnderReplicated: func() int64 { return 0 },
+		SegmentsMoved:   func() uint64 { return 0 },
 		LostSegments:    func() int64 { return 0 },
 		LedgerImbalance: func() int64 { return 0 },
 		SpoolBytes:      func() int64 { return 64 << 20 },

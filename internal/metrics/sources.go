@@ -11,6 +11,7 @@ type Sources struct {
 	QueueMessages        func() int64
 	QueueOldestSeconds   func() float64 // age of the oldest unfinished message, 0 when there is none
 	Segments             func() []SegmentCount
+	SegmentsMoved        func() uint64 // given to a node with less mail
 	UnderReplicated      func() int64  // segments with fewer synced copies than asked for
 	LostSegments         func() int64  // segments of the cluster that no disk is left of
 	LedgerImbalance      func() int64  // messages; must be 0
@@ -35,9 +36,9 @@ func (m *Metrics) Watch(s Sources) { m.reg.MustRegister(newWatcher(s)) }
 // watcher asks the sources while a scrape runs.
 type watcher struct {
 	Sources
-	recipients, messages, oldest, segments, under, imbalance *prometheus.Desc
-	lostSegments                                             *prometheus.Desc
-	bytes, free, size, lost, ready, info, sessions           *prometheus.Desc
+	recipients, messages, oldest, segments, moved, under, imbalance *prometheus.Desc
+	lostSegments                                                    *prometheus.Desc
+	bytes, free, size, lost, ready, info, sessions                  *prometheus.Desc
 }
 
 func newWatcher(s Sources) *watcher {
@@ -50,6 +51,7 @@ func newWatcher(s Sources) *watcher {
 		messages:     desc("queue_messages", "Messages in the queue."),
 		oldest:       desc("queue_oldest_age_seconds", "Age of the oldest message in the queue."),
 		segments:     desc("segments", "Segments that this node holds.", "role", "state"),
+		moved:        desc("segments_moved_total", "Segments given to a node with less mail, with their copies made there first."),
 		under:        desc("under_replicated_segments", "Segments with fewer copies than asked for."),
 		lostSegments: desc("lost_segments", "Segments of the cluster with no copy on any disk that it counts on. Every node shows the same: do not add them up."),
 		imbalance:    desc("ledger_imbalance_messages", "Taken over, recovered and accepted messages that are neither settled, handed over nor queued, since the process started. It must be 0."),
@@ -65,7 +67,7 @@ func newWatcher(s Sources) *watcher {
 
 // Describe implements prometheus.Collector.
 func (w *watcher) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{w.recipients, w.messages, w.oldest, w.segments, w.under, w.lostSegments, w.imbalance, w.bytes, w.free, w.size, w.lost, w.ready, w.info, w.sessions} {
+	for _, d := range []*prometheus.Desc{w.recipients, w.messages, w.oldest, w.segments, w.moved, w.under, w.lostSegments, w.imbalance, w.bytes, w.free, w.size, w.lost, w.ready, w.info, w.sessions} {
 		ch <- d
 	}
 }
@@ -104,8 +106,10 @@ func (w *watcher) Collect(ch chan<- prometheus.Metric) {
 			gauge(d, float64(f()))
 		}
 	}
-	if w.MaillogLost != nil {
-		ch <- prometheus.MustNewConstMetric(w.lost, prometheus.CounterValue, float64(w.MaillogLost()))
+	for d, f := range map[*prometheus.Desc]func() uint64{w.lost: w.MaillogLost, w.moved: w.SegmentsMoved} {
+		if f != nil {
+			ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(f()))
+		}
 	}
 	if w.Ready != nil {
 		ready := 0.0

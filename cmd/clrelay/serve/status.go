@@ -94,6 +94,7 @@ func (r *relay) sources(q *queue.Runner, sp *spool.Spool) metrics.Sources {
 				{Role: "owner", State: "sealed", N: int64(st.Segments - st.OpenSegments)},
 			}
 		},
+		SegmentsMoved:   r.segmentsMoved,
 		UnderReplicated: r.underReplicated,
 		LostSegments:    r.lostSegments,
 		LedgerImbalance: func() int64 { return imbalance(q, sp) },
@@ -148,6 +149,14 @@ func (r *relay) lostSegments() int64 {
 		return 0
 	}
 	return int64(len(r.parts.member.Lost()))
+}
+
+// segmentsMoved counts the segments that this node gave to one with less mail.
+func (r *relay) segmentsMoved() uint64 {
+	if r.parts.member == nil {
+		return 0
+	}
+	return r.parts.member.Figures().Moved
 }
 
 // othersReady tells whether another node of the cluster would take mail.
