@@ -18,7 +18,10 @@ type Options struct {
 	Faults Fault         // kinds of trouble
 	Pace   time.Duration // between troubles, about
 	Copies int
-	Trace  io.Writer // nil: none
+	// Backlog is the messages that a node may have beyond what others have;
+	// beyond that they move. 0: none do, for nobody tells what waits.
+	Backlog uint64
+	Trace   io.Writer // nil: none
 
 	Without     segment.Rules
 	WithoutLead lead.Rules
@@ -51,6 +54,7 @@ type cluster struct {
 	stores  map[fsm.Ref]*store
 	pace    time.Duration
 	calm    bool
+	away    bool // the next hop takes nothing
 
 	truth   *fsm.State // after all committed entries
 	results []fsm.Result
@@ -109,6 +113,9 @@ func newCluster(o Options) *cluster {
 		c.addNode(true)
 	}
 	c.setUp()
+	if o.Backlog > 0 {
+		c.w.after(c.w.between(time.Second, 8*time.Second), "hop", c.hop)
+	}
 	c.w.after(2*time.Second, "client", c.client)
 	c.w.after(c.w.between(3*time.Second, 8*time.Second), "trouble", c.trouble)
 	return c
@@ -297,7 +304,7 @@ func (c *cluster) finish() {
 // mend ends all trouble.
 func (c *cluster) mend() {
 	c.w.logf("calm")
-	c.calm = true
+	c.calm, c.away = true, false
 	c.raft.late = 0
 	c.net.calm()
 	for i, n := range c.nodes {

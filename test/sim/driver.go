@@ -113,6 +113,8 @@ func (p *process) do(a *segment.Action, in *inboxed) {
 		p.put(a, &in.items[a.Index], in.from)
 	case segment.ActForget:
 		p.forget(seg, a.Seq)
+	case segment.ActMoving:
+		p.moving(a)
 	case segment.ActBeacon:
 		p.beacon(a.Seq)
 	case segment.ActFatal:

@@ -20,6 +20,7 @@ type message struct {
 type Stats struct {
 	Steps, Sent, Acked, Refused, Delivered, Duplicates int
 	Moved, Lost, Takeovers, Crashes, DisksLost         int
+	Moves, Given, Stayed                               int // of backlog: begun, done, given up
 	Entries, Segments                                  int
 	Virtual                                            time.Duration
 	Digest                                             uint64
@@ -35,6 +36,9 @@ func (s *Stats) add(o Stats) {
 	s.Moved += o.Moved
 	s.Lost += o.Lost
 	s.Takeovers += o.Takeovers
+	s.Moves += o.Moves
+	s.Given += o.Given
+	s.Stayed += o.Stayed
 	s.Crashes += o.Crashes
 	s.DisksLost += o.DisksLost
 	s.Entries += o.Entries

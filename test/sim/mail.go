@@ -252,7 +252,7 @@ func (p *process) wait(short time.Duration) time.Duration {
 // dot sends the final dot. From here on the next hop has the message whatever
 // becomes of this process, unless it refuses.
 func (p *process) dot(o *owned, d *delivery) {
-	takes := p.c.w.chance(850)
+	takes := p.c.w.chance(850) && !p.c.away
 	p.c.w.logf("%s dot m%d %v %d takes=%v", p.n.name, d.m.id, fsm.SegmentID(o.seg), d.commit, takes)
 	n, number := p.n, p.n.process
 	p.c.w.after(p.wait(50*time.Millisecond), "next hop", func() {

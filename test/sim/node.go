@@ -7,6 +7,7 @@ import (
 	"github.com/clrelay/clrelay/cluster/fsm"
 	"github.com/clrelay/clrelay/cluster/lead"
 	"github.com/clrelay/clrelay/cluster/segment"
+	"github.com/clrelay/clrelay/cluster/segment/balance"
 )
 
 // node is a machine: a clock, a disk and, mostly, a process.
@@ -104,6 +105,7 @@ type process struct {
 	merges   map[merging]*inventory
 	fetches  map[merging][]uint64
 	ticked   time.Duration
+	heard    map[fsm.Ref]heard
 }
 
 type inboxed struct {
@@ -122,7 +124,7 @@ type merging struct {
 func newProcess(n *node) *process {
 	p := &process{
 		n: n, c: n.c, state: fsm.New(), owned: map[uint64]*owned{}, numbers: map[uint64]uint64{},
-		numbered: map[numbering]finding{}, merges: map[merging]*inventory{}, fetches: map[merging][]uint64{},
+		numbered: map[numbering]finding{}, merges: map[merging]*inventory{}, fetches: map[merging][]uint64{}, heard: map[fsm.Ref]heard{},
 	}
 	for i := range p.nonce {
 		p.nonce[i] = byte(n.c.w.rng.Uint32())
@@ -130,6 +132,7 @@ func newProcess(n *node) *process {
 	cfg := segment.Config{
 		Self: n.ref, Expect: n.c.o.Nodes, Open: 2 + n.c.w.rng.IntN(3), Seed: n.c.w.rng.Uint64(),
 		Held: n.store.held(), Floor: n.store.mem.floor, Without: n.c.o.Without,
+		Balance: balance.Config{Floor: n.c.o.Backlog, Stand: 2 * time.Second},
 	}
 	m, err := segment.New(cfg)
 	if err != nil {
@@ -154,6 +157,9 @@ func (p *process) begin() {
 	p.later(0, "tick", p.tick)
 	p.later(p.c.w.between(0, 300*time.Millisecond), "register", p.register)
 	p.later(50*time.Millisecond, "deliver", p.deliver)
+	if p.c.o.Backlog > 0 {
+		p.later(p.c.w.between(0, loadsEvery), "loads", p.loads)
+	}
 	p.drainInbox()
 }
 

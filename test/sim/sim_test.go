@@ -41,6 +41,9 @@ func options(seed uint64, rough time.Duration) Options {
 	if w.chance(600) { // a few kinds only, so that each meets itself
 		o.Faults = Fault(w.rng.Uint32()) & AllFaults
 	}
+	if w.chance(700) {
+		o.Backlog = 2 + w.rng.Uint64N(20)
+	}
 	return o
 }
 
@@ -96,8 +99,26 @@ func TestSeeds(t *testing.T) {
 		t.Errorf("seed %d: %v\nagain with: go test ./test/sim -run TestSeeds -seeds 1 -seed %d -rough %v -events FILE", bad, err, bad, long)
 		writeTrace(t, options(bad, long))
 	}
-	if sum.Acked == 0 || sum.Delivered == 0 || sum.Takeovers == 0 {
+	if sum.Acked == 0 || sum.Delivered == 0 || sum.Takeovers == 0 || sum.Given == 0 {
 		t.Errorf("nothing happened: %+v", sum)
+	}
+}
+
+// Backlog moves while nodes come, go and die; what is half moved is as safe as
+// all else. TestSeeds has moves, too, but few.
+func TestMoves(t *testing.T) {
+	n := max(10, *seeds/2)
+	sum, bad, err := many(t, *first, n, span(20*time.Second), func(o *Options) {
+		o.Backlog, o.Nodes, o.Pace = 2, max(o.Nodes, 3), max(o.Pace, 3*time.Second)
+		o.Faults &= Crash | PowerLoss | DiskLoss | Pause | Partition | RaftLag | FullDisk | Late
+		o.Faults |= Grow | Drain | Crash
+	})
+	t.Logf("%d seeds from %d: %+v", n, *first, sum)
+	if err != nil {
+		t.Errorf("seed %d: %v", bad, err)
+	}
+	if sum.Given < n/2 || sum.Stayed == 0 {
+		t.Errorf("%d moves, %d done, %d given up", sum.Moves, sum.Given, sum.Stayed)
 	}
 }
 
