@@ -45,17 +45,22 @@ func openFleet(t testing.TB, nodes int) *fleet {
 		t.Fatal(err)
 	}
 	f.Cluster = c
+	f.stopAtEnd(t)
+	if err := c.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// stopAtEnd stops the nodes when the test has ended.
+func (f *fleet) stopAtEnd(t testing.TB) {
 	t.Cleanup(func() {
-		for _, r := range c.Nodes {
+		for _, r := range f.Nodes {
 			if err := r.Stop(); err != nil && !t.Failed() {
 				t.Error(err)
 			}
 		}
 	})
-	if err := c.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	return f
 }
 
 // load sends to a node until ctx ends or n messages are sent.
