@@ -188,7 +188,8 @@ func (e *Engine) shut(id fsm.SegmentID) {
 	}
 }
 
-// forget frees what is kept of a segment that is gone.
+// forget frees what is kept of a segment that is gone everywhere. Of one that
+// may come back the numbers stay: members may still speak of them.
 func (e *Engine) forget(id fsm.SegmentID) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

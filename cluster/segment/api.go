@@ -386,6 +386,7 @@ const (
 	// ActPut keeps item Index, an ItemCopy of Peer, that was asked for.
 	ActPut
 	// ActForget deletes all of Segment here; Index (in Seq) goes to the log first.
+	// With Complete it is gone everywhere; without, it may come back.
 	ActForget
 	// ActMoving tells the operator what becomes of moving Segment to Peer, which
 	// has less mail: it begins (no Why), it is there (Complete), or why it stays.
