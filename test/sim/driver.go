@@ -300,6 +300,7 @@ func (p *process) own(seg uint64, takeover bool) {
 	o := p.seg(seg)
 	p.c.stats.Takeovers += b2i(takeover)
 	o.delivers, o.paused, o.quiesce, o.empty = true, false, false, false
+	o.settled = p.numbers[seg] // what was numbered in an earlier ownership is not settled by this one
 	p.c.w.logf("%s owns %v takeover=%v", p.n.name, fsm.SegmentID(seg), takeover)
 	if h := p.n.store.mem.segs[seg]; h != nil {
 		for _, commit := range h.whole() {
