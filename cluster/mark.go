@@ -18,13 +18,13 @@ import (
 const (
 	markFile  = "mark"
 	markSize  = 4096 // one block, so that it can be written anew on a full disk
-	markEvery = time.Minute
-	// markLag is how many beacons Raft may be ahead of the mark: ten minutes of
-	// a disk that takes none.
-	markLag = 1200
-	// markStarts bounds the starts that are remembered; those that no cluster
-	// took are not known to anybody else.
-	markStarts = 60
+	markEvery = 10 * time.Second
+	// markLag is how many beacons Raft may be ahead of the mark: a minute. A disk
+	// that does not answer for that long has ended the process before.
+	markLag = 120
+	// keptTries and keptGiven bound the starts that are remembered. A node may go
+	// back to an earlier cluster, and is known there by an earlier start.
+	keptTries, keptGiven = 50, 8
 )
 
 // mark is what a data_dir knows of the lives of its processes. Raft knows of
@@ -32,9 +32,10 @@ const (
 // told from one that has all it ever acknowledged. With such a one a takeover
 // would end a segment where the copy ends.
 type mark struct {
-	Starts  [][]byte    `json:"starts"`  // nonces of processes that asked for a session, the newest last
+	Given   [][]byte    `json:"given"`   // nonces of processes that were given a session, the newest last
+	Tries   [][]byte    `json:"tries"`   // of those that have asked for one since, and may have been given it
 	Session fsm.Session `json:"session"` // the last one given to any
-	Beacon  uint64      `json:"beacon"`  // the last one sent in it, at about the last minute
+	Beacon  uint64      `json:"beacon"`  // the last one sent in it, within the last markEvery
 }
 
 // readMark reads the mark of a data_dir; a new one has none.
@@ -52,24 +53,18 @@ func readMark(dir string) (m mark, err error) {
 	return m, nil
 }
 
-// begin notes a process that is about to ask for a session. The first of the
-// list stays: it may be the last that was given one.
+// begin notes a process that is about to ask for a session.
 func (m *mark) begin(nonce [16]byte) {
-	m.Starts = append(m.Starts, nonce[:])
-	if len(m.Starts) > markStarts {
-		m.Starts = slices.Delete(m.Starts, 1, 2)
-	}
+	m.Tries = append(m.Tries, nonce[:])
+	m.Tries = m.Tries[max(0, len(m.Tries)-keptTries):]
 }
 
 // given notes the session that the newest process got.
 func (m *mark) given(session fsm.Session) {
-	m.Starts = slices.Clone(m.Starts[max(0, len(m.Starts)-keepStarts):])
-	m.Session, m.Beacon = session, 0
+	m.Given = append(m.Given, m.Tries[len(m.Tries)-1])
+	m.Given = m.Given[max(0, len(m.Given)-keptGiven):]
+	m.Tries, m.Session, m.Beacon = nil, session, 0
 }
-
-// keepStarts is how many starts are remembered once a session was given: a
-// node that goes back to an earlier cluster is known there by an earlier one.
-const keepStarts = 8
 
 // write puts the mark on the disk. A full one must not keep the node from
 // delivering: there it is written in its place.
@@ -98,7 +93,8 @@ func (m *mark) write(dir string) error {
 // misses tells whether the data_dir lacks what this store did: it does not
 // know the process that Raft last gave a session, or was behind it for long.
 func (m *mark) misses(nonce [16]byte, l fsm.Lease) bool {
-	if !slices.ContainsFunc(m.Starts, func(b []byte) bool { return string(b) == string(nonce[:]) }) {
+	same := func(b []byte) bool { return string(b) == string(nonce[:]) }
+	if !slices.ContainsFunc(m.Given, same) && !slices.ContainsFunc(m.Tries, same) {
 		return true
 	}
 	return l.Session == m.Session && l.Beacon > m.Beacon+markLag
