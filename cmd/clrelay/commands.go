@@ -26,7 +26,7 @@ certificates again; a wrong file is reported and changes nothing.
 The log of messages goes to stdout, one line an event; everything else to stderr.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := serve.Lenient(); err != nil {
+			if err := lenient(); err != nil {
 				fmt.Fprintln(o.Stderr, "clrelay: it goes on as it is:", err)
 			}
 			return serve.Run(cmd.Context(), o)

@@ -1,4 +1,4 @@
-package serve
+package main
 
 import (
 	"fmt"
@@ -18,12 +18,12 @@ import (
 // (docs/performance.md).
 const timerSlack = time.Millisecond
 
-// Lenient sees to it that this process has timerSlack, which is a property of
+// lenient sees to it that this process has timerSlack, which is a property of
 // each thread that new ones inherit: so it sets its own and executes the
 // program anew, in the same process. Where the kernel does not let it, or
 // somebody (TimerSlackNSec in systemd) has set as much before, it does
 // nothing. It must be called before anything is opened or started.
-func Lenient() error {
+func lenient() error {
 	runtime.LockOSThread() // the one that executes: its slack is the new program's
 	defer runtime.UnlockOSThread()
 	before, err := slack()
