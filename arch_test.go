@@ -29,6 +29,7 @@ const module = "github.com/clrelay/clrelay"
 var floors = map[string]int{
 	"internal/mail":          0, // the nouns
 	"proto":                  0, // records and services as data
+	"proto/control/wire":     1, // the control plane's nouns as messages
 	"internal":               1, // tools that know nothing of mail's way through the relay
 	"internal/config/strict": 0, // YAML into tagged structs, for internal/config alone
 	"spool/wal":              2, // the log under the spool
@@ -61,10 +62,12 @@ var floors = map[string]int{
 	"cluster/raftnode/store": 2, // its disk
 	"cluster/raftnode/ask":   2, // its questions to other nodes
 	"cluster/raftnode/votes": 2, // who is to have one
+	"cluster/mark":           3, // a data_dir told from an old copy of it
 	"cluster/port":           3, // one port for all protocols between nodes
 	"cluster/replica":        3, // streams of items between nodes
 	"cluster/segment":        3, // the replication protocol as a step function
 	"cluster/segment/ages":   1, // how long numbers wait
+	"cluster/segment/lease":  1, // until when a node may answer and deliver
 	"cluster/lead":           3, // the leader's duties as a step function
 	"cluster/drive":          4, // runs the protocol on the spool and the queue
 	"cluster":                5, // a node of the cluster: wires the above with the spool

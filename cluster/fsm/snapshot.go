@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	controlv1 "github.com/clrelay/clrelay/proto/control/v1"
+	"github.com/clrelay/clrelay/proto/control/wire"
 )
 
 // A snapshot is the magic, the format's version, the CRC-32C and the length of
@@ -27,10 +28,10 @@ const (
 func (s *State) Snapshot() []byte {
 	m := &controlv1.Snapshot{
 		Applied: s.applied, Level: s.level, Generation: s.generation, Sessions: s.lastN,
-		Settings: putSettings(s.settings),
+		Settings: wire.PutSettings(s.settings),
 	}
 	for _, c := range s.configs {
-		m.Configs = append(m.Configs, putConfig(c))
+		m.Configs = append(m.Configs, wire.PutConfig(c))
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.nodes)) {
 		m.Nodes = append(m.Nodes, putNode(s.nodes[name]))
@@ -77,7 +78,7 @@ func (s *State) putSegments(m *controlv1.Snapshot) {
 		if !ok {
 			at = uint32(len(m.Refs))
 			places[r] = at
-			m.Refs = append(m.Refs, putRef(r))
+			m.Refs = append(m.Refs, wire.PutRef(r))
 		}
 		return at
 	}
@@ -102,7 +103,7 @@ func (s *State) putSegments(m *controlv1.Snapshot) {
 
 func putNode(n *node) *controlv1.Node {
 	x := &controlv1.Node{
-		Ref: putRef(n.Ref()), State: uint32(n.State), Lost: n.Lost, Lease: putLease(n.Lease), Info: putInfo(n.Info),
+		Ref: wire.PutRef(n.Ref()), State: uint32(n.State), Lost: n.Lost, Lease: putLease(n.Lease), Info: wire.PutInfo(n.Info),
 		Waits: n.Waits, WaitsGNs: int64(n.WaitsG), Opened: n.Opened, Inventoried: n.Inventoried, RemovedAt: n.removedAt,
 	}
 	for _, f := range n.Former {
@@ -155,9 +156,9 @@ func (s *State) fill(m *controlv1.Snapshot) error {
 		return fmt.Errorf("%w: %s", ErrTooNew, tooNew(m.GetLevel(), s.known))
 	}
 	s.applied, s.level, s.generation, s.lastN = m.GetApplied(), m.GetLevel(), m.GetGeneration(), m.GetSessions()
-	s.settings = getSettings(m.GetSettings())
+	s.settings = wire.GetSettings(m.GetSettings())
 	for _, c := range m.GetConfigs() {
-		s.configs = append(s.configs, getConfig(c))
+		s.configs = append(s.configs, wire.GetConfig(c))
 	}
 	if !s.settings.Valid() || s.generation == 0 || s.generation > MaxGeneration || s.lastN > maxSessionN || len(s.configs) > KeepConfigs {
 		return fmt.Errorf("%w: numbers out of range", ErrMalformed)
@@ -169,7 +170,7 @@ func (s *State) fill(m *controlv1.Snapshot) error {
 	}
 	refs, ok := make([]Ref, len(m.GetRefs())), true
 	for i, x := range m.GetRefs() {
-		if refs[i], ok = getRef(x); !ok {
+		if refs[i], ok = wire.GetRef(x); !ok {
 			return fmt.Errorf("%w: member %q", ErrMalformed, x.GetNode())
 		}
 		if n := s.nodes[refs[i].Node]; n != nil {
@@ -197,20 +198,20 @@ func (s *State) fill(m *controlv1.Snapshot) error {
 }
 
 func (s *State) fillNode(x *controlv1.Node) error {
-	ref, ok := getRef(x.GetRef())
+	ref, ok := wire.GetRef(x.GetRef())
 	n := &node{held: map[SegmentID]struct{}{}, owned: map[StoreID]counts{}, removedAt: x.GetRemovedAt()}
 	n.Node = Node{
 		Name: ref.Node, Store: ref.Store, State: NodeState(x.GetState()), Lost: x.GetLost(),
-		Lease: getLease(x.GetLease()), Info: getInfo(x.GetInfo()), Waits: x.GetWaits(),
+		Lease: getLease(x.GetLease()), Info: wire.GetInfo(x.GetInfo()), Waits: x.GetWaits(),
 		WaitsG: time.Duration(x.GetWaitsGNs()), Opened: x.GetOpened(), Inventoried: x.GetInventoried(),
 	}
 	for _, f := range x.GetFormer() {
-		id, full := getID(f.GetStore())
+		id, full := wire.GetID(f.GetStore())
 		ok = ok && full
 		n.Former = append(n.Former, Former{Store: id, Lease: getLease(f.GetLease())})
 	}
 	for _, b := range x.GetNonces() {
-		id, full := getID(b)
+		id, full := wire.GetID(b)
 		ok = ok && full
 		n.nonces = append(n.nonces, id)
 	}
