@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -317,64 +316,6 @@ func (n *Node) takePart(self fsm.Ref, sp *spool.Spool) error {
 	close(n.ready)
 	n.o.Log.Info("this node takes part in the cluster", "session", session.String(), "store", self.Store.String(), "held_segments", len(held))
 	return nil
-}
-
-// register gets this process a session, if its data_dir is the one that it was.
-func (n *Node) register(self fsm.Ref) (*mark, fsm.Session, error) {
-	m, err := readMark(n.o.DataDir)
-	if err != nil {
-		return nil, 0, err
-	}
-	if err := n.known(self, &m); err != nil {
-		return nil, 0, err
-	}
-	var nonce [16]byte
-	if _, err := rand.Read(nonce[:]); err != nil {
-		return nil, 0, fmt.Errorf("cluster: %w", err)
-	}
-	m.begin(nonce)
-	if err := m.write(n.o.DataDir); err != nil {
-		return nil, 0, err
-	}
-	session, err := n.session(self, nonce)
-	if err != nil {
-		return nil, 0, err
-	}
-	m.given(session)
-	return &m, session, m.write(n.o.DataDir)
-}
-
-// session repeats itself until Raft has given this process a session. It
-// returns once that is applied here.
-func (n *Node) session(self fsm.Ref, nonce [16]byte) (fsm.Session, error) {
-	cmd := fsm.Register{Node: self.Node, Store: self.Store, Nonce: nonce, Info: fsm.NodeInfo{
-		Address: n.o.Address, Zone: n.o.Zone, Version: n.o.Version, Features: fsm.KnownLevel,
-		BootID: kernelID("/proc/sys/kernel/random/boot_id"), MachineID: kernelID("/etc/machine-id"),
-	}}
-	if len(n.o.SMTP) > 0 {
-		cmd.Info.SMTP = n.o.SMTP[0]
-	}
-	for warned := false; ; {
-		ctx, cancel := context.WithTimeout(n.ctx, proposeWait)
-		res, err := n.control.propose(ctx, cmd)
-		cancel()
-		switch {
-		case err == nil && res.Code == fsm.OK:
-			return res.Session, nil
-		case err == nil:
-			return 0, fmt.Errorf("cluster: the cluster does not take this node: %w", &RefusedError{res.Code, res.Text})
-		case n.ctx.Err() != nil:
-			return 0, errStopped
-		case !warned:
-			warned = true
-			n.o.Log.Info("waiting for the cluster", "reason", err)
-		}
-		select {
-		case <-time.After(200 * time.Millisecond):
-		case <-n.ctx.Done():
-			return 0, errStopped
-		}
-	}
 }
 
 // Close ends all of it. What the node owns is taken over by others unless it

@@ -1,7 +1,8 @@
-package cluster
+// Package mark tells a data_dir from an old copy of it, by a small file in it
+// that is held against what Raft knows of the node.
+package mark
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,136 +16,100 @@ import (
 	"github.com/clrelay/clrelay/cluster/raftnode/store"
 )
 
+// Every is how often the beacons of a node that lives are to be noted.
+const Every = 10 * time.Second
+
 const (
-	markFile  = "mark"
-	markSize  = 4096 // one block, so that it can be written anew on a full disk
-	markEvery = 10 * time.Second
-	// markLag is how many beacons Raft may be ahead of the mark: a minute. A disk
+	file = "mark"
+	size = 4096 // one block, so that it can be written anew on a full disk
+	// lag is how many beacons Raft may be ahead of the mark: a minute. A disk
 	// that does not answer for that long has ended the process before.
-	markLag = 120
+	lag = 120
 	// keptTries and keptGiven bound the starts that are remembered. A node may go
 	// back to an earlier cluster, and is known there by an earlier start.
 	keptTries, keptGiven = 50, 8
 )
 
-// mark is what a data_dir knows of the lives of its processes. Raft knows of
+// Mark is what a data_dir knows of the lives of its processes. Raft knows of
 // them too, so that a data_dir that went back, as an old copy of it does, is
 // told from one that has all it ever acknowledged. With such a one a takeover
 // would end a segment where the copy ends.
-type mark struct {
+type Mark struct {
+	dir string
+
 	Given   [][]byte    `json:"given"`   // nonces of processes that were given a session, the newest last
 	Tries   [][]byte    `json:"tries"`   // of those that have asked for one since, and may have been given it
 	Session fsm.Session `json:"session"` // the last one given to any
-	Beacon  uint64      `json:"beacon"`  // the last one sent in it, within the last markEvery
+	Beacon  uint64      `json:"beacon"`  // the last one sent in it, within the last Every
 }
 
-// readMark reads the mark of a data_dir; a new one has none.
-func readMark(dir string) (m mark, err error) {
-	text, err := os.ReadFile(filepath.Join(dir, markFile))
+// Read reads the mark of a data_dir; a new one has none.
+func Read(dir string) (*Mark, error) {
+	m := &Mark{dir: dir}
+	text, err := os.ReadFile(filepath.Join(dir, file))
 	if errors.Is(err, fs.ErrNotExist) {
 		return m, nil
 	}
 	if err == nil {
-		err = json.Unmarshal(text, &m)
+		err = json.Unmarshal(text, m)
 	}
 	if err != nil {
-		return m, fmt.Errorf("cluster: reading %s: %w", filepath.Join(dir, markFile), err)
+		return nil, fmt.Errorf("mark: reading %s: %w", filepath.Join(dir, file), err)
 	}
 	return m, nil
 }
 
-// begin notes a process that is about to ask for a session.
-func (m *mark) begin(nonce [16]byte) {
+// Begin notes a process that is about to ask for a session.
+func (m *Mark) Begin(nonce [16]byte) error {
 	m.Tries = append(m.Tries, nonce[:])
 	m.Tries = m.Tries[max(0, len(m.Tries)-keptTries):]
+	return m.write()
 }
 
-// given notes the session that the newest process got.
-func (m *mark) given(session fsm.Session) {
+// Registered notes the session that the newest process got.
+func (m *Mark) Registered(session fsm.Session) error {
 	m.Given = append(m.Given, m.Tries[len(m.Tries)-1])
 	m.Given = m.Given[max(0, len(m.Given)-keptGiven):]
 	m.Tries, m.Session, m.Beacon = nil, session, 0
+	return m.write()
+}
+
+// Lives notes the newest beacon of the session.
+func (m *Mark) Lives(beacon uint64) error {
+	m.Beacon = beacon
+	return m.write()
 }
 
 // write puts the mark on the disk. A full one must not keep the node from
 // delivering: there it is written in its place.
-func (m *mark) write(dir string) error {
+func (m *Mark) write() error {
 	text, err := json.Marshal(m)
 	if err != nil {
-		return fmt.Errorf("cluster: %w", err)
+		return fmt.Errorf("mark: %w", err)
 	}
-	for len(text) < markSize {
+	for len(text) < size {
 		text = append(text, '\n')
 	}
-	if err = store.WriteFile(dir, markFile, text); err == nil {
+	if err = store.WriteFile(m.dir, file, text); err == nil {
 		return nil
 	}
-	f, again := os.OpenFile(filepath.Join(dir, markFile), os.O_WRONLY, 0)
+	f, again := os.OpenFile(filepath.Join(m.dir, file), os.O_WRONLY, 0)
 	if again == nil {
 		_, again = f.WriteAt(text, 0)
 		again = errors.Join(again, f.Sync(), f.Close())
 	}
 	if again != nil {
-		return fmt.Errorf("cluster: marking the data_dir: %w", err)
+		return fmt.Errorf("mark: %w", err)
 	}
 	return nil
 }
 
-// misses tells whether the data_dir lacks what this store did: it does not
+// Misses tells whether the data_dir lacks what this store did: it does not
 // know the process that Raft last gave a session, or was behind it for long.
-func (m *mark) misses(nonce [16]byte, l fsm.Lease) bool {
+func (m *Mark) Misses(nonce [16]byte, l fsm.Lease) bool {
 	same := func(b []byte) bool { return string(b) == string(nonce[:]) }
 	if !slices.ContainsFunc(m.Given, same) && !slices.ContainsFunc(m.Tries, same) {
 		return true
 	}
-	return l.Session == m.Session && l.Beacon > m.Beacon+markLag
-}
-
-// known refuses a data_dir that is older than what Raft knows of it. It is
-// asked before the process registers, with all applied that was decided until
-// then.
-func (n *Node) known(self fsm.Ref, m *mark) error {
-	for {
-		ctx, cancel := context.WithTimeout(n.ctx, proposeWait)
-		err := n.raft.Barrier(ctx)
-		cancel()
-		if err == nil {
-			break
-		}
-		select {
-		case <-time.After(200 * time.Millisecond):
-		case <-n.ctx.Done():
-			return errStopped
-		}
-	}
-	var nonce [16]byte
-	var l fsm.Lease
-	known := false
-	n.view.read(func(s *fsm.State) {
-		nonce, known = s.Nonce(self)
-		l, _ = s.LeaseOf(self)
-	})
-	if known && m.misses(nonce, l) {
-		return fmt.Errorf("cluster: the data_dir of %s is older than what this node has done since: it is an old copy, "+
-			"and with it mail would be lost that the other nodes have; move it away and start with an empty one", self.Node)
-	}
-	return nil
-}
-
-// keepMark writes the mark anew while the node lives. What is wrong with the
-// disk is the spool's to judge.
-func (n *Node) keepMark(m *mark) {
-	t := time.NewTicker(markEvery)
-	defer t.Stop()
-	for {
-		select {
-		case <-t.C:
-		case <-n.ctx.Done():
-			return
-		}
-		m.Beacon = n.control.beacons.Load()
-		if err := m.write(n.o.DataDir); err != nil {
-			n.o.Log.Warn("the data_dir was not marked", "error", err)
-		}
-	}
+	return l.Session == m.Session && l.Beacon > m.Beacon+lag
 }

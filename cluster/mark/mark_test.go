@@ -1,4 +1,4 @@
-package cluster
+package mark
 
 import (
 	"os"
@@ -13,55 +13,74 @@ import (
 func TestAnOldCopyIsTold(t *testing.T) {
 	dir := t.TempDir()
 	nonce := func(n byte) [16]byte { return [16]byte{n} }
-	start := func(n byte) mark {
-		m, err := readMark(dir)
-		if err != nil {
-			t.Fatal(err)
-		}
-		m.begin(nonce(n))
-		if err := m.write(dir); err != nil {
-			t.Fatal(err)
-		}
-		return m
-	}
-	now := func() mark {
-		m, err := readMark(dir)
+	now := func() *Mark {
+		t.Helper()
+		m, err := Read(dir)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return m
 	}
+	start := func(n byte) *Mark {
+		t.Helper()
+		m := now()
+		if err := m.Begin(nonce(n)); err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	registered := func(m *Mark, s fsm.Session) {
+		t.Helper()
+		if err := m.Registered(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	empty := now()
 	first := start(1)
-	if m := now(); m.misses(nonce(1), fsm.Lease{Session: 7}) {
+	if now().Misses(nonce(1), fsm.Lease{Session: 7}) {
 		t.Error("a process that died before it heard of its session")
 	}
-	first.given(7)
-	if err := first.write(dir); err != nil {
-		t.Fatal(err)
-	}
+	registered(first, 7)
 	old := now()
 	// Processes that no cluster heard of, many of them, change nothing.
 	for n := range byte(100) {
 		start(100 + n)
 	}
-	if m := now(); m.misses(nonce(1), fsm.Lease{Session: 7, Beacon: markLag}) {
+	if now().Misses(nonce(1), fsm.Lease{Session: 7, Beacon: lag}) {
 		t.Error("starts in vain make it doubtful")
 	}
-	if info, err := os.Stat(filepath.Join(dir, markFile)); err != nil || info.Size() != markSize {
+	if info, err := os.Stat(filepath.Join(dir, file)); err != nil || info.Size() != size {
 		t.Errorf("the mark has %v octets, %v", info.Size(), err)
 	}
 	second := start(2)
-	second.given(8)
-	if !old.misses(nonce(2), fsm.Lease{Session: 8}) {
+	registered(second, 8)
+	if !old.Misses(nonce(2), fsm.Lease{Session: 8}) {
 		t.Error("a copy of before the last start is taken for the data_dir")
 	}
-	if old.misses(nonce(1), fsm.Lease{Session: 7, Beacon: markLag}) || !old.misses(nonce(1), fsm.Lease{Session: 7, Beacon: markLag + 1}) {
+	if old.Misses(nonce(1), fsm.Lease{Session: 7, Beacon: lag}) || !old.Misses(nonce(1), fsm.Lease{Session: 7, Beacon: lag + 1}) {
 		t.Error("the beacons are not held against the mark")
 	}
-	if fresh := (mark{}); !fresh.misses(nonce(1), fsm.Lease{Session: 7}) {
+	if !empty.Misses(nonce(1), fsm.Lease{Session: 7}) {
 		t.Error("a copy of before the first session is taken for the data_dir")
 	}
-	if second.misses(nonce(1), fsm.Lease{Session: 7}) {
+	if second.Misses(nonce(1), fsm.Lease{Session: 7}) {
 		t.Error("it went back to an earlier cluster and is not known there")
+	}
+	if err := second.Lives(500); err != nil {
+		t.Fatal(err)
+	}
+	if now().Misses(nonce(2), fsm.Lease{Session: 8, Beacon: 500 + lag}) || !now().Misses(nonce(2), fsm.Lease{Session: 8, Beacon: 501 + lag}) {
+		t.Error("what was noted last is not what counts")
+	}
+}
+
+// A mark that cannot be read is no empty one.
+func TestDamagedMark(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, file), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Read(dir); err == nil {
+		t.Error("it was taken")
 	}
 }
