@@ -9,28 +9,25 @@ import (
 
 // Times and bounds of the protocol.
 const (
-	TickEvery      = 20 * time.Millisecond  // how often the driver sends a Tick
-	BeaconEvery    = 500 * time.Millisecond // between beacons to the leader
-	StallAfter     = time.Second            // without progress a segment is sealed
-	GiveUpAfter    = 10 * time.Second       // a Seal without outcome: the clients are told 451
-	FullWait       = 60 * time.Second       // how long an arriving message keeps a full segment open
-	DrainWait      = 20 * time.Second       // the same, while draining
-	AskFor         = 2 * time.Second        // how long a takeover waits for the other members
-	ResultWindow   = 1000                   // results not yet durable on all fresh members ...
-	ResultAge      = 500 * time.Millisecond // ... or older than this: delivery pauses
-	StaleAfter     = time.Second            // a member this far behind with results is marked stale
-	ProposeEvery   = 500 * time.Millisecond // a proposal without outcome is repeated
-	MaxOpening     = 4                      // opens proposed and not decided
-	MaxJobs        = 16                     // members being brought up to date at once
-	JobPatience    = 30 * time.Second       // a member that makes no progress in this is let go, and tried again later
-	JobPause       = time.Second            // between two tries
-	VouchWithin    = 10 * time.Second       // an owner that was restarted must have spoken with a fresh member in this
-	CopyGrace      = 60 * time.Second       // how long a copy that did not become a member is kept
-	avoidFor       = 30 * time.Second       // a node that stalled a segment is chosen last
-	liveWithin     = 3 * time.Second        // a node whose last renewal is this much behind the others' is not asked
-	retryAfter     = TickEvery              // an append that came too early is sent again
-	leaseNumerator = 8                      // a lease holds 8/10 of G
-	keptBeacons    = 64                     // beacons whose time of sending is remembered
+	TickEvery    = 20 * time.Millisecond  // how often the driver sends a Tick
+	StallAfter   = time.Second            // without progress a segment is sealed
+	GiveUpAfter  = 10 * time.Second       // a Seal without outcome: the clients are told 451
+	FullWait     = 60 * time.Second       // how long an arriving message keeps a full segment open
+	DrainWait    = 20 * time.Second       // the same, while draining
+	AskFor       = 2 * time.Second        // how long a takeover waits for the other members
+	ResultWindow = 1000                   // results not yet durable on all fresh members ...
+	ResultAge    = 500 * time.Millisecond // ... or older than this: delivery pauses
+	StaleAfter   = time.Second            // a member this far behind with results is marked stale
+	ProposeEvery = 500 * time.Millisecond // a proposal without outcome is repeated
+	MaxOpening   = 4                      // opens proposed and not decided
+	MaxJobs      = 16                     // members being brought up to date at once
+	JobPatience  = 30 * time.Second       // a member that makes no progress in this is let go, and tried again later
+	JobPause     = time.Second            // between two tries
+	VouchWithin  = 10 * time.Second       // an owner that was restarted must have spoken with a fresh member in this
+	CopyGrace    = 60 * time.Second       // how long a copy that did not become a member is kept
+	avoidFor     = 30 * time.Second       // a node that stalled a segment is chosen last
+	liveWithin   = 3 * time.Second        // a node whose last renewal is this much behind the others' is not asked
+	retryAfter   = TickEvery              // an append that came too early is sent again
 )
 
 // Rules names rules of the protocol that the tests take out, one by one, to

@@ -9,6 +9,7 @@ import (
 
 	"github.com/clrelay/clrelay/cluster/fsm"
 	"github.com/clrelay/clrelay/cluster/segment/balance"
+	"github.com/clrelay/clrelay/cluster/segment/lease"
 )
 
 // Machine is the protocol of one node. See the package comment.
@@ -25,7 +26,7 @@ type Machine struct {
 	settings  fsm.Settings
 	copies    int // members a segment is to have
 	forgetful bool
-	lease     lease
+	lease     lease.Lease
 	nodes     map[string]*node
 	lastRenew time.Duration // when any node's renewal was applied
 	peers     map[fsm.Ref]*peer
@@ -186,7 +187,7 @@ func (m *Machine) Step(now time.Duration, ev Event) []Action {
 	clear(m.out)
 	m.out = m.out[:0]
 	if now < m.now {
-		m.dropLease() // the clock went back: nothing measured with it holds
+		m.lease.Drop() // the clock went back: nothing measured with it holds
 	}
 	m.now = now
 	switch ev := ev.(type) {
@@ -255,7 +256,7 @@ func (m *Machine) stepRare(ev Event) {
 	case *Refused:
 		m.refused(ev)
 	case *DropLease:
-		m.dropLease()
+		m.lease.Drop()
 	}
 }
 

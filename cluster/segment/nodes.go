@@ -6,63 +6,32 @@ import (
 	"github.com/clrelay/clrelay/cluster/fsm"
 )
 
-// lease is this process's right to answer 250 and to deliver.
-type lease struct {
-	until  time.Duration
-	number uint64 // of the last beacon
-	after  uint64 // only beacons above it count
-	nextAt time.Duration
-	sent   [keptBeacons]time.Duration // when beacon n was sent, at n % keptBeacons
-}
-
 // Holds says whether this node has a valid lease: without one no 250 is sent
 // and no delivery started.
-func (m *Machine) Holds(now time.Duration) bool { return now < m.lease.until }
-
-// LeaseUntil is when the lease ends, on the clock of Step.
-func (m *Machine) LeaseUntil() time.Duration { return m.lease.until }
+func (m *Machine) Holds(now time.Duration) bool { return now < m.lease.Until() }
 
 // Session returns the session of this process, 0 before it is known.
 func (m *Machine) Session() fsm.Session { return m.session }
 
 // beacon sends the next one when it is time.
 func (m *Machine) beacon() {
-	l := &m.lease
-	if m.session == 0 || m.now < l.nextAt {
+	if m.session == 0 {
 		return
 	}
-	l.nextAt = m.now + BeaconEvery
-	l.number++
-	l.sent[l.number%keptBeacons] = m.now
-	m.act(Action{Kind: ActBeacon, Seq: l.number, Session: m.session})
+	if n, due := m.lease.Beacon(m.now); due {
+		m.act(Action{Kind: ActBeacon, Seq: n, Session: m.session})
+	}
 }
 
 // renewed looks at the record of the own node: a renewal that names this
-// process's beacon n gives it the lease from the moment it sent n.
+// process's beacon gives it the lease from the moment it was sent.
 func (m *Machine) renewed(n *fsm.Node) {
-	l := &m.lease
-	b := n.Lease.Beacon
-	if m.session == 0 || n.Lease.Session != m.session || b <= l.after || b > l.number || l.number-b >= keptBeacons {
-		return
-	}
-	until := l.sent[b%keptBeacons] + n.Lease.G/10*leaseNumerator
-	if until <= l.until {
-		return
-	}
-	l.until = until
-	if m.now >= until {
+	if m.session == 0 || n.Lease.Session != m.session || !m.lease.Renewed(n.Lease.Beacon, n.Lease.G) || !m.Holds(m.now) {
 		return
 	}
 	for _, s := range m.open {
 		m.release(s)
 	}
-}
-
-// dropLease gives up the lease, and whatever beacons under way would bring.
-func (m *Machine) dropLease() {
-	m.lease.until = 0
-	m.lease.after = m.lease.number
-	m.lease.nextAt = 0
 }
 
 // mayAck says whether a 250 may be sent now.
