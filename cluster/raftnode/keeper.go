@@ -23,6 +23,7 @@ type Health struct {
 	Node    string
 	Healthy bool      // it follows this leader and is up to date
 	Since   time.Time // of its present state, as far as this leader knows
+	Slow    bool      // its disk takes long for each write
 }
 
 // Health returns the leader's newest view of the servers; nothing on a node
@@ -38,11 +39,12 @@ type stats struct {
 	Leader    string `json:"leader"`
 	Term      uint64 `json:"term"`
 	LastIndex uint64 `json:"last_index"`
+	Slow      bool   `json:"slow,omitempty"` // the disk takes long for each write
 }
 
 func (n *Node) stats() []byte {
 	_, leader := n.raft.LeaderWithID()
-	text, err := json.Marshal(stats{Leader: string(leader), Term: n.raft.CurrentTerm(), LastIndex: n.raft.LastIndex()})
+	text, err := json.Marshal(stats{Leader: string(leader), Term: n.raft.CurrentTerm(), LastIndex: n.raft.LastIndex(), Slow: n.store.Slow()})
 	if err != nil {
 		return nil // cannot be: there is nothing in it that JSON cannot say
 	}
@@ -83,10 +85,14 @@ func (k *keeper) publish(h []Health) {
 // look asks every server how it is.
 func (k *keeper) look(ctx context.Context) {
 	members := k.n.Members()
-	healthy := make([]bool, len(members))
+	answers := make([]state, len(members))
 	var all sync.WaitGroup
 	for i, s := range members {
-		all.Go(func() { healthy[i] = s.Node == k.n.o.Node || k.ask(ctx, s) })
+		if s.Node == k.n.o.Node {
+			answers[i] = state{healthy: true, slow: k.n.store.Slow()}
+			continue
+		}
+		all.Go(func() { answers[i] = k.ask(ctx, s) })
 	}
 	all.Wait()
 	now := time.Now()
@@ -94,9 +100,10 @@ func (k *keeper) look(ctx context.Context) {
 	list := make([]Health, len(members))
 	for i, s := range members {
 		h := k.seen[s.Node]
-		if h.Node == "" || h.Healthy != healthy[i] {
-			h = Health{Node: s.Node, Healthy: healthy[i], Since: now}
+		if h.Node == "" || h.Healthy != answers[i].healthy {
+			h = Health{Node: s.Node, Healthy: answers[i].healthy, Since: now}
 		}
+		h.Slow = answers[i].slow
 		seen[s.Node], list[i] = h, h
 	}
 	k.seen = seen
@@ -105,10 +112,13 @@ func (k *keeper) look(ctx context.Context) {
 	}
 }
 
-func (k *keeper) ask(ctx context.Context, s Server) bool {
+// state is how a server is, by what it says.
+type state struct{ healthy, slow bool }
+
+func (k *keeper) ask(ctx context.Context, s Server) state {
 	last, term := k.n.raft.LastIndex(), k.n.raft.CurrentTerm()
 	st, ok := k.n.askStats(ctx, s)
-	return ok && st.Leader == k.n.o.Node && st.Term == term && st.LastIndex+maxLag >= last
+	return state{healthy: ok && st.Leader == k.n.o.Node && st.Term == term && st.LastIndex+maxLag >= last, slow: st.Slow}
 }
 
 func (n *Node) askStats(ctx context.Context, s Server) (st stats, ok bool) {
@@ -161,7 +171,7 @@ func (k *keeper) views(servers []raft.Server) []votes.View {
 		hint := k.n.o.Hint(node)
 		out = append(out, votes.View{
 			Node: node, Voter: s.Suffrage == raft.Voter, Self: node == k.n.o.Node,
-			Zone: hint.Zone, Barred: hint.Barred, Healthy: h.Healthy,
+			Zone: hint.Zone, Barred: hint.Barred, Healthy: h.Healthy, Slow: h.Slow,
 			Stable: h.Healthy && now.Sub(h.Since) >= t.Stable,
 			Dead:   h.Node != "" && !h.Healthy && now.Sub(h.Since) >= t.Dead,
 		})

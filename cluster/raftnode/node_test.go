@@ -486,6 +486,65 @@ func TestADiskErrorEndsTheNode(t *testing.T) {
 	}
 }
 
+// A leader whose disk holds everybody up gives the leadership to one whose disk
+// does not, and it stays there.
+func TestASlowLeaderHandsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.close()
+		w.born("a", "b", "c")
+		var rest []string
+		l := w.leader()
+		for name := range w.nodes {
+			if name != l.o.Node {
+				rest = append(rest, name)
+			}
+		}
+		w.disk(l.o.Node).slow.Store(int64(2 * time.Second))
+		moved := func() bool {
+			s := w.nodes[rest[0]].Status()
+			return s.Leader != "" && s.Leader != l.o.Node
+		}
+		begun := time.Now()
+		for i := 0; !moved(); i++ { // without writes nobody is slow
+			_, _, _ = l.Propose(ctxFor(t, time.Minute), command{Key: "x", Old: i, New: i + 1}.encode()) // its outcome is open when the leadership goes
+			if took := time.Since(begun); took > 30*time.Second {
+				t.Fatalf("after %v it still leads", took)
+			}
+		}
+		for i := range 20 {
+			w.must(w.leader(rest...), command{Key: "y", Old: i, New: i + 1})
+			pass(time.Second)
+		}
+		w.disk(l.o.Node).slow.Store(0)
+		pass(10 * time.Second) // what it had still to write
+		w.same()
+	})
+}
+
+// Where all disks are slow nobody is a better leader.
+func TestSlowDisksAllAround(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.close()
+		w.born("a", "b", "c")
+		for _, name := range []string{"a", "b", "c"} {
+			w.disk(name).slow.Store(int64(400 * time.Millisecond))
+		}
+		l := w.leader()
+		for i := range 30 {
+			w.must(l, command{Key: "x", Old: i, New: i + 1})
+		}
+		if now := w.leader(); now != l {
+			t.Errorf("%s leads instead of %s", now.o.Node, l.o.Node)
+		}
+		for _, name := range []string{"a", "b", "c"} {
+			w.disk(name).slow.Store(0)
+		}
+		w.same()
+	})
+}
+
 func TestADiskThatHangsEndsTheNode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

@@ -392,6 +392,7 @@ type disk struct {
 	*raft.InmemStore
 	broken atomic.Bool
 	stuck  atomic.Pointer[chan struct{}]
+	slow   atomic.Int64 // what each write takes, a time.Duration
 }
 
 func (d *disk) Close() error { return nil }
@@ -403,6 +404,7 @@ func (d *disk) StoreLogs(ls []*raft.Log) error {
 	if d.broken.Load() {
 		return errors.New("input/output error")
 	}
+	pass(time.Duration(d.slow.Load()))
 	return d.InmemStore.StoreLogs(ls)
 }
 

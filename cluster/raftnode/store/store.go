@@ -88,6 +88,18 @@ type Store struct {
 	mu       sync.Mutex
 	err      error // the latch
 	voteTerm []byte
+	took     [2]time.Duration // by the last writes
+}
+
+// slowWrite is what no write of a healthy disk takes. A leader is heard of by
+// its followers less often than they wait for it when each takes as long.
+const slowWrite = 300 * time.Millisecond
+
+// Slow tells whether each of the last writes took long.
+func (s *Store) Slow() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return min(s.took[0], s.took[1]) >= slowWrite
 }
 
 // New decorates b, which it owns. An operation that takes hang, or fails, is
@@ -136,12 +148,15 @@ func (s *Store) write(op string, f func() error) error {
 	if err := s.latched(); err != nil {
 		return err
 	}
-	id := s.watch.begin(op)
+	id, began := s.watch.begin(op), time.Now()
 	err := f()
 	s.watch.end(id)
 	if err != nil {
 		return s.fail(fmt.Errorf("store: %s: %w", op, err))
 	}
+	s.mu.Lock()
+	s.took[0], s.took[1] = s.took[1], time.Since(began)
+	s.mu.Unlock()
 	return s.latched() // the watchdog may have given it up meanwhile
 }
 

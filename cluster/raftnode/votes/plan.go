@@ -14,6 +14,7 @@ type View struct {
 	Self    bool // the leader itself
 	Barred  bool // drained or leaving: gives its vote away as soon as another can take it
 	Healthy bool // it follows and is up to date
+	Slow    bool // its disk takes long for each write: no leader, where another can be
 	Stable  bool // healthy for long enough to be given a vote
 	Dead    bool // unhealthy for long enough to lose it
 }
@@ -113,21 +114,30 @@ func Plan(vs []View, target int) Step {
 // Majority is how many of so many voters decide.
 func Majority(voters int) int { return voters/2 + 1 }
 
-// handOver gives the leadership away when the leader is to lose its vote.
+// handOver gives the leadership away when the leader is to lose its vote, or
+// when its disk holds all others up and another's would not.
 func handOver(voters []View) Step {
-	to := ""
+	quick, slow, barred := "", "", false
 	for _, v := range voters {
-		if v.Self && !v.Barred {
+		switch {
+		case v.Self && !v.Barred && !v.Slow:
 			return Step{}
-		}
-		if !v.Self && v.Healthy && !v.Barred && (to == "" || v.Node < to) {
-			to = v.Node
+		case v.Self:
+			barred = v.Barred
+		case !v.Healthy || v.Barred:
+		case !v.Slow && (quick == "" || v.Node < quick):
+			quick = v.Node
+		case v.Slow && (slow == "" || v.Node < slow):
+			slow = v.Node
 		}
 	}
-	if to == "" {
-		return Step{}
+	switch {
+	case quick != "":
+		return Step{Transfer, quick}
+	case slow != "" && barred:
+		return Step{Transfer, slow}
 	}
-	return Step{Transfer, to}
+	return Step{}
 }
 
 func deadVoter(voters []View) string {

@@ -15,6 +15,7 @@ func TestPlan(t *testing.T) {
 	sick := func(v View) View { v.Healthy, v.Stable = false, false; return v }
 	young := func(v View) View { v.Stable = false; return v }
 	barred := func(v View) View { v.Barred = true; return v }
+	slow := func(v View) View { v.Slow = true; return v }
 	in := func(zone string, v View) View { v.Zone = zone; return v }
 	a := self(voter("a"))
 	for name, c := range map[string]struct {
@@ -51,6 +52,11 @@ func TestPlan(t *testing.T) {
 		"a drained one gets none":                    {[]View{a, other("b"), barred(other("c"))}, 5, Step{}},
 		"a drained leader hands over":                {[]View{barred(a), voter("b"), voter("c")}, 5, Step{Transfer, "b"}},
 		"a drained leader without a successor":       {[]View{barred(a), sick(voter("b")), barred(voter("c"))}, 5, Step{}},
+		"a slow leader hands over":                   {[]View{slow(a), slow(voter("b")), voter("c")}, 5, Step{Transfer, "c"}},
+		"a slow leader among slow ones stays":        {[]View{slow(a), slow(voter("b")), sick(voter("c"))}, 5, Step{}},
+		"a drained leader, slow ones alone":          {[]View{barred(a), slow(voter("b")), slow(voter("c"))}, 5, Step{Transfer, "b"}},
+		"a drained leader takes a quick one":         {[]View{barred(a), slow(voter("b")), voter("c")}, 5, Step{Transfer, "c"}},
+		"a slow follower is none of its business":    {[]View{a, slow(voter("b")), voter("c")}, 5, Step{}},
 		"zones: the candidate from the emptiest":     {[]View{in("1", a), in("1", other("b")), in("2", other("c"))}, 3, Step{Promote, "c"}},
 		"zones: a better spread":                     {[]View{in("1", a), in("1", voter("b")), in("2", voter("c")), in("3", other("d"))}, 3, Step{Promote, "d"}},
 		"zones: and the crowded one loses":           {[]View{in("1", a), in("1", voter("b")), in("2", voter("c")), in("3", voter("d"))}, 3, Step{Demote, "b"}},
