@@ -12,8 +12,7 @@ import (
 )
 
 const (
-	zeroStep  = 1 << 20 // octets in a write of zeros
-	zeroSync  = 4 << 20 // octets of zeros between syncs, so that the log's own syncs stay short
+	zeroStep  = 1 << 20 // octets of zeros that are written and synced at once, so that the log's own syncs stay short
 	spaceOver = 1 << 20 // room that has to remain beside a new file
 )
 
@@ -149,32 +148,47 @@ func (l *Log) newFile() (*file, error) {
 	return f, nil
 }
 
-// zero fills a file with zeros, so that its blocks are really there.
+// zero fills a file with zeros, so that its blocks are really there. Unless
+// somebody waits for the file, the disk is the log's own for half of the time.
 func (l *Log) zero(f *file) error {
 	zeros := make([]byte, min(zeroStep, f.Size))
-	for off, synced := int64(0), int64(0); off < f.Size; {
-		select {
-		case <-l.stop:
-			return ErrClosed
-		default:
-		}
+	for off := int64(0); off < f.Size; {
+		began := time.Now()
 		err := l.watch("fill", f, func() error {
 			n, err := f.Disk.WriteAt(zeros[:min(int64(len(zeros)), f.Size-off)], off)
 			off += int64(n)
 			return err
 		})
+		if err == nil {
+			err = l.watch("sync", f, f.Disk.Sync)
+		}
 		if err != nil {
 			return err
 		}
-		if off-synced < zeroSync && off < f.Size {
-			continue
+		if !l.rest(time.Since(began)) {
+			return ErrClosed
 		}
-		if err := l.watch("sync", f, f.Disk.Sync); err != nil {
-			return err
-		}
-		synced = off
 	}
 	return nil
+}
+
+// rest pauses the making of a spare, where there is another one. It says
+// whether to go on.
+func (l *Log) rest(d time.Duration) bool {
+	l.mu.Lock()
+	hurry := l.spareAsked || len(l.spares) == 0
+	l.mu.Unlock()
+	if hurry {
+		d = 0
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-l.stop:
+		return false
+	}
 }
 
 // intoPool gives a new file its number and final name, and makes it a spare.
