@@ -150,6 +150,7 @@ func run() error {
 		return err
 	}
 	fmt.Println(machine())
+	defer printStolen(cpuTimes())
 	b := &bench{o: o, sink: sink}
 	if len(o.sizes) > 0 {
 		if err := runSingle(ctx, b); err != nil {
@@ -160,6 +161,13 @@ func run() error {
 		return runClusters(ctx, b)
 	}
 	return nil
+}
+
+// printStolen says how much of the CPU time since then others had: figures of
+// two runs compare only where that is alike.
+func printStolen(all, stolen time.Duration) {
+	nowAll, nowStolen := cpuTimes()
+	fmt.Printf("taken by the hypervisor meanwhile: %.0f %% of the CPU time\n", 100*float64(nowStolen-stolen)/max(1, float64(nowAll-all)))
 }
 
 // runSingle compares one clrelay on one machine with one Postfix.

@@ -16,6 +16,28 @@ const clockTick = 10 * time.Millisecond
 
 func cpus() string { return fmt.Sprintf("%d cores", runtime.NumCPU()) }
 
+// cpuTimes is the CPU time of the machine so far: in all, and what a hypervisor
+// gave to others while it was wanted here.
+func cpuTimes() (all, stolen time.Duration) {
+	text, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, 0
+	}
+	line, _, _ := strings.Cut(string(text), "\n")
+	const steal, guest = 8, 9 // fields of proc(5); guest time is counted elsewhere too
+	for i, f := range strings.Fields(line) {
+		n, err := strconv.ParseInt(f, 10, 64)
+		if err != nil || i >= guest {
+			continue // the first field is a name
+		}
+		all += time.Duration(n) * clockTick
+		if i == steal {
+			stolen = time.Duration(n) * clockTick
+		}
+	}
+	return all, stolen
+}
+
 // stat is what is wanted of /proc/PID/stat.
 type stat struct {
 	pid, parent int
