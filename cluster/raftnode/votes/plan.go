@@ -116,8 +116,17 @@ func Majority(voters int) int { return voters/2 + 1 }
 
 // handOver gives the leadership away when the leader is to lose its vote, or
 // when its disk holds all others up and another's would not.
+//
+// A slow disk is a reason only where the others can do without it: the new
+// leader is elected and heard by what a Majority writes, and where a slow disk
+// is of it nothing is gained and an election may never come to its end.
 func handOver(voters []View) Step {
-	quick, slow, barred := "", "", false
+	quick, slow, barred, able := "", "", false, 0
+	for _, v := range voters {
+		if v.Healthy && !v.Barred && !v.Slow {
+			able++
+		}
+	}
 	for _, v := range voters {
 		switch {
 		case v.Self && !v.Barred && !v.Slow:
@@ -132,7 +141,7 @@ func handOver(voters []View) Step {
 		}
 	}
 	switch {
-	case quick != "":
+	case quick != "" && (barred || able >= Majority(len(voters))):
 		return Step{Transfer, quick}
 	case slow != "" && barred:
 		return Step{Transfer, slow}
