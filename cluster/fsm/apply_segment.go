@@ -112,7 +112,7 @@ func (s *State) adopt(o *SegmentOp) Code {
 	switch {
 	case n == nil:
 		return OldSession
-	case n.Inventoried && (off == nil || !off.IsMember(n.Ref())):
+	case off != nil && !off.IsMember(n.Ref()), off == nil && n.Inventoried:
 		return WrongState
 	case !o.ID.Replicated() || o.ID.N() == 0 || off == nil && o.ID.Session().Generation() >= s.generation || control.Repeats(o.Members) || o.Epoch != 0:
 		return Malformed

@@ -168,6 +168,12 @@ func (h *history) op() SegmentOp {
 		o.Kind = OpAddMember
 		o.Member = h.ref()
 	}
+	if g.State == Sealed && h.choose.oneIn(4) { // copies made anew, to the end
+		o.Kind = []OpKind{OpAddMember, OpFresh, OpRemoveMember}[h.choose(3)]
+		if o.Kind == OpAddMember {
+			o.Member = h.ref()
+		}
+	}
 	if h.s.lost(&g) && h.choose.oneIn(2) {
 		o.Kind = OpWriteOff
 	}
@@ -445,7 +451,7 @@ func (h *history) checkIndexes(s *State) {
 
 func TestRandomLogs(t *testing.T) {
 	done := map[string]int{}
-	for seed := range uint64(8) {
+	for seed := range uint64(12) {
 		t.Run(fmt.Sprint("seed", seed), func(t *testing.T) {
 			h := newHistory(t, seeded(seed))
 			if seed%2 == 1 { // from the start, and for long
