@@ -70,12 +70,16 @@ func (n *Node) session(self fsm.Ref, nonce [16]byte) (fsm.Session, error) {
 // asked before the process registers, with all applied that was decided until
 // then.
 func (n *Node) known(self fsm.Ref, m *mark.Mark) error {
-	for {
+	for warned := false; ; {
 		ctx, cancel := context.WithTimeout(n.ctx, proposeWait)
 		err := n.raft.Barrier(ctx)
 		cancel()
 		if err == nil {
 			break
+		}
+		if !warned {
+			warned = true
+			n.o.Log.Info("waiting for the cluster", "reason", err)
 		}
 		select {
 		case <-time.After(200 * time.Millisecond):
@@ -89,6 +93,9 @@ func (n *Node) known(self fsm.Ref, m *mark.Mark) error {
 	n.view.read(func(s *fsm.State) {
 		nonce, known = s.Nonce(self)
 		l, _ = s.LeaseOf(self)
+		if rec, _ := s.Node(self.Node); m.None() && rec.Info.Features < fsm.WriteOffLevel {
+			known = false // the program before this one wrote no mark
+		}
 	})
 	if known && m.Misses(nonce, l) {
 		return fmt.Errorf("cluster: the data_dir of %s is older than what this node has done since: it is an old copy, "+

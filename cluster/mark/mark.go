@@ -37,8 +37,8 @@ const (
 type Mark struct {
 	dir string
 
-	Given   [][]byte    `json:"given"`   // nonces of processes that were given a session, the newest last
-	Tries   [][]byte    `json:"tries"`   // of those that have asked for one since, and may have been given it
+	Given   [][]byte    `json:"given"`   // nonces of processes that were, or may have been, given a session, the newest last
+	Tries   [][]byte    `json:"tries"`   // of those that have asked for one since
 	Session fsm.Session `json:"session"` // the last one given to any
 	Beacon  uint64      `json:"beacon"`  // the last one sent in it, within the last Every
 }
@@ -59,6 +59,9 @@ func Read(dir string) (*Mark, error) {
 	return m, nil
 }
 
+// None says whether no process has marked the data_dir yet.
+func (m *Mark) None() bool { return len(m.Given)+len(m.Tries) == 0 }
+
 // Begin notes a process that is about to ask for a session.
 func (m *Mark) Begin(nonce [16]byte) error {
 	m.Tries = append(m.Tries, nonce[:])
@@ -68,8 +71,9 @@ func (m *Mark) Begin(nonce [16]byte) error {
 
 // Registered notes the session that the newest process got.
 func (m *Mark) Registered(session fsm.Session) error {
-	m.Given = append(m.Given, m.Tries[len(m.Tries)-1])
-	m.Given = m.Given[max(0, len(m.Given)-keptGiven):]
+	// The earlier ones too: what one of them asked for may be decided late.
+	m.Given = append(m.Given, m.Tries...)
+	m.Given = m.Given[max(0, len(m.Given)-keptGiven-keptTries):]
 	m.Tries, m.Session, m.Beacon = nil, session, 0
 	return m.write()
 }

@@ -54,6 +54,9 @@ func TestAnOldCopyIsTold(t *testing.T) {
 	}
 	second := start(2)
 	registered(second, 8)
+	if now().Misses(nonce(105+90), fsm.Lease{Session: 9}) {
+		t.Error("a process whose Register was decided after its end")
+	}
 	if !old.Misses(nonce(2), fsm.Lease{Session: 8}) {
 		t.Error("a copy of before the last start is taken for the data_dir")
 	}
