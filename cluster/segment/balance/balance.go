@@ -13,6 +13,7 @@
 package balance
 
 import (
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -27,6 +28,7 @@ const (
 	stand      = 10 * time.Second // how long the imbalance must have stood
 	worthwhile = 20               // a segment with less than a 20th of the floor stays
 	within     = 2 * time.Minute  // a segment that is not there by then stays
+	barredFor  = 30 * time.Minute // and for so long is not tried again: what holds it up may take long
 	copying    = 4                // one that need not be copied goes before a larger one, up to so many times its size
 )
 
@@ -69,10 +71,11 @@ type Move struct {
 type Balancer struct {
 	cfg   Config
 	rng   *rand.Rand
-	until time.Duration            // the imbalance has to stand; 0: there is none
-	seen  map[fsm.SegmentID]uint64 // messages when it was first seen
-	move  Move                     // under way
-	since time.Duration            // when it began
+	until time.Duration                   // the imbalance has to stand; 0: there is none
+	seen  map[fsm.SegmentID]uint64        // messages when it was first seen
+	late  map[fsm.SegmentID]time.Duration // until when segments that were not there in time are barred
+	move  Move                            // under way
+	since time.Duration                   // when it began
 }
 
 // New returns a balancer that has seen nothing.
@@ -83,7 +86,7 @@ func New(cfg Config) *Balancer {
 	if cfg.Stand == 0 {
 		cfg.Stand = stand
 	}
-	return &Balancer{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0xba1a))}
+	return &Balancer{cfg: cfg, late: map[fsm.SegmentID]time.Duration{}, rng: rand.New(rand.NewPCG(cfg.Seed, 0xba1a))}
 }
 
 // Reset forgets the move under way, for it has come to its end, and what was
@@ -102,6 +105,7 @@ func (b *Balancer) Look(now time.Duration, own []Backlog, others []Load, way fun
 		why = "one of the two nodes takes part no more, or cannot be reached"
 	case now-b.since >= within:
 		why = "it took too long"
+		b.late[b.move.Segment] = now + barredFor
 	}
 	if why != "" {
 		b.Reset()
@@ -134,6 +138,7 @@ func (b *Balancer) choose(now time.Duration, own []Backlog, others []Load, way f
 	case now < b.until:
 		return Move{}
 	}
+	maps.DeleteFunc(b.late, func(_ fsm.SegmentID, until time.Duration) bool { return now >= until })
 	to := b.receiver(others, mean)
 	s, ok := b.piece(own, mine-mean, (mine-to.Queued)/2, func(id fsm.SegmentID) Way { return way(id, to.Node) })
 	b.Reset()
@@ -146,6 +151,9 @@ func (b *Balancer) choose(now time.Duration, own []Backlog, others []Load, way f
 // emptier leaves those that this node may give to.
 func (b *Balancer) emptier(others []Load, mine, mean uint64) []Load {
 	var out []Load
+	if mine <= mean {
+		return nil
+	}
 	for _, o := range others {
 		if o.Queued < mean && o.Queued < mine && mine-o.Queued > b.cfg.Floor && (mine-b.cfg.Floor)/ratio > o.Queued {
 			out = append(out, o)
@@ -180,7 +188,7 @@ func (b *Balancer) piece(own []Backlog, above, most uint64, way func(fsm.Segment
 	for _, s := range own {
 		n, w := s.Messages, way(s.Segment)
 		was := b.seen[s.Segment]
-		if w == NoWay || n > most || n < max(b.cfg.Floor/worthwhile, 1) || was == 0 || n < was/2 {
+		if _, late := b.late[s.Segment]; late || w == NoWay || n > most || n < max(b.cfg.Floor/worthwhile, 1) || was == 0 || n < was/2 {
 			continue
 		}
 		cost := [2]int64{0, -int64(n)}

@@ -56,6 +56,7 @@ func TestWhatMoves(t *testing.T) {
 		{"no way", segments(3000, 3000), []Load{{ref("b"), 0}}, always(NoWay), Move{}},
 		{"all in one piece", segments(9000), []Load{{ref("b"), 0}}, always(ByTransfer), Move{}},
 		{"nothing but crumbs", segments(9000, 49, 3), []Load{{ref("b"), 0}}, always(ByTransfer), Move{}},
+		{"less than the mean, and much more than one", segments(2500, 2500), []Load{{ref("b"), 100}, {ref("c"), 100_000}}, always(ByTransfer), Move{}},
 		{"to the one that lacks some", segments(2000, 2000, 2000), []Load{{ref("b"), 5000}, {ref("c"), 0}}, always(ByTransfer), Move{1, ref("c")}},
 	} {
 		now := time.Hour
@@ -100,6 +101,27 @@ func TestMoveEnds(t *testing.T) {
 	m = look(b, &now, 16*time.Second, own, to, always(ByTransfer))
 	if got, why := b.Look(now+within, own, to, always(ByTransfer)); m == (Move{}) || got != (Move{}) || why == "" {
 		t.Errorf("%v goes on for ever", got)
+	}
+	// What holds it up may go on: another is tried, and it much later. Whether
+	// a piece this large goes at all is luck.
+	now += within
+	tries := func(own []Backlog) (got Move) {
+		for range 20 {
+			if got = look(b, &now, 16*time.Second, own, to, always(ByTransfer)); got != (Move{}) {
+				break
+			}
+		}
+		b.Reset()
+		return got
+	}
+	if got := tries(own); got == (Move{}) || got.Segment == m.Segment {
+		t.Errorf("after %v it is %v", m, got)
+	}
+	only := append(segments(), own[m.Segment-1], Backlog{Segment: 99, Messages: 3000})
+	now += barredFor
+	b.late[99] = now + time.Hour
+	if got := tries(only); got.Segment != m.Segment {
+		t.Errorf("it stays barred: %v", got)
 	}
 }
 
