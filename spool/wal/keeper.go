@@ -175,19 +175,23 @@ func (l *Log) zero(f *file) error {
 // rest pauses the making of a spare, where there is another one. It says
 // whether to go on.
 func (l *Log) rest(d time.Duration) bool {
-	l.mu.Lock()
-	hurry := l.spareAsked || len(l.spares) == 0
-	l.mu.Unlock()
-	if hurry {
-		d = 0
-	}
 	t := time.NewTimer(d)
 	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-l.stop:
-		return false
+	for {
+		l.mu.Lock()
+		hurry := l.spareAsked || len(l.spares) == 0
+		l.mu.Unlock()
+		if hurry {
+			t.Reset(0)
+		}
+		select {
+		case <-t.C:
+			return true
+		case <-l.keeper: // somebody may wait by now
+			defer kick(l.keeper)
+		case <-l.stop:
+			return false
+		}
 	}
 }
 
