@@ -89,6 +89,7 @@ var sameFloor = map[string]string{
 	"spool/state/books -> spool/wal":   "the books need the log's places",
 	"spool/wal -> spool/wal/logfile":   "the log and the form of its files are one thing, cut in two by size",
 
+	"cluster/segment -> cluster/segment/place":   "whom a segment lies with is a part of the protocol, cut off by size",
 	"cluster/segment -> cluster/segment/balance": "what is to move where is a part of the protocol, cut off by size",
 }
 

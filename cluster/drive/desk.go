@@ -359,9 +359,6 @@ func (d *desk) do(j *job) {
 		maps.DeleteFunc(d.results, func(of told, _ wait) bool { return of.segment == j.segment })
 		d.mu.Unlock()
 		d.e.shut(j.segment)
-		if j.complete {
-			d.e.forget(j.segment)
-		}
 		if err := d.sp.Forget(uint64(j.segment), j.seq); err != nil && !errors.Is(err, spool.ErrNoSegment) {
 			d.log.Error("deleting a segment", "segment", j.segment.String(), "error", err)
 		}

@@ -3,6 +3,7 @@ package drive
 import (
 	"context"
 	"errors"
+	"maps"
 	"time"
 
 	"github.com/clrelay/clrelay/cluster/fsm"
@@ -52,7 +53,7 @@ func (d *desk) own(id fsm.SegmentID) {
 		case jobDisown:
 			d.disown(id)
 		case jobQuiesce:
-			d.quiesce(id)
+			d.quiesce(id, j.token)
 		case jobResume:
 			d.resume(id)
 		}
@@ -97,7 +98,7 @@ func (d *desk) disown(id fsm.SegmentID) {
 
 // quiesce waits until no delivery of the segment is under way, however long
 // that takes: what is behind its final dot must not be sent by another node.
-func (d *desk) quiesce(id fsm.SegmentID) {
+func (d *desk) quiesce(id fsm.SegmentID, token uint64) {
 	if err := d.queue.Withdraw(d.ctx, uint64(id)); err != nil {
 		if d.ctx.Err() == nil {
 			d.log.Warn("withdrawing a segment", "segment", id.String(), "error", err)
@@ -107,7 +108,7 @@ func (d *desk) quiesce(id fsm.SegmentID) {
 	d.mu.Lock()
 	d.withdrawn[id] = true
 	d.mu.Unlock()
-	d.e.Step(&segment.Quiet{Segment: id})
+	d.e.Step(&segment.Quiet{Segment: id, Token: token})
 }
 
 // resume queues again what quiesce withdrew.
@@ -137,6 +138,7 @@ func (d *desk) watch() {
 			return
 		case <-t.C:
 		}
+		d.e.prune()
 		if now := d.sp.Ready() != nil; now != full {
 			full = now
 			d.e.Step(&segment.Trouble{On: full})
@@ -188,10 +190,10 @@ func (e *Engine) shut(id fsm.SegmentID) {
 	}
 }
 
-// forget frees what is kept of a segment that is gone everywhere. Of one that
-// may come back the numbers stay: members may still speak of them.
-func (e *Engine) forget(id fsm.SegmentID) {
+// prune frees the numbers of segments that are gone everywhere. Of one that may
+// come back they stay: members may still speak of them.
+func (e *Engine) prune() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	delete(e.numbers, id)
+	maps.DeleteFunc(e.numbers, func(id fsm.SegmentID, _ uint64) bool { return !e.m.Knows(id) })
 }

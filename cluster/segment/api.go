@@ -205,8 +205,11 @@ type (
 	Empty struct{ Segment fsm.SegmentID }
 
 	// Quiet: no delivery attempt of the segment is under way any more, and none
-	// can begin before an ActResume. Answers the last ActQuiesce.
-	Quiet struct{ Segment fsm.SegmentID }
+	// can begin before an ActResume. Answers the ActQuiesce with Token.
+	Quiet struct {
+		Segment fsm.SegmentID
+		Token   uint64
+	}
 
 	// Received: items of one frame, in order, from a peer that is up.
 	Received struct {
@@ -383,7 +386,6 @@ const (
 	// ActPut keeps item Index, an ItemCopy of Peer, that was asked for.
 	ActPut
 	// ActForget deletes all of Segment here; Index (in Seq) goes to the log first.
-	// With Complete it is gone everywhere; without, it may come back.
 	ActForget
 	// ActMoving tells the operator what becomes of moving Segment to Peer, which
 	// has less mail: it begins (no Why), it is there (Complete), or why it stays.

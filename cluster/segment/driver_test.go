@@ -60,7 +60,12 @@ func (b *box) do(a segment.Action, items []env) {
 	case segment.ActResume:
 		b.paused[a.Segment] = false
 	case segment.ActQuiesce:
-		b.step(&segment.Quiet{Segment: a.Segment})
+		quiet := segment.Quiet{Segment: a.Segment, Token: a.Token}
+		if b.busy {
+			b.hushed = append(b.hushed, quiet)
+		} else {
+			b.step(&quiet)
+		}
 	case segment.ActForget:
 		delete(b.store, a.Segment)
 	case segment.ActBeacon:

@@ -327,7 +327,7 @@ func (m *Machine) tendGone(s *seg) time.Duration {
 		return time.Second
 	}
 	if s.held {
-		m.act(Action{Kind: ActForget, Segment: s.id, Seq: m.index, Complete: true})
+		m.act(Action{Kind: ActForget, Segment: s.id, Seq: m.index})
 	}
 	m.drop(s)
 	return 0

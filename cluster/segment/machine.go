@@ -101,6 +101,7 @@ type seg struct {
 	suspect bool          // what is missing here proves nothing
 	empty   bool
 	quiet   quietState
+	hush    uint64  // token of the newest ActQuiesce
 	heir    fsm.Ref // whom a Transfer was proposed to
 
 	// As a member.
@@ -231,7 +232,7 @@ func (m *Machine) stepRare(ev Event) {
 			m.evaluate(s)
 		}
 	case *Quiet:
-		if s := m.segs[ev.Segment]; s != nil && s.quiet == quiescing {
+		if s := m.segs[ev.Segment]; s != nil && s.quiet == quiescing && s.hush == ev.Token {
 			s.quiet = quiet
 			m.evaluate(s)
 		}
@@ -404,13 +405,16 @@ func (m *Machine) token() uint64 {
 	return m.tokens
 }
 
+// Knows says whether there is a record of a segment, or something of it here.
+func (m *Machine) Knows(id fsm.SegmentID) bool { return m.segs[id] != nil }
+
 // Delivers says whether this node may deliver from a segment now: to be asked
 // when an attempt starts, before the final dot, and before a connection is
 // used again.
 func (m *Machine) Delivers(now time.Duration, id fsm.SegmentID) bool {
 	s := m.segs[id]
 	return s != nil && m.active && s.known && s.mine && s.owned && s.rec.State != fsm.Recovering &&
-		s.quiet != transferring && (m.Holds(now) || m.without(LeaseToDeliver))
+		s.quiet < quiet && (m.Holds(now) || m.without(LeaseToDeliver))
 }
 
 // Status counts what this node has to do with, for figures and for drain.

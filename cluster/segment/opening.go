@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/clrelay/clrelay/cluster/fsm"
+	"github.com/clrelay/clrelay/cluster/segment/place"
 )
 
 // opening is a segment that was proposed and not seen yet.
@@ -80,50 +81,29 @@ func (m *Machine) settleOpening(id fsm.SegmentID) {
 	m.opening = slices.DeleteFunc(m.opening, func(o opening) bool { return o.op.ID == id })
 }
 
-// choose finds members for a new segment: this node and others, those in other
-// zones and those with fewer open segments of ours first. nil: there are too
-// few.
+// choose finds members for a new segment; nil: there are too few.
 func (m *Machine) choose(uses map[fsm.Ref]int) []fsm.Ref {
-	members := []fsm.Ref{m.cfg.Self}
-	for len(members) < m.copies {
-		best := m.bestPeer(members, uses)
-		if best == nil {
-			return nil
-		}
-		members = append(members, best.ref)
-	}
-	return members
+	return place.Members(place.Candidate{Ref: m.cfg.Self, Zone: m.zone(m.cfg.Self)}, m.copies, m.candidates(uses), m.rng)
 }
 
-// bestPeer finds the best further member beside those given; nil if there is
-// none.
-func (m *Machine) bestPeer(members []fsm.Ref, uses map[fsm.Ref]int) *peer {
-	var best *peer
-	var bestCost [3]int
-	ties := 0
+// candidates are the nodes that can be given a copy now.
+func (m *Machine) candidates(uses map[fsm.Ref]int) (list []place.Candidate) {
 	for _, p := range m.peerList {
-		if !p.up || p.troubled || !m.takesPart(p.ref) || slices.Contains(members, p.ref) || slices.ContainsFunc(members, func(r fsm.Ref) bool { return r.Node == p.ref.Node }) {
-			continue
-		}
-		var cost [3]int
-		if m.now < p.avoidUntil {
-			cost[0] = 1
-		}
-		if m.sharesZone(p.ref, members) {
-			cost[1] = 1
-		}
-		cost[2] = uses[p.ref]
-		switch c := slices.Compare(cost[:], bestCost[:]); {
-		case best == nil || c < 0:
-			best, bestCost, ties = p, cost, 1
-		case c == 0:
-			ties++
-			if m.rng.IntN(ties) == 0 {
-				best = p
-			}
+		if p.up && !p.troubled && m.takesPart(p.ref) {
+			list = append(list, place.Candidate{Ref: p.ref, Zone: m.zone(p.ref), Avoided: m.now < p.avoidUntil, Uses: uses[p.ref]})
 		}
 	}
-	return best
+	return list
+}
+
+// another finds the best further member beside those given.
+func (m *Machine) another(members []fsm.Ref) (fsm.Ref, bool) {
+	var chosen []place.Candidate
+	for _, r := range members {
+		chosen = append(chosen, place.Candidate{Ref: r, Zone: m.zone(r)})
+	}
+	best, ok := place.Next(chosen, m.candidates(nil), m.rng)
+	return best.Ref, ok
 }
 
 // sharesZone says whether another one of members is in r's zone.
@@ -164,7 +144,12 @@ func (m *Machine) refused(ev *Refused) {
 	if s.prop.kind == ev.Op.Kind {
 		s.prop.at = m.now + 4*ProposeEvery // not the same again at once
 	}
-	if ev.Op.Kind == fsm.OpAddMember {
+	switch {
+	case ev.Op.Kind == fsm.OpAddMember:
 		m.endJob(s, CopyGrace)
+	case ev.Op.Kind == fsm.OpTransfer && s.quiet == transferring:
+		// The heir began to drain. As long as that Transfer may commit nothing
+		// is delivered; the epoch that this raises ends it.
+		m.propose(s, fsm.SegmentOp{Kind: fsm.OpStale, Member: s.heir})
 	}
 }

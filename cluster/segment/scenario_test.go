@@ -309,6 +309,57 @@ func TestDrain(t *testing.T) {
 	}
 }
 
+// What was asked before deliveries went on again says nothing of what is under
+// way now: a segment that another node would deliver from meanwhile.
+func TestAnEarlierQuietDoesNotCount(t *testing.T) {
+	w := newWorld(t, "a", "b", "c")
+	b := w.node("b")
+	for i := range 10 {
+		b.send(fmt.Sprint("m", i))
+	}
+	b.busy = true
+	drain := func(verb fsm.NodeVerb) {
+		w.commit(fsm.NodeChange{Node: "b", Verb: verb})
+		w.run(5 * time.Second)
+	}
+	drain(fsm.NodeDrain)
+	early := b.hushed
+	drain(fsm.NodeResume)
+	b.hushed = nil
+	drain(fsm.NodeDrain)
+	late := b.hushed
+	if len(early) == 0 || len(early) != len(late) {
+		t.Fatalf("asked %v, then %v", early, late)
+	}
+	for i := range early {
+		b.step(&early[i])
+	}
+	w.run(5 * time.Second)
+	owned := w.ownedBy("b")
+	if len(owned) != len(late) {
+		t.Errorf("of %d segments it still owns %d", len(late), len(owned))
+	}
+	for i := range late {
+		if id := late[i].Segment; !b.m.Delivers(w.now, id) {
+			t.Errorf("from %v it delivers no more", id)
+		}
+		b.step(&late[i])
+		if id := late[i].Segment; b.m.Delivers(w.now, id) {
+			t.Errorf("from %v it delivers, and said that it does not", id)
+		}
+	}
+	w.run(5 * time.Second)
+	if owned := w.ownedBy("b"); len(owned) != 0 {
+		t.Errorf("it owns %v", owned)
+	}
+	for _, x := range w.nodes {
+		x.deliver()
+	}
+	for i := range 10 {
+		w.want(fmt.Sprint("m", i), "250", 1)
+	}
+}
+
 func TestReplicatedAnew(t *testing.T) {
 	w := newWorld(t, "a", "b", "c")
 	for i := range 10 {

@@ -13,7 +13,7 @@ type quietState uint8
 const (
 	notQuiet     quietState = iota
 	quiescing               // no new attempts; those under way are waited for
-	quiet                   // none is under way
+	quiet                   // none is under way, and none begins
 	transferring            // a Transfer was proposed: nothing is delivered any more
 )
 
@@ -135,8 +135,8 @@ func (m *Machine) tendHandOver(s *seg) {
 		if !s.res.paused {
 			m.act(Action{Kind: ActPause, Segment: s.id})
 		}
-		s.quiet = quiescing
-		m.act(Action{Kind: ActQuiesce, Segment: s.id})
+		s.quiet, s.hush = quiescing, m.token()
+		m.act(Action{Kind: ActQuiesce, Segment: s.id, Token: s.hush})
 	case s.quiet == quiet && s.res.acked == s.res.last && m.agreed(s) && !s.own.late && m.mayHandOver():
 		// Not the heir alone, all fresh members have the results: the heir
 		// does not know what the others lack.

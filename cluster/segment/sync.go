@@ -141,8 +141,8 @@ func (m *Machine) findJob(s *seg) (to fsm.Ref, kind jobKind) {
 	case healthy >= m.copies:
 		return fsm.Ref{}, 0
 	}
-	if p := m.bestPeer(s.rec.Members, nil); p != nil {
-		return p.ref, copies
+	if to, ok := m.another(s.rec.Members); ok {
+		return to, copies
 	}
 	return fsm.Ref{}, 0
 }

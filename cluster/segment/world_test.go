@@ -36,6 +36,9 @@ type world struct {
 
 // box is one node: the machines, and a store that survives them.
 type box struct {
+	busy   bool            // deliveries are under way that do not end
+	hushed []segment.Quiet // what is to be said when they have
+
 	w            *world
 	name         string
 	ref          fsm.Ref

@@ -43,8 +43,8 @@ type owned struct {
 	next     uint64 // last seq given
 	delivers bool
 	paused   bool
-	quiesce  bool
-	empty    bool // Empty was told
+	quiesce  uint64 // token of what waits for quiet; 0: nothing
+	empty    bool   // Empty was told
 	arriving int
 	waiting  []*arrival
 	due      map[uint64]*delivery // by commit
@@ -99,7 +99,7 @@ func (p *process) do(a *segment.Action, in *inboxed) {
 		p.seg(seg).paused = a.Kind == segment.ActPause
 	case segment.ActQuiesce:
 		o := p.seg(seg)
-		o.paused, o.quiesce = true, true
+		o.paused, o.quiesce = true, a.Token
 		p.quiet(o)
 	case segment.ActSendInventory:
 		p.sendInventory(a)
@@ -299,7 +299,7 @@ func (p *process) storeResults(a *segment.Action, w *wire, from fsm.Ref) {
 func (p *process) own(seg uint64, takeover bool) {
 	o := p.seg(seg)
 	p.c.stats.Takeovers += b2i(takeover)
-	o.delivers, o.paused, o.quiesce, o.empty = true, false, false, false
+	o.delivers, o.paused, o.quiesce, o.empty = true, false, 0, false
 	o.settled = p.numbers[seg] // what was numbered in an earlier ownership is not settled by this one
 	p.c.w.logf("%s owns %v takeover=%v", p.n.name, fsm.SegmentID(seg), takeover)
 	if h := p.n.store.mem.segs[seg]; h != nil {
@@ -329,9 +329,9 @@ func (p *process) tellEmpty(o *owned) {
 }
 
 func (p *process) quiet(o *owned) {
-	if o.quiesce && o.attempts == 0 {
-		o.quiesce = false
-		p.step(&segment.Quiet{Segment: fsm.SegmentID(o.seg)})
+	if token := o.quiesce; token != 0 && o.attempts == 0 {
+		o.quiesce = 0
+		p.step(&segment.Quiet{Segment: fsm.SegmentID(o.seg), Token: token})
 	}
 }
 

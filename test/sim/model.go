@@ -57,7 +57,7 @@ type mnode struct {
 	due     map[uint64]map[uint64]int // segment, commit: 0 waits, 1 dot was sent
 	owns    map[uint64]bool
 	paused  map[uint64]bool
-	quiesce map[uint64]bool
+	quiesce map[uint64]uint64 // token of what waits for quiet
 	emptied map[uint64]bool
 	num     map[uint64]uint64
 	results map[numbering]finding

@@ -75,7 +75,7 @@ func (s *mstate) do(i int, a *segment.Action, w *wire) {
 	case segment.ActPause, segment.ActResume:
 		n.paused[seg] = a.Kind == segment.ActPause
 	case segment.ActQuiesce:
-		n.paused[seg], n.quiesce[seg] = true, true
+		n.paused[seg], n.quiesce[seg] = true, a.Token
 		s.after(i, seg)
 	case segment.ActForget:
 		n.mem.floor = max(n.mem.floor, a.Seq)
@@ -259,7 +259,7 @@ func (s *mstate) setSegment(i int, g fsm.Segment) {
 
 func (s *mstate) own(i int, seg uint64) {
 	n := s.nodes[i]
-	n.owns[seg], n.paused[seg], n.quiesce[seg], n.emptied[seg] = true, false, false, false
+	n.owns[seg], n.paused[seg], n.quiesce[seg], n.emptied[seg] = true, false, 0, false
 	h := n.mem.seg(seg)
 	for _, commit := range h.whole() {
 		if !h.results[commit].final {
@@ -276,9 +276,9 @@ func (s *mstate) after(i int, seg uint64) {
 	for _, phase := range n.due[seg] {
 		busy = busy || phase == 1
 	}
-	if n.quiesce[seg] && !busy {
-		n.quiesce[seg] = false
-		s.step(i, &segment.Quiet{Segment: fsm.SegmentID(seg)}, nil)
+	if token := n.quiesce[seg]; token != 0 && !busy {
+		n.quiesce[seg] = 0
+		s.step(i, &segment.Quiet{Segment: fsm.SegmentID(seg), Token: token}, nil)
 	}
 	waits := slices.ContainsFunc(n.waiting, func(a marrival) bool { return a.seg == seg })
 	h := n.mem.segs[seg]

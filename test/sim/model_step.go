@@ -222,7 +222,7 @@ func (s *mstate) start(i int) {
 	}
 	*n = mnode{
 		m: m, lead: l, ref: n.ref, starts: n.starts, mem: n.mem, disk: n.disk, silent: n.silent,
-		next: map[uint64]uint64{}, due: map[uint64]map[uint64]int{}, owns: map[uint64]bool{}, paused: map[uint64]bool{}, quiesce: map[uint64]bool{}, emptied: map[uint64]bool{},
+		next: map[uint64]uint64{}, due: map[uint64]map[uint64]int{}, owns: map[uint64]bool{}, paused: map[uint64]bool{}, quiesce: map[uint64]uint64{}, emptied: map[uint64]bool{},
 		num: map[uint64]uint64{}, results: map[numbering]finding{}, merges: map[merging]*inventory{}, fetches: map[merging][]uint64{},
 	}
 	s.props = append(s.props, mprop{i, encode(fsm.Register{Node: n.ref.Node, Store: n.ref.Store, Nonce: [16]byte{byte(i + 1), byte(n.starts)},
