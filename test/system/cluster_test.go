@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -138,6 +139,37 @@ func TestClusterTakesAndDelivers(t *testing.T) {
 			return err == nil && n == 0
 		})
 	}
+}
+
+// TestClusterConfigOverARestart: what cannot change while a process runs comes
+// from the cluster's configuration at the next start, not from the file that
+// the cluster began with.
+func TestClusterConfigOverARestart(t *testing.T) {
+	t.Parallel()
+	f := openFleet(t, 3)
+	file := filepath.Join(f.Nodes[0].Dir, "next.yaml")
+	text := fmt.Sprintf(toSink, f.sink.Addr()) + "spool: {reserve: 1000TiB}\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, errs, code := f.Nodes[1].CLI("config", "apply", "-f", file, "--reason", "test"); code != 0 {
+		t.Fatalf("config apply: %d: %s", code, errs)
+	}
+	r := f.Nodes[2]
+	eventually(t, 10*time.Second, "the node says what takes a restart", func() bool { return strings.Contains(r.Log(), "spool.reserve") })
+	if code, body := r.Get("/readyz"); code != 200 {
+		t.Errorf("before the restart: %d %s", code, body)
+	}
+	if err := r.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Launch(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 30*time.Second, "the new reserve is in force", func() bool {
+		code, body := r.Get("/readyz")
+		return code == 503 && strings.Contains(body, "storage")
+	})
 }
 
 // TestClusterLosesANode: a node dies under load and its disk with it; what it

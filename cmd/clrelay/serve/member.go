@@ -12,6 +12,7 @@ import (
 	"github.com/clrelay/clrelay/cluster"
 	"github.com/clrelay/clrelay/cluster/fsm"
 	"github.com/clrelay/clrelay/cluster/pki"
+	"github.com/clrelay/clrelay/cmd/clrelay/serve/kept"
 	"github.com/clrelay/clrelay/internal/config"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/spool"
@@ -126,6 +127,9 @@ func (r *relay) configured(c fsm.Config) {
 		r.metrics.Reloads.Inc("failed")
 		r.log.Error("the cluster's configuration was not taken over", "version", c.Version, "author", c.Author, "error", err)
 		return
+	}
+	if err := kept.Keep(r.conf().node, c.Text); err != nil {
+		r.log.Warn("the cluster's configuration was not written down for the next start", "version", c.Version, "error", err)
 	}
 	r.metrics.Reloads.Inc("ok")
 	r.log.Info("the cluster's configuration was taken over", "version", c.Version, "author", c.Author, "reason", c.Reason)

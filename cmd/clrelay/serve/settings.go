@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/clrelay/clrelay/cmd/clrelay/serve/kept"
 	"github.com/clrelay/clrelay/delivery/queue"
 	"github.com/clrelay/clrelay/delivery/queue/sched"
 	"github.com/clrelay/clrelay/delivery/route"
@@ -23,11 +24,17 @@ type settings struct {
 	cluster *config.Cluster
 }
 
-// load reads node.yaml and the file that it names.
+// load reads node.yaml and the file that it names, or what the cluster has put
+// in its place.
 func load(path string) (*settings, error) {
 	node, cluster, err := config.Load(path)
 	if err != nil {
 		return nil, err
+	}
+	if last, err := kept.Recall(node); err != nil {
+		return nil, err
+	} else if last != nil {
+		cluster = last
 	}
 	return &settings{node, cluster}, nil
 }
