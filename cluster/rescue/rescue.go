@@ -39,6 +39,7 @@ var (
 	ErrRunning = errors.New("rescue: the node is running: stop it first")
 	// ErrNothing says that there is nothing to work on.
 	ErrNothing = errors.New("rescue: no control plane")
+	errNewer   = errors.New("rescue: the log was written by a newer version of clrelay")
 	// ErrDamaged says that a backup is none.
 	ErrDamaged = errors.New("rescue: not a backup of a control plane, or damaged")
 )
@@ -63,6 +64,8 @@ type Report struct {
 	// Kept is where the directory that was there before is now; empty: there
 	// was none.
 	Kept string
+	// Unread says why what is kept could not be read; nil: it could.
+	Unread error
 }
 
 func (n Node) dir() string { return filepath.Join(n.DataDir, raftDir) }
@@ -136,19 +139,27 @@ func (n Node) Restore(state []byte) (Report, error) {
 
 // Rejoin takes the node's old control plane out of the way, so that the next
 // start joins the cluster that is there. Mail is not touched: the node tells the
-// cluster what it holds.
+// cluster what it holds. A control plane that is past being read goes, too.
 func (n Node) Rejoin() (Report, error) {
 	unlock, err := n.lock()
 	if err != nil {
 		return Report{}, err
 	}
 	defer unlock()
+	var r Report
 	s, err := n.read()
-	if err != nil {
-		return Report{}, err
+	switch {
+	case errors.Is(err, ErrNothing), errors.Is(err, errNewer):
+		return r, err
+	case err != nil:
+		r.Unread = err
+		if r.Generation, err = store.Generation(n.dir()); err != nil {
+			r.Generation = 0 // unknown, and for the name alone
+		}
+	default:
+		r = n.report(s)
 	}
-	r := n.report(s)
-	if r.Kept, err = n.free(s.Generation()); err != nil {
+	if r.Kept, err = n.free(r.Generation); err != nil {
 		return Report{}, err
 	}
 	if err := os.Rename(n.dir(), r.Kept); err != nil {
@@ -196,7 +207,7 @@ func (n Node) read() (*fsm.State, error) {
 	case err != nil:
 		return nil, fmt.Errorf("rescue: %w", err)
 	case m.fatal != "":
-		return nil, fmt.Errorf("rescue: the log was written by a newer version of clrelay: %s", m.fatal)
+		return nil, fmt.Errorf("%w: %s", errNewer, m.fatal)
 	}
 	return m.State, nil
 }
@@ -229,6 +240,9 @@ func (n Node) begin(s *fsm.State) (r Report, err error) {
 	o := store.Offline{Dir: next, Node: n.Name, Address: n.Address, FSM: &machine{State: fsm.New()}, Log: n.Log, Generation: s.Generation()}
 	if err := o.Restore(s.Snapshot(), s.Applied(), []store.Server{{Node: n.Name, Address: n.Address, Voter: true}}); err != nil {
 		return r, fmt.Errorf("rescue: %w", err)
+	}
+	if err := n.hand(); err != nil { // before it is in its place
+		return r, err
 	}
 	r = n.report(s)
 	r.Kept, err = n.place(next)

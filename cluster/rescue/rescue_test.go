@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/clrelay/clrelay/cluster/fsm"
@@ -250,6 +251,57 @@ func TestRejoin(t *testing.T) {
 	}
 	if _, err := n.Rejoin(); !errors.Is(err, rescue.ErrNothing) {
 		t.Errorf("a second time: %v", err)
+	}
+}
+
+// A control plane that is past being read is put aside, too.
+func TestRejoinUnread(t *testing.T) {
+	n := node(t, "b")
+	path := filepath.Join(n.DataDir, "raft", store.File)
+	if err := os.WriteFile(path, []byte("this was a database"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, err := n.Rejoin()
+	if err != nil || r.Unread == nil {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if text, err := os.ReadFile(filepath.Join(r.Kept, store.File)); err != nil || string(text) != "this was a database" {
+		t.Errorf("kept: %q, %v", text, err)
+	}
+}
+
+// What root makes belongs to the relay's user afterwards.
+func TestOwner(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give files away")
+	}
+	const user = 12345
+	n := node(t, "b")
+	out := filepath.Join(t.TempDir(), "out")
+	if err := os.WriteFile(out, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(out, filepath.Join(n.DataDir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(n.DataDir, user, user); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.Recover(); err != nil {
+		t.Fatal(err)
+	}
+	err := filepath.WalkDir(n.DataDir, func(path string, _ fs.DirEntry, err error) error {
+		info, err := os.Lstat(path)
+		if err == nil && info.Sys().(*syscall.Stat_t).Uid != user {
+			t.Errorf("%s belongs to %d", path, info.Sys().(*syscall.Stat_t).Uid)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if info, err := os.Stat(out); err != nil || info.Sys().(*syscall.Stat_t).Uid != 0 {
+		t.Error("what a link leads to was given away")
 	}
 }
 

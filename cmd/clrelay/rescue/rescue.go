@@ -264,6 +264,9 @@ that were delivered without it may be delivered once more, and are counted.`,
 			if err := t.print(n, r, "put aside"); err != nil {
 				return err
 			}
+			if r.Unread != nil {
+				t.Talk("The control plane could not be read, and is put aside as it is: %v", r.Unread)
+			}
 			t.Talk("Start the relay: it joins the cluster at the addresses in join.")
 			return nil
 		},
