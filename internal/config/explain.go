@@ -188,6 +188,7 @@ Two files in YAML. Both are read strictly: an unknown or misspelt key, a wrong t
 and clrelay does not start (exit code 78). ` + "`clrelay config validate FILE`" + ` shows all errors at once, ` + "`clrelay config explain KEY`" + ` shows
 an entry of this page. Anchors, aliases, tags and merge keys of YAML are not used. A path that is not absolute starts at the folder of the file that
 names it. SIGHUP reads both files again: a file with errors is reported and changes nothing; settings that need a restart are named in the log.
+In a cluster the settings of cluster.yaml come from the cluster: there ` + "`clrelay config apply -f FILE`" + ` does for all nodes what SIGHUP does for one.
 
 How values are written:
 
