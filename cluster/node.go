@@ -351,5 +351,10 @@ func (n *Node) Close() error {
 // give instead.
 func (n *Node) Ready() *mail.Reply { return n.e.Ready() }
 
+// Elsewhere is of queue.Lease.
+func (n *Node) Elsewhere(m *spool.Message) bool {
+	return n.e.Damaged(fsm.SegmentID(m.Header(0).Segment))
+}
+
 // Holds is of queue.Lease.
 func (n *Node) Holds(m *spool.Message) bool { return n.e.Delivers(fsm.SegmentID(m.Header(0).Segment)) }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/clrelay/clrelay/cluster/fsm"
@@ -271,13 +272,7 @@ func (n *Node) Figures() Figures {
 
 // OthersReady tells whether another node says that it would take mail.
 func (n *Node) OthersReady() bool {
-	if !n.started.Load() {
-		return false
-	}
-	for _, m := range n.gossip.Members() {
-		if !m.Self && m.State == gossip.Alive && m.Meta.Ready {
-			return true
-		}
-	}
-	return false
+	return n.started.Load() && slices.ContainsFunc(n.gossip.Members(), func(m gossip.Member) bool {
+		return !m.Self && m.State == gossip.Alive && m.Meta.Ready
+	})
 }

@@ -47,7 +47,7 @@ func (v *view) Apply(index uint64, data []byte) any {
 	if res.Fatal {
 		v.fatal(fmt.Errorf("cluster: entry %d of the log is of a newer version of clrelay: %s", index, res.Text))
 	}
-	v.kick()
+	kick(v.wake)
 	return res
 }
 
@@ -75,11 +75,9 @@ func (v *view) restore(data []byte) error {
 		return fmt.Errorf("cluster: %w", err)
 	}
 	v.full, v.cluster = true, true
-	v.kick()
+	kick(v.wake)
 	return nil
 }
-
-func (v *view) kick() { kick(v.wake) }
 
 // news is what was applied since the last time.
 type news struct {
@@ -143,7 +141,7 @@ func (v *view) all() {
 	v.mu.Lock()
 	v.full, v.cluster = true, true
 	v.mu.Unlock()
-	v.kick()
+	kick(v.wake)
 }
 
 func kick(c chan struct{}) {

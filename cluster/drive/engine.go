@@ -44,9 +44,10 @@ type Engine struct {
 
 	mu      sync.Mutex
 	m       *segment.Machine
-	boxes   map[fsm.SegmentID]*outbox    // of owned segments
-	late    map[fsm.Ref][]segment.Action // sends that wait for room on their link, in order
-	numbers map[fsm.SegmentID]uint64     // of the last result, of segments that were owned
+	boxes   map[fsm.SegmentID]*outbox       // of owned segments
+	late    map[fsm.Ref][]segment.Action    // sends that wait for room on their link, in order
+	numbers map[fsm.SegmentID]uint64        // of the last result, of segments that were owned
+	damaged map[fsm.SegmentID]time.Duration // since when some of a segment cannot be read here
 	session fsm.Session
 	in      *batch // whose items are being stepped
 	items   []segment.Item
@@ -307,7 +308,7 @@ func refOf(p replica.Peer) fsm.Ref { return fsm.Ref{Node: p.Node, Store: p.Store
 func New(now func() time.Duration, log *slog.Logger, fatal func(error)) *Engine {
 	return &Engine{
 		now: now, log: log, fatal: fatal, stopped: make(chan struct{}), placed: -placeWait,
-		boxes: map[fsm.SegmentID]*outbox{}, late: map[fsm.Ref][]segment.Action{}, numbers: map[fsm.SegmentID]uint64{},
+		boxes: map[fsm.SegmentID]*outbox{}, late: map[fsm.Ref][]segment.Action{}, numbers: map[fsm.SegmentID]uint64{}, damaged: map[fsm.SegmentID]time.Duration{},
 	}
 }
 

@@ -164,8 +164,11 @@ func (e *Engine) look(ev *segment.Loads) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.queued = 0
-	for _, s := range ev.Own {
+	for i := range ev.Own {
+		s := &ev.Own[i]
 		e.queued += s.Messages
+		since, damaged := e.damaged[s.Segment]
+		s.Damaged = damaged && e.now()-since < damagedFor
 	}
 	e.stepLocked(ev)
 }
@@ -196,4 +199,26 @@ func (e *Engine) prune() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	maps.DeleteFunc(e.numbers, func(id fsm.SegmentID, _ uint64) bool { return !e.m.Knows(id) })
+	maps.DeleteFunc(e.damaged, func(id fsm.SegmentID, _ time.Duration) bool { return !e.m.Knows(id) })
+}
+
+// damagedFor is how long a segment with damage here waits for another node to
+// own it. It is not given away a second time: it may have come back because the
+// other copy is no better.
+const damagedFor = 10 * time.Minute
+
+// Damaged hears that a message of a segment cannot be read here. It tells
+// whether another node that has a copy is to own the segment.
+func (e *Engine) Damaged(id fsm.SegmentID) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !id.Replicated() || e.m == nil || e.closed {
+		return false
+	}
+	now := e.now()
+	since, known := e.damaged[id]
+	if !known {
+		since, e.damaged[id] = now, now
+	}
+	return now-since < damagedFor
 }

@@ -82,6 +82,11 @@ func (r *Runner) unreadable(m *spool.Message, items []item, results []sched.Resu
 		for i := range results {
 			results[i].State = mail.StateDropped // it is gone already
 		}
+	case errors.As(err, &damage) && r.o.Lease.Elsewhere(m):
+		r.o.Log.Error("an envelope is damaged: another node is to deliver the message", "id", m.ID().String(), "error", err)
+		for i := range results {
+			results[i] = sched.Result{State: mail.StateActive, Next: r.clock.sched().Add(errorWait)}
+		}
 	case errors.As(err, &damage):
 		r.o.Log.Error("holding a message whose envelope is damaged", "id", m.ID().String(), "error", err)
 		rs := make([]spool.Result, len(items))
@@ -196,8 +201,9 @@ func (t *try) later(places []int, wait time.Duration) {
 // judge turns outcomes into results.
 func (t *try) judge(ctx context.Context) {
 	damage := t.content.damage.Load()
+	elsewhere := damage != nil && t.r.o.Lease.Elsewhere(t.m)
 	if damage != nil {
-		t.r.o.Log.Error("returning a message whose content is damaged", "id", t.m.ID().String(), "error", damage.Error())
+		t.r.o.Log.Error("the content of a message is damaged", "id", t.m.ID().String(), "another_node_delivers", elsewhere, "error", damage.Error())
 	}
 	for i := range t.items {
 		if !t.tried[i] {
@@ -207,6 +213,8 @@ func (t *try) judge(ctx context.Context) {
 		switch {
 		case o.Reply.Positive():
 			t.results[i].State = mail.StateDelivered
+		case elsewhere && !o.Reply.Permanent() && !o.Unsure:
+			t.later([]int{i}, errorWait)
 		case damage != nil && !o.Reply.Permanent():
 			o.Reply = *mail.NewReply(554, "5.3.0", "the message is damaged in the relay's store").WithCause(damage)
 			t.results[i].State = mail.StateFailed

@@ -28,6 +28,9 @@ type Deliverer interface {
 // Lease tells whether this node may deliver a message now.
 type Lease interface {
 	Holds(m *spool.Message) bool
+	// Elsewhere hears that the record of a message is damaged here. It tells
+	// whether another machine that has a copy is to deliver it.
+	Elsewhere(m *spool.Message) bool
 }
 
 // Observer is told what happens, for the log and the figures. It is called
@@ -119,7 +122,8 @@ func (o Options) withDefaults() Options {
 // always is the lease of a node that has no others beside it.
 type always struct{}
 
-func (always) Holds(*spool.Message) bool { return true }
+func (always) Holds(*spool.Message) bool     { return true }
+func (always) Elsewhere(*spool.Message) bool { return false }
 
 type nobody struct{}
 

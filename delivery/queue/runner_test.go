@@ -251,6 +251,44 @@ func TestDamagedEnvelope(t *testing.T) {
 	})
 }
 
+// others is a lease of a node beside others that have copies, or had.
+type others struct{ left int }
+
+func (*others) Holds(*spool.Message) bool { return true }
+
+func (o *others) Elsewhere(*spool.Message) bool {
+	o.left--
+	return o.left >= 0
+}
+
+// What is damaged here alone waits for the node that has a good copy; it goes
+// back, or is held, only when there is none.
+func TestDamagedHereAlone(t *testing.T) {
+	for text, end := range map[string]string{"Hello.": "", "home.test": " held #1: 451 4.3.0 envelope damaged in the relay's store"} {
+		play(t, queue.Options{Lease: &others{left: 3}}, func(t *testing.T, w *world) {
+			w.send(envelope("ok.sender@home.test", "later@x.org"))
+			time.Sleep(time.Second)
+			w.spoil(text)
+			w.behave(func(_ context.Context, _ mail.NextHop, at *delivery.Attempt) []mail.Outcome {
+				if at.Envelope.From.IsNull() {
+					return nil
+				}
+				_, _ = read(at.Content)
+				return []mail.Outcome{{Recipient: 0, Remote: "mx", Reply: *mail.NewReply(451, "4.3.0", "local error")}}
+			})
+			time.Sleep(2 * time.Minute)
+			if rows := w.rows(); len(rows) != 1 || !strings.Contains(rows[0], "#1") || strings.Contains(rows[0], "held") {
+				t.Errorf("%s: %q", text, rows)
+			}
+			w.want("sent", &w.sent)
+			time.Sleep(5 * time.Minute) // nobody took it
+			if rows := w.rows(); strings.Join(rows, "") != end {
+				t.Errorf("%s: in the end %q, want %q", text, rows, end)
+			}
+		})
+	}
+}
+
 // spoil flips a bit of a text that stands somewhere in the log.
 func (w *world) spoil(text string) {
 	w.t.Helper()
@@ -406,6 +444,8 @@ func TestDropWhileDelivering(t *testing.T) {
 
 // lease is one that comes and goes.
 type lease struct{ held chan bool }
+
+func (l *lease) Elsewhere(*spool.Message) bool { return false }
 
 func (l *lease) Holds(*spool.Message) bool {
 	h := <-l.held

@@ -49,6 +49,7 @@ type Load struct {
 type Backlog struct {
 	Segment  fsm.SegmentID
 	Messages uint64
+	Damaged  bool // some cannot be read here
 }
 
 // Way is how a segment can go to a node.
@@ -100,7 +101,10 @@ func (b *Balancer) Reset() { b.until, b.seen, b.move = 0, nil, Move{} }
 func (b *Balancer) Look(now time.Duration, own []Backlog, others []Load, way func(fsm.SegmentID, fsm.Ref) Way) (move Move, why string) {
 	switch {
 	case b.move == Move{}:
-		b.move, b.since = b.choose(now, own, others, way), now
+		if b.move = b.rescue(now, own, others, way); b.move == (Move{}) {
+			b.move = b.choose(now, own, others, way)
+		}
+		b.since = now
 	case !slices.ContainsFunc(others, func(l Load) bool { return l.Node == b.move.To }):
 		why = "one of the two nodes takes part no more, or cannot be reached"
 	case now-b.since >= within:
@@ -111,6 +115,22 @@ func (b *Balancer) Look(now time.Duration, own []Backlog, others []Load, way fun
 		b.Reset()
 	}
 	return b.move, why
+}
+
+// rescue finds a segment with damage here, and a node that has a fresh copy:
+// it goes there at once, whatever the loads are.
+func (b *Balancer) rescue(now time.Duration, own []Backlog, others []Load, way func(fsm.SegmentID, fsm.Ref) Way) Move {
+	for _, s := range own {
+		if until, late := b.late[s.Segment]; !s.Damaged || late && now < until {
+			continue
+		}
+		for _, o := range others {
+			if way(s.Segment, o.Node) == ByTransfer {
+				return Move{s.Segment, o.Node}
+			}
+		}
+	}
+	return Move{}
 }
 
 // choose finds what is to move now.

@@ -68,6 +68,35 @@ func TestWhatMoves(t *testing.T) {
 
 // The imbalance has to stand for a while, what goes by itself stays, and so
 // does what came since.
+// What is damaged goes at once to whoever has a copy, and only there.
+func TestDamage(t *testing.T) {
+	b, now := New(Config{}), time.Hour
+	own := segments(5, 3)
+	own[1].Damaged = true
+	way := func(id fsm.SegmentID, to fsm.Ref) Way {
+		if to == ref("c") {
+			return ByTransfer
+		}
+		return ByCopy
+	}
+	if m, why := b.Look(now, own, []Load{{ref("b"), 0}}, way); m != (Move{}) || why != "" {
+		t.Errorf("%v %s, and nobody has a copy", m, why)
+	}
+	to := []Load{{ref("b"), 0}, {ref("c"), 1_000_000}}
+	if m, _ := b.Look(now, own, to, way); m != (Move{2, ref("c")}) {
+		t.Errorf("%v moves", m)
+	}
+	if _, why := b.Look(now+within, own, to, way); why == "" {
+		t.Error("it goes on for ever")
+	}
+	if m, _ := b.Look(now+within+time.Minute, own, to, way); m != (Move{}) {
+		t.Errorf("%v again at once", m)
+	}
+	if m, _ := b.Look(now+within+barredFor, own, to, way); m != (Move{2, ref("c")}) {
+		t.Errorf("%v much later", m)
+	}
+}
+
 func TestWhatStands(t *testing.T) {
 	b, now := New(Config{}), time.Hour
 	to := []Load{{ref("b"), 0}}
@@ -174,7 +203,7 @@ func (f *fleet) run(d time.Duration) {
 			}
 			var own []Backlog
 			for _, id := range slices.Sorted(maps.Keys(f.segs[i])) {
-				own = append(own, Backlog{id, f.segs[i][id]})
+				own = append(own, Backlog{Segment: id, Messages: f.segs[i][id]})
 			}
 			m, _ := b.Look(time.Hour+now, own, others, always(ByCopy))
 			if m == (Move{}) {
