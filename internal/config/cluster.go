@@ -30,6 +30,8 @@ type Cluster struct {
 	// Name resolution.
 	DNS DNS `key:"dns"`
 
+	// Text is what this was read from; nil where there was no file.
+	Text []byte
 	// Warnings are what is allowed and yet likely wrong.
 	Warnings strict.Errors
 }

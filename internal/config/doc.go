@@ -8,7 +8,7 @@
 // reported at once, as Errors. A file with an error gives no configuration.
 //
 // A setting is described once, by its field in Node or Cluster: the struct tags
-// say how it is read (key, default, enum, min, max, required, restart), the
+// say how it is read (key, default, enum, min, max, required, restart, secret), the
 // comment above it is its documentation. Explain, the reference page
 // docs/configuration.md and the example files are rendered from these.
 //

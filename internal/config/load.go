@@ -74,6 +74,13 @@ func ParseCluster(name string, text []byte, n *Node) (*Cluster, error) {
 	return readCluster(check{strict.Parse(name, dir, text), clustersRun}, n)
 }
 
+// ClusterTree gives what the text of a cluster.yaml says, for a comparison with
+// another. It need not be one that this version of the program could run with.
+func ClusterTree(name string, text []byte) (*strict.Tree, error) {
+	_, cluster := docs()
+	return strict.Parse(name, "", text).Tree(cluster)
+}
+
 // readCluster reads cluster.yaml for the node n, or for any when it is nil.
 func readCluster(f check, n *Node) (*Cluster, error) {
 	c := &Cluster{}
@@ -86,7 +93,7 @@ func readCluster(f check, n *Node) (*Cluster, error) {
 	if errs := f.Errors(); len(errs) > 0 {
 		return nil, errs
 	}
-	c.Warnings = f.Warnings()
+	c.Text, c.Warnings = f.Text(), f.Warnings()
 	return c, nil
 }
 

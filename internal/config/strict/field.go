@@ -35,6 +35,7 @@ type Field struct {
 	Later        string // why it cannot be used yet
 	Required     bool
 	Restart      bool // a change needs a restart
+	Secret       bool // the value is never shown
 	Example      string
 	Type         reflect.Type
 
@@ -55,6 +56,7 @@ func Fields(t reflect.Type) []Field {
 			Default: sf.Tag.Get("default"), Derived: sf.Tag.Get("derived"), Off: sf.Tag.Get("off"),
 			Min: sf.Tag.Get("min"), Max: sf.Tag.Get("max"), Later: sf.Tag.Get("later"),
 			Required: sf.Tag.Get("required") != "", Restart: sf.Tag.Get("restart") != "",
+			Secret:  sf.Tag.Get("secret") != "",
 			Example: sf.Tag.Get("example"),
 		}
 		if e := sf.Tag.Get("enum"); e != "" {

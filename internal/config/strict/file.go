@@ -28,6 +28,7 @@ type pos struct{ line, col int }
 type File struct {
 	name     string // as the caller named the file
 	dir      string // relative paths in the file start here
+	text     []byte
 	lines    []string
 	root     *yaml.Node      // nil when the file says nothing
 	at       map[string]pos  // where the value of a key stands
@@ -58,7 +59,7 @@ func Read(path string) (*File, error) {
 // Parse parses what was read from a file. name is for messages; relative paths
 // start at dir.
 func Parse(name, dir string, text []byte) *File {
-	f := &File{name: name, dir: dir, at: map[string]pos{"": {1, 1}}, broken: map[string]bool{}}
+	f := &File{name: name, dir: dir, text: text, at: map[string]pos{"": {1, 1}}, broken: map[string]bool{}}
 	if len(text) > MaxFileSize {
 		f.lines = []string{""}
 		f.errorf(pos{1, 1}, "", "the file is larger than %d octets: this is no configuration", MaxFileSize)
@@ -84,6 +85,9 @@ func Parse(name, dir string, text []byte) *File {
 	}
 	return f
 }
+
+// Text is what was read.
+func (f *File) Text() []byte { return f.text }
 
 // Parsed tells whether there is something to check: the text is YAML, or
 // nothing.
