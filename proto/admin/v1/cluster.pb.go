@@ -494,9 +494,11 @@ func (x *TransferLeaderResponse) GetLeader() string {
 	return ""
 }
 
-// ConfigServiceGetRequest asks for the newest version.
+// ConfigServiceGetRequest asks for a version.
 type ConfigServiceGetRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its number; 0 stands for the newest.
+	Version       uint64 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -531,10 +533,17 @@ func (*ConfigServiceGetRequest) Descriptor() ([]byte, []int) {
 	return file_admin_v1_cluster_proto_rawDescGZIP(), []int{5}
 }
 
+func (x *ConfigServiceGetRequest) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
 // ConfigServiceGetResponse is a version of the configuration.
 type ConfigServiceGetResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Its number, from 1.
+	// Its number, from 1; 0 on a relay that is alone.
 	Version uint64 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
 	// cluster.yaml as it was applied.
 	Text []byte `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
@@ -613,6 +622,171 @@ func (x *ConfigServiceGetResponse) GetApplied() *timestamppb.Timestamp {
 	return nil
 }
 
+// ConfigServiceHistoryRequest asks for all versions that are kept.
+type ConfigServiceHistoryRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigServiceHistoryRequest) Reset() {
+	*x = ConfigServiceHistoryRequest{}
+	mi := &file_admin_v1_cluster_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigServiceHistoryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigServiceHistoryRequest) ProtoMessage() {}
+
+func (x *ConfigServiceHistoryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_cluster_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigServiceHistoryRequest.ProtoReflect.Descriptor instead.
+func (*ConfigServiceHistoryRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_cluster_proto_rawDescGZIP(), []int{7}
+}
+
+// ConfigServiceHistoryResponse lists versions.
+type ConfigServiceHistoryResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The newest first.
+	Versions      []*ConfigVersion `protobuf:"bytes,1,rep,name=versions,proto3" json:"versions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigServiceHistoryResponse) Reset() {
+	*x = ConfigServiceHistoryResponse{}
+	mi := &file_admin_v1_cluster_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigServiceHistoryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigServiceHistoryResponse) ProtoMessage() {}
+
+func (x *ConfigServiceHistoryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_cluster_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigServiceHistoryResponse.ProtoReflect.Descriptor instead.
+func (*ConfigServiceHistoryResponse) Descriptor() ([]byte, []int) {
+	return file_admin_v1_cluster_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ConfigServiceHistoryResponse) GetVersions() []*ConfigVersion {
+	if x != nil {
+		return x.Versions
+	}
+	return nil
+}
+
+// ConfigVersion is a version of the configuration without its text.
+type ConfigVersion struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its number, from 1.
+	Version uint64 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	// When it was applied.
+	Applied *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=applied,proto3" json:"applied,omitempty"`
+	// Who applied it.
+	Author string `protobuf:"bytes,3,opt,name=author,proto3" json:"author,omitempty"`
+	// Why.
+	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Octets of its text.
+	Size          int64 `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigVersion) Reset() {
+	*x = ConfigVersion{}
+	mi := &file_admin_v1_cluster_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigVersion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigVersion) ProtoMessage() {}
+
+func (x *ConfigVersion) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_cluster_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigVersion.ProtoReflect.Descriptor instead.
+func (*ConfigVersion) Descriptor() ([]byte, []int) {
+	return file_admin_v1_cluster_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ConfigVersion) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *ConfigVersion) GetApplied() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Applied
+	}
+	return nil
+}
+
+func (x *ConfigVersion) GetAuthor() string {
+	if x != nil {
+		return x.Author
+	}
+	return ""
+}
+
+func (x *ConfigVersion) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ConfigVersion) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
 // ConfigServiceApplyRequest brings a new version.
 type ConfigServiceApplyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -621,14 +795,16 @@ type ConfigServiceApplyRequest struct {
 	// The version that it is to replace; 0 stands for any.
 	IfVersion uint64 `protobuf:"varint,2,opt,name=if_version,json=ifVersion,proto3" json:"if_version,omitempty"`
 	// Why, for the record.
-	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Check all that can be checked, and change nothing.
+	DryRun        bool `protobuf:"varint,4,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ConfigServiceApplyRequest) Reset() {
 	*x = ConfigServiceApplyRequest{}
-	mi := &file_admin_v1_cluster_proto_msgTypes[7]
+	mi := &file_admin_v1_cluster_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -640,7 +816,7 @@ func (x *ConfigServiceApplyRequest) String() string {
 func (*ConfigServiceApplyRequest) ProtoMessage() {}
 
 func (x *ConfigServiceApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_cluster_proto_msgTypes[7]
+	mi := &file_admin_v1_cluster_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -653,7 +829,7 @@ func (x *ConfigServiceApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigServiceApplyRequest.ProtoReflect.Descriptor instead.
 func (*ConfigServiceApplyRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_cluster_proto_rawDescGZIP(), []int{7}
+	return file_admin_v1_cluster_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ConfigServiceApplyRequest) GetText() []byte {
@@ -677,10 +853,17 @@ func (x *ConfigServiceApplyRequest) GetReason() string {
 	return ""
 }
 
+func (x *ConfigServiceApplyRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
 // ConfigServiceApplyResponse says what became of it.
 type ConfigServiceApplyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The number of the new version.
+	// The number of the new version; in a dry run that of the newest.
 	Version       uint64 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -688,7 +871,7 @@ type ConfigServiceApplyResponse struct {
 
 func (x *ConfigServiceApplyResponse) Reset() {
 	*x = ConfigServiceApplyResponse{}
-	mi := &file_admin_v1_cluster_proto_msgTypes[8]
+	mi := &file_admin_v1_cluster_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -700,7 +883,7 @@ func (x *ConfigServiceApplyResponse) String() string {
 func (*ConfigServiceApplyResponse) ProtoMessage() {}
 
 func (x *ConfigServiceApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_cluster_proto_msgTypes[8]
+	mi := &file_admin_v1_cluster_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -713,7 +896,7 @@ func (x *ConfigServiceApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigServiceApplyResponse.ProtoReflect.Descriptor instead.
 func (*ConfigServiceApplyResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_cluster_proto_rawDescGZIP(), []int{8}
+	return file_admin_v1_cluster_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ConfigServiceApplyResponse) GetVersion() uint64 {
@@ -721,6 +904,172 @@ func (x *ConfigServiceApplyResponse) GetVersion() uint64 {
 		return x.Version
 	}
 	return 0
+}
+
+// ConfigServiceNodesRequest asks for all nodes.
+type ConfigServiceNodesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigServiceNodesRequest) Reset() {
+	*x = ConfigServiceNodesRequest{}
+	mi := &file_admin_v1_cluster_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigServiceNodesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigServiceNodesRequest) ProtoMessage() {}
+
+func (x *ConfigServiceNodesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_cluster_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigServiceNodesRequest.ProtoReflect.Descriptor instead.
+func (*ConfigServiceNodesRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_cluster_proto_rawDescGZIP(), []int{12}
+}
+
+// ConfigServiceNodesResponse lists nodes.
+type ConfigServiceNodesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By name, without those that were removed.
+	Nodes         []*ConfigNode `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigServiceNodesResponse) Reset() {
+	*x = ConfigServiceNodesResponse{}
+	mi := &file_admin_v1_cluster_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigServiceNodesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigServiceNodesResponse) ProtoMessage() {}
+
+func (x *ConfigServiceNodesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_cluster_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigServiceNodesResponse.ProtoReflect.Descriptor instead.
+func (*ConfigServiceNodesResponse) Descriptor() ([]byte, []int) {
+	return file_admin_v1_cluster_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ConfigServiceNodesResponse) GetNodes() []*ConfigNode {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+// ConfigNode is how far a node has come with the configuration.
+type ConfigNode struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// How it stands.
+	State NodeState `protobuf:"varint,2,opt,name=state,proto3,enum=admin.v1.NodeState" json:"state,omitempty"`
+	// Version that is in force there, 0 while none of the cluster's is; left out
+	// when the node did not answer.
+	Version *uint64 `protobuf:"varint,3,opt,name=version,proto3,oneof" json:"version,omitempty"`
+	// Version that it could not take over; 0 when there is none.
+	Rejected uint64 `protobuf:"varint,4,opt,name=rejected,proto3" json:"rejected,omitempty"`
+	// Why it could not, or why there is no answer.
+	Error         string `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigNode) Reset() {
+	*x = ConfigNode{}
+	mi := &file_admin_v1_cluster_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigNode) ProtoMessage() {}
+
+func (x *ConfigNode) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_cluster_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigNode.ProtoReflect.Descriptor instead.
+func (*ConfigNode) Descriptor() ([]byte, []int) {
+	return file_admin_v1_cluster_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ConfigNode) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ConfigNode) GetState() NodeState {
+	if x != nil {
+		return x.State
+	}
+	return NodeState_NODE_STATE_UNSPECIFIED
+}
+
+func (x *ConfigNode) GetVersion() uint64 {
+	if x != nil && x.Version != nil {
+		return *x.Version
+	}
+	return 0
+}
+
+func (x *ConfigNode) GetRejected() uint64 {
+	if x != nil {
+		return x.Rejected
+	}
+	return 0
+}
+
+func (x *ConfigNode) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
 }
 
 var File_admin_v1_cluster_proto protoreflect.FileDescriptor
@@ -759,21 +1108,44 @@ const file_admin_v1_cluster_proto_rawDesc = "" +
 	"\x15TransferLeaderRequest\x12\x0e\n" +
 	"\x02to\x18\x01 \x01(\tR\x02to\"0\n" +
 	"\x16TransferLeaderResponse\x12\x16\n" +
-	"\x06leader\x18\x01 \x01(\tR\x06leader\"\x19\n" +
-	"\x17ConfigServiceGetRequest\"\xae\x01\n" +
+	"\x06leader\x18\x01 \x01(\tR\x06leader\"3\n" +
+	"\x17ConfigServiceGetRequest\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\"\xae\x01\n" +
 	"\x18ConfigServiceGetResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\fR\x04text\x12\x16\n" +
 	"\x06author\x18\x03 \x01(\tR\x06author\x12\x16\n" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x124\n" +
-	"\aapplied\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\aapplied\"f\n" +
+	"\aapplied\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\aapplied\"\x1d\n" +
+	"\x1bConfigServiceHistoryRequest\"S\n" +
+	"\x1cConfigServiceHistoryResponse\x123\n" +
+	"\bversions\x18\x01 \x03(\v2\x17.admin.v1.ConfigVersionR\bversions\"\xa3\x01\n" +
+	"\rConfigVersion\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\x124\n" +
+	"\aapplied\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aapplied\x12\x16\n" +
+	"\x06author\x18\x03 \x01(\tR\x06author\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x12\n" +
+	"\x04size\x18\x05 \x01(\x03R\x04size\"\x7f\n" +
 	"\x19ConfigServiceApplyRequest\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\fR\x04text\x12\x1d\n" +
 	"\n" +
 	"if_version\x18\x02 \x01(\x04R\tifVersion\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"6\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x17\n" +
+	"\adry_run\x18\x04 \x01(\bR\x06dryRun\"6\n" +
 	"\x1aConfigServiceApplyResponse\x12\x18\n" +
-	"\aversion\x18\x01 \x01(\x04R\aversion*\xb0\x01\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\"\x1b\n" +
+	"\x19ConfigServiceNodesRequest\"H\n" +
+	"\x1aConfigServiceNodesResponse\x12*\n" +
+	"\x05nodes\x18\x01 \x03(\v2\x14.admin.v1.ConfigNodeR\x05nodes\"\xa8\x01\n" +
+	"\n" +
+	"ConfigNode\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12)\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x13.admin.v1.NodeStateR\x05state\x12\x1d\n" +
+	"\aversion\x18\x03 \x01(\x04H\x00R\aversion\x88\x01\x01\x12\x1a\n" +
+	"\brejected\x18\x04 \x01(\x04R\brejected\x12\x14\n" +
+	"\x05error\x18\x05 \x01(\tR\x05errorB\n" +
+	"\n" +
+	"\b_version*\xb0\x01\n" +
 	"\tNodeState\x12\x1a\n" +
 	"\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10NODE_STATE_ALIVE\x10\x01\x12\x16\n" +
@@ -784,10 +1156,12 @@ const file_admin_v1_cluster_proto_rawDesc = "" +
 	"\x0fNODE_STATE_LEFT\x10\x062\xbe\x01\n" +
 	"\x0eClusterService\x12W\n" +
 	"\x06Status\x12%.admin.v1.ClusterServiceStatusRequest\x1a&.admin.v1.ClusterServiceStatusResponse\x12S\n" +
-	"\x0eTransferLeader\x12\x1f.admin.v1.TransferLeaderRequest\x1a .admin.v1.TransferLeaderResponse2\xb1\x01\n" +
+	"\x0eTransferLeader\x12\x1f.admin.v1.TransferLeaderRequest\x1a .admin.v1.TransferLeaderResponse2\xdf\x02\n" +
 	"\rConfigService\x12L\n" +
-	"\x03Get\x12!.admin.v1.ConfigServiceGetRequest\x1a\".admin.v1.ConfigServiceGetResponse\x12R\n" +
-	"\x05Apply\x12#.admin.v1.ConfigServiceApplyRequest\x1a$.admin.v1.ConfigServiceApplyResponseB3Z1github.com/clrelay/clrelay/proto/admin/v1;adminv1b\x06proto3"
+	"\x03Get\x12!.admin.v1.ConfigServiceGetRequest\x1a\".admin.v1.ConfigServiceGetResponse\x12X\n" +
+	"\aHistory\x12%.admin.v1.ConfigServiceHistoryRequest\x1a&.admin.v1.ConfigServiceHistoryResponse\x12R\n" +
+	"\x05Apply\x12#.admin.v1.ConfigServiceApplyRequest\x1a$.admin.v1.ConfigServiceApplyResponse\x12R\n" +
+	"\x05Nodes\x12#.admin.v1.ConfigServiceNodesRequest\x1a$.admin.v1.ConfigServiceNodesResponseB3Z1github.com/clrelay/clrelay/proto/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_admin_v1_cluster_proto_rawDescOnce sync.Once
@@ -802,7 +1176,7 @@ func file_admin_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_admin_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_admin_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_admin_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_admin_v1_cluster_proto_goTypes = []any{
 	(NodeState)(0),                       // 0: admin.v1.NodeState
 	(*ClusterServiceStatusRequest)(nil),  // 1: admin.v1.ClusterServiceStatusRequest
@@ -812,27 +1186,41 @@ var file_admin_v1_cluster_proto_goTypes = []any{
 	(*TransferLeaderResponse)(nil),       // 5: admin.v1.TransferLeaderResponse
 	(*ConfigServiceGetRequest)(nil),      // 6: admin.v1.ConfigServiceGetRequest
 	(*ConfigServiceGetResponse)(nil),     // 7: admin.v1.ConfigServiceGetResponse
-	(*ConfigServiceApplyRequest)(nil),    // 8: admin.v1.ConfigServiceApplyRequest
-	(*ConfigServiceApplyResponse)(nil),   // 9: admin.v1.ConfigServiceApplyResponse
-	(*timestamppb.Timestamp)(nil),        // 10: google.protobuf.Timestamp
+	(*ConfigServiceHistoryRequest)(nil),  // 8: admin.v1.ConfigServiceHistoryRequest
+	(*ConfigServiceHistoryResponse)(nil), // 9: admin.v1.ConfigServiceHistoryResponse
+	(*ConfigVersion)(nil),                // 10: admin.v1.ConfigVersion
+	(*ConfigServiceApplyRequest)(nil),    // 11: admin.v1.ConfigServiceApplyRequest
+	(*ConfigServiceApplyResponse)(nil),   // 12: admin.v1.ConfigServiceApplyResponse
+	(*ConfigServiceNodesRequest)(nil),    // 13: admin.v1.ConfigServiceNodesRequest
+	(*ConfigServiceNodesResponse)(nil),   // 14: admin.v1.ConfigServiceNodesResponse
+	(*ConfigNode)(nil),                   // 15: admin.v1.ConfigNode
+	(*timestamppb.Timestamp)(nil),        // 16: google.protobuf.Timestamp
 }
 var file_admin_v1_cluster_proto_depIdxs = []int32{
 	3,  // 0: admin.v1.ClusterServiceStatusResponse.nodes:type_name -> admin.v1.ClusterNode
 	0,  // 1: admin.v1.ClusterNode.state:type_name -> admin.v1.NodeState
-	10, // 2: admin.v1.ConfigServiceGetResponse.applied:type_name -> google.protobuf.Timestamp
-	1,  // 3: admin.v1.ClusterService.Status:input_type -> admin.v1.ClusterServiceStatusRequest
-	4,  // 4: admin.v1.ClusterService.TransferLeader:input_type -> admin.v1.TransferLeaderRequest
-	6,  // 5: admin.v1.ConfigService.Get:input_type -> admin.v1.ConfigServiceGetRequest
-	8,  // 6: admin.v1.ConfigService.Apply:input_type -> admin.v1.ConfigServiceApplyRequest
-	2,  // 7: admin.v1.ClusterService.Status:output_type -> admin.v1.ClusterServiceStatusResponse
-	5,  // 8: admin.v1.ClusterService.TransferLeader:output_type -> admin.v1.TransferLeaderResponse
-	7,  // 9: admin.v1.ConfigService.Get:output_type -> admin.v1.ConfigServiceGetResponse
-	9,  // 10: admin.v1.ConfigService.Apply:output_type -> admin.v1.ConfigServiceApplyResponse
-	7,  // [7:11] is the sub-list for method output_type
-	3,  // [3:7] is the sub-list for method input_type
-	3,  // [3:3] is the sub-list for extension type_name
-	3,  // [3:3] is the sub-list for extension extendee
-	0,  // [0:3] is the sub-list for field type_name
+	16, // 2: admin.v1.ConfigServiceGetResponse.applied:type_name -> google.protobuf.Timestamp
+	10, // 3: admin.v1.ConfigServiceHistoryResponse.versions:type_name -> admin.v1.ConfigVersion
+	16, // 4: admin.v1.ConfigVersion.applied:type_name -> google.protobuf.Timestamp
+	15, // 5: admin.v1.ConfigServiceNodesResponse.nodes:type_name -> admin.v1.ConfigNode
+	0,  // 6: admin.v1.ConfigNode.state:type_name -> admin.v1.NodeState
+	1,  // 7: admin.v1.ClusterService.Status:input_type -> admin.v1.ClusterServiceStatusRequest
+	4,  // 8: admin.v1.ClusterService.TransferLeader:input_type -> admin.v1.TransferLeaderRequest
+	6,  // 9: admin.v1.ConfigService.Get:input_type -> admin.v1.ConfigServiceGetRequest
+	8,  // 10: admin.v1.ConfigService.History:input_type -> admin.v1.ConfigServiceHistoryRequest
+	11, // 11: admin.v1.ConfigService.Apply:input_type -> admin.v1.ConfigServiceApplyRequest
+	13, // 12: admin.v1.ConfigService.Nodes:input_type -> admin.v1.ConfigServiceNodesRequest
+	2,  // 13: admin.v1.ClusterService.Status:output_type -> admin.v1.ClusterServiceStatusResponse
+	5,  // 14: admin.v1.ClusterService.TransferLeader:output_type -> admin.v1.TransferLeaderResponse
+	7,  // 15: admin.v1.ConfigService.Get:output_type -> admin.v1.ConfigServiceGetResponse
+	9,  // 16: admin.v1.ConfigService.History:output_type -> admin.v1.ConfigServiceHistoryResponse
+	12, // 17: admin.v1.ConfigService.Apply:output_type -> admin.v1.ConfigServiceApplyResponse
+	14, // 18: admin.v1.ConfigService.Nodes:output_type -> admin.v1.ConfigServiceNodesResponse
+	13, // [13:19] is the sub-list for method output_type
+	7,  // [7:13] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_admin_v1_cluster_proto_init() }
@@ -841,13 +1229,14 @@ func file_admin_v1_cluster_proto_init() {
 		return
 	}
 	file_admin_v1_cluster_proto_msgTypes[2].OneofWrappers = []any{}
+	file_admin_v1_cluster_proto_msgTypes[14].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_v1_cluster_proto_rawDesc), len(file_admin_v1_cluster_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   9,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -171,8 +171,10 @@ var ClusterService_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
-	ConfigService_Get_FullMethodName   = "/admin.v1.ConfigService/Get"
-	ConfigService_Apply_FullMethodName = "/admin.v1.ConfigService/Apply"
+	ConfigService_Get_FullMethodName     = "/admin.v1.ConfigService/Get"
+	ConfigService_History_FullMethodName = "/admin.v1.ConfigService/History"
+	ConfigService_Apply_FullMethodName   = "/admin.v1.ConfigService/Apply"
+	ConfigService_Nodes_FullMethodName   = "/admin.v1.ConfigService/Nodes"
 )
 
 // ConfigServiceClient is the client API for ConfigService service.
@@ -180,14 +182,20 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // ConfigService holds the configuration that all nodes share. A relay that is
-// alone has it in a file, and refuses.
+// alone has it in a file: it shows that one, and refuses the rest.
 type ConfigServiceClient interface {
-	// Get gives the newest version.
+	// Get gives a version.
 	Get(ctx context.Context, in *ConfigServiceGetRequest, opts ...grpc.CallOption) (*ConfigServiceGetResponse, error)
+	// History lists the versions that are kept.
+	History(ctx context.Context, in *ConfigServiceHistoryRequest, opts ...grpc.CallOption) (*ConfigServiceHistoryResponse, error)
 	// Apply makes a text the newest version. It fails with INVALID_ARGUMENT when
 	// the text has a mistake and with FAILED_PRECONDITION when the newest version
-	// is not the one expected. Each node takes it over within a moment.
+	// is not the one expected. Each node takes it over within a moment: Nodes
+	// tells which have.
 	Apply(ctx context.Context, in *ConfigServiceApplyRequest, opts ...grpc.CallOption) (*ConfigServiceApplyResponse, error)
+	// Nodes asks every node that belongs to the cluster which version is in
+	// force there.
+	Nodes(ctx context.Context, in *ConfigServiceNodesRequest, opts ...grpc.CallOption) (*ConfigServiceNodesResponse, error)
 }
 
 type configServiceClient struct {
@@ -208,10 +216,30 @@ func (c *configServiceClient) Get(ctx context.Context, in *ConfigServiceGetReque
 	return out, nil
 }
 
+func (c *configServiceClient) History(ctx context.Context, in *ConfigServiceHistoryRequest, opts ...grpc.CallOption) (*ConfigServiceHistoryResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ConfigServiceHistoryResponse)
+	err := c.cc.Invoke(ctx, ConfigService_History_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *configServiceClient) Apply(ctx context.Context, in *ConfigServiceApplyRequest, opts ...grpc.CallOption) (*ConfigServiceApplyResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ConfigServiceApplyResponse)
 	err := c.cc.Invoke(ctx, ConfigService_Apply_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *configServiceClient) Nodes(ctx context.Context, in *ConfigServiceNodesRequest, opts ...grpc.CallOption) (*ConfigServiceNodesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ConfigServiceNodesResponse)
+	err := c.cc.Invoke(ctx, ConfigService_Nodes_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -223,14 +251,20 @@ func (c *configServiceClient) Apply(ctx context.Context, in *ConfigServiceApplyR
 // for forward compatibility.
 //
 // ConfigService holds the configuration that all nodes share. A relay that is
-// alone has it in a file, and refuses.
+// alone has it in a file: it shows that one, and refuses the rest.
 type ConfigServiceServer interface {
-	// Get gives the newest version.
+	// Get gives a version.
 	Get(context.Context, *ConfigServiceGetRequest) (*ConfigServiceGetResponse, error)
+	// History lists the versions that are kept.
+	History(context.Context, *ConfigServiceHistoryRequest) (*ConfigServiceHistoryResponse, error)
 	// Apply makes a text the newest version. It fails with INVALID_ARGUMENT when
 	// the text has a mistake and with FAILED_PRECONDITION when the newest version
-	// is not the one expected. Each node takes it over within a moment.
+	// is not the one expected. Each node takes it over within a moment: Nodes
+	// tells which have.
 	Apply(context.Context, *ConfigServiceApplyRequest) (*ConfigServiceApplyResponse, error)
+	// Nodes asks every node that belongs to the cluster which version is in
+	// force there.
+	Nodes(context.Context, *ConfigServiceNodesRequest) (*ConfigServiceNodesResponse, error)
 	mustEmbedUnimplementedConfigServiceServer()
 }
 
@@ -244,8 +278,14 @@ type UnimplementedConfigServiceServer struct{}
 func (UnimplementedConfigServiceServer) Get(context.Context, *ConfigServiceGetRequest) (*ConfigServiceGetResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Get not implemented")
 }
+func (UnimplementedConfigServiceServer) History(context.Context, *ConfigServiceHistoryRequest) (*ConfigServiceHistoryResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method History not implemented")
+}
 func (UnimplementedConfigServiceServer) Apply(context.Context, *ConfigServiceApplyRequest) (*ConfigServiceApplyResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Apply not implemented")
+}
+func (UnimplementedConfigServiceServer) Nodes(context.Context, *ConfigServiceNodesRequest) (*ConfigServiceNodesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Nodes not implemented")
 }
 func (UnimplementedConfigServiceServer) mustEmbedUnimplementedConfigServiceServer() {}
 func (UnimplementedConfigServiceServer) testEmbeddedByValue()                       {}
@@ -286,6 +326,24 @@ func _ConfigService_Get_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ConfigService_History_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ConfigServiceHistoryRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ConfigServiceServer).History(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ConfigService_History_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ConfigServiceServer).History(ctx, req.(*ConfigServiceHistoryRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ConfigService_Apply_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ConfigServiceApplyRequest)
 	if err := dec(in); err != nil {
@@ -304,6 +362,24 @@ func _ConfigService_Apply_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ConfigService_Nodes_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ConfigServiceNodesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ConfigServiceServer).Nodes(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ConfigService_Nodes_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ConfigServiceServer).Nodes(ctx, req.(*ConfigServiceNodesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ConfigService_ServiceDesc is the grpc.ServiceDesc for ConfigService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -316,8 +392,16 @@ var ConfigService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _ConfigService_Get_Handler,
 		},
 		{
+			MethodName: "History",
+			Handler:    _ConfigService_History_Handler,
+		},
+		{
 			MethodName: "Apply",
 			Handler:    _ConfigService_Apply_Handler,
+		},
+		{
+			MethodName: "Nodes",
+			Handler:    _ConfigService_Nodes_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

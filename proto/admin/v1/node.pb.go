@@ -388,7 +388,13 @@ type StatusResponse struct {
 	// Why it is not ready; empty when it is.
 	Reason string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
 	// Addresses that it takes SMTP connections on.
-	Smtp          []string `protobuf:"bytes,7,rep,name=smtp,proto3" json:"smtp,omitempty"`
+	Smtp []string `protobuf:"bytes,7,rep,name=smtp,proto3" json:"smtp,omitempty"`
+	// Version of the cluster's configuration that is in force; 0 while none is.
+	ConfigVersion uint64 `protobuf:"varint,8,opt,name=config_version,json=configVersion,proto3" json:"config_version,omitempty"`
+	// A newer version that could not be taken over; 0 when there is none.
+	ConfigRejected uint64 `protobuf:"varint,9,opt,name=config_rejected,json=configRejected,proto3" json:"config_rejected,omitempty"`
+	// Why it could not.
+	ConfigError   string `protobuf:"bytes,10,opt,name=config_error,json=configError,proto3" json:"config_error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -472,6 +478,27 @@ func (x *StatusResponse) GetSmtp() []string {
 	return nil
 }
 
+func (x *StatusResponse) GetConfigVersion() uint64 {
+	if x != nil {
+		return x.ConfigVersion
+	}
+	return 0
+}
+
+func (x *StatusResponse) GetConfigRejected() uint64 {
+	if x != nil {
+		return x.ConfigRejected
+	}
+	return 0
+}
+
+func (x *StatusResponse) GetConfigError() string {
+	if x != nil {
+		return x.ConfigError
+	}
+	return ""
+}
+
 var File_admin_v1_node_proto protoreflect.FileDescriptor
 
 const file_admin_v1_node_proto_rawDesc = "" +
@@ -494,7 +521,7 @@ const file_admin_v1_node_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\"\x10\n" +
 	"\x0eRemoveResponse\"\x0f\n" +
-	"\rStatusRequest\"\xd2\x01\n" +
+	"\rStatusRequest\"\xc5\x02\n" +
 	"\x0eStatusResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x124\n" +
@@ -502,7 +529,11 @@ const file_admin_v1_node_proto_rawDesc = "" +
 	"\x05ready\x18\x04 \x01(\bR\x05ready\x12\x1a\n" +
 	"\bdraining\x18\x05 \x01(\bR\bdraining\x12\x16\n" +
 	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x12\n" +
-	"\x04smtp\x18\a \x03(\tR\x04smtp2\x80\x02\n" +
+	"\x04smtp\x18\a \x03(\tR\x04smtp\x12%\n" +
+	"\x0econfig_version\x18\b \x01(\x04R\rconfigVersion\x12'\n" +
+	"\x0fconfig_rejected\x18\t \x01(\x04R\x0econfigRejected\x12!\n" +
+	"\fconfig_error\x18\n" +
+	" \x01(\tR\vconfigError2\x80\x02\n" +
 	"\vNodeService\x12;\n" +
 	"\x06Status\x12\x17.admin.v1.StatusRequest\x1a\x18.admin.v1.StatusResponse\x12:\n" +
 	"\x05Drain\x12\x16.admin.v1.DrainRequest\x1a\x17.admin.v1.DrainResponse0\x01\x12;\n" +
