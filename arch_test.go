@@ -72,6 +72,7 @@ var floors = map[string]int{
 	"cluster/drive":          4, // runs the protocol on the spool and the queue
 	"cluster":                5, // a node of the cluster: wires the above with the spool
 	"internal/admin":         4, // the operator's API
+	"internal/admin/configs": 3, // the part of it about the shared configuration
 	"internal/admin/rescue":  3, // the part of it for disasters
 	"spool/spooltest":        4, // crash suite, used by tests alone
 	"cmd":                    6, // wires everything

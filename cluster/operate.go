@@ -236,6 +236,13 @@ func (n *Node) Config() (c fsm.Config, ok bool) {
 	return c, ok
 }
 
+// Configs are the versions of the cluster's configuration that are kept, the
+// oldest first.
+func (n *Node) Configs() (list []fsm.Config) {
+	n.view.read(func(s *fsm.State) { list = s.Configs() })
+	return list
+}
+
 // Apply makes text the cluster's configuration, if its version still is the
 // given one; 0 stands for whatever it is. The new version is returned once it
 // is applied here.

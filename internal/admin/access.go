@@ -38,6 +38,8 @@ func AccessTo(method string) Access {
 		"/admin.v1.NodeService/Status",
 		"/admin.v1.ClusterService/Status",
 		"/admin.v1.ConfigService/Get",
+		"/admin.v1.ConfigService/History",
+		"/admin.v1.ConfigService/Nodes",
 		"/admin.v1.RescueService/Backup",
 		"/grpc.health.v1.Health/Check",
 		"/grpc.health.v1.Health/List",

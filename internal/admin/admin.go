@@ -181,4 +181,8 @@ type Status struct {
 	Draining      bool
 	Reason        string // why it is not ready
 	SMTP          []string
+
+	ConfigVersion  uint64 // of the cluster, that is in force; 0 while none is
+	ConfigRejected uint64 // a newer one that could not be taken over; 0: none
+	ConfigError    string // why it could not
 }

@@ -3,7 +3,6 @@ package admin
 import (
 	"context"
 	"errors"
-	"time"
 
 	"google.golang.org/grpc"
 )
@@ -28,14 +27,6 @@ type Nodes interface {
 	// Remove takes a node out of the cluster for good; with force one that is
 	// silent and not drained.
 	Remove(ctx context.Context, node string, force bool) error
-}
-
-// Configs keeps the configuration that all nodes share.
-type Configs interface {
-	Get(ctx context.Context) (Config, error)
-	// Apply makes c the newest version, if that is ifVersion before; 0 stands
-	// for any. c.Version and c.Applied are ignored. It returns the new version.
-	Apply(ctx context.Context, c Config, ifVersion uint64) (uint64, error)
 }
 
 // Peers are the other nodes.
@@ -98,14 +89,6 @@ type DrainProgress struct {
 	Copies   int64  // segments it has a copy of, those included
 	Sessions int64  // SMTP sessions
 	Blocked  string // why it does not go on; empty when it does
-}
-
-// Config is a version of the configuration that all nodes share.
-type Config struct {
-	Version        uint64
-	Text           []byte // cluster.yaml
-	Author, Reason string
-	Applied        time.Time
 }
 
 // ErrNoNode says that there is no node of that name.

@@ -21,6 +21,7 @@ import (
 
 	"github.com/clrelay/clrelay/cluster/pki"
 	"github.com/clrelay/clrelay/internal/admin"
+	"github.com/clrelay/clrelay/internal/admin/configs"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/internal/metrics"
 	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
@@ -35,7 +36,7 @@ type member struct {
 	racy     bool    // the queue grows between counting and changing
 	peers    []admin.Peer
 	progress []admin.DrainProgress
-	applied  admin.Config
+	applied  configs.Change
 }
 
 func (m *member) Summary(context.Context) (admin.Summary, error) {
@@ -94,7 +95,7 @@ func (m *member) Show(_ context.Context, want mail.ID) (*admin.Message, error) {
 
 // Status answers for the node; the cluster's is below.
 func (m *member) Status(context.Context) admin.Status {
-	return admin.Status{Node: m.name, Ready: true, SMTP: []string{m.name + ":25"}}
+	return admin.Status{Node: m.name, Ready: true, SMTP: []string{m.name + ":25"}, ConfigVersion: 5}
 }
 
 func (m *member) Others(context.Context) []admin.Peer { return m.peers }
@@ -138,16 +139,36 @@ func (c control) Progress(context.Context, string) (admin.DrainProgress, error) 
 	return p, nil
 }
 
-func (c control) Get(context.Context) (admin.Config, error) {
-	return admin.Config{Version: 7, Text: []byte("queue: {}\n"), Author: "admin ops"}, nil
+func (c control) Get(_ context.Context, version uint64) (configs.Version, error) {
+	if version > 7 {
+		return configs.Version{}, configs.ErrNotKept
+	}
+	return configs.Version{Number: 7, Text: []byte("queue: {}\n"), Author: "admin ops"}, nil
 }
 
-func (c control) Apply(_ context.Context, in admin.Config, version uint64) (uint64, error) {
-	if version == 6 {
+func (c control) History(ctx context.Context) ([]configs.Version, error) {
+	v, err := c.Get(ctx, 7)
+	return []configs.Version{{Number: 6, Author: "mx1"}, v}, err
+}
+
+func (c control) Apply(_ context.Context, in configs.Change) (uint64, error) {
+	if in.IfVersion == 6 {
 		return 0, admin.RefusedError("it is 7")
 	}
 	c.applied = in
 	return 8, nil
+}
+
+// planes is the control that serves configurations: mx1 itself, the others, and
+// one that cannot be asked.
+type planes struct{ control }
+
+func (p planes) Nodes(ctx context.Context) ([]configs.Node, error) {
+	out := []configs.Node{{Name: "mx1", Self: true, State: adminv1.NodeState_NODE_STATE_ALIVE}}
+	for _, o := range p.Others(ctx) {
+		out = append(out, configs.Node{Name: o.Name, Conn: o.Conn})
+	}
+	return append(out, configs.Node{Name: "mx9", State: adminv1.NodeState_NODE_STATE_DEAD}), nil
 }
 
 // authorities are the certificates of a cluster.
@@ -180,7 +201,7 @@ func certificates(t *testing.T) authorities {
 func serve(t *testing.T, m *member, who authorities) func(*pki.Identity) *grpc.ClientConn {
 	t.Helper()
 	c := control{m}
-	srv := admin.New(admin.Options{Queue: m, Messages: m, Node: m, Cluster: c, Nodes: c, Configs: c, Peers: m,
+	srv := admin.New(admin.Options{Queue: m, Messages: m, Node: m, Cluster: c, Nodes: c, Configs: planes{c}, Peers: m,
 		Metrics: metrics.New().Node, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	gs := grpc.NewServer(grpc.Creds(credentials.NewTLS(who.node.Server("h2"))), grpc.UnaryInterceptor(srv.Unary()), grpc.StreamInterceptor(srv.Stream()))
 	srv.Register(gs)
@@ -475,6 +496,24 @@ func TestClusterNodesAndConfig(t *testing.T) {
 	wantCode(t, err, codes.FailedPrecondition)
 	_, err = conf.Apply(t.Context(), &adminv1.ConfigServiceApplyRequest{})
 	wantCode(t, err, codes.InvalidArgument)
+	_, err = conf.Get(t.Context(), &adminv1.ConfigServiceGetRequest{Version: 8})
+	wantCode(t, err, codes.NotFound)
+	if got, err := conf.History(t.Context(), &adminv1.ConfigServiceHistoryRequest{}); err != nil || len(got.GetVersions()) != 2 || got.GetVersions()[0].GetVersion() != 7 || got.GetVersions()[0].GetSize() != 10 {
+		t.Errorf("%v, %v", got, err)
+	}
+	told, err := conf.Nodes(t.Context(), &adminv1.ConfigServiceNodesRequest{})
+	if err != nil || len(told.GetNodes()) != 4 {
+		t.Fatalf("%v, %v", told, err)
+	}
+	for i, want := range []struct {
+		name    string
+		answers bool
+	}{{"mx1", true}, {"mx2", true}, {"mx3", false}, {"mx9", false}} {
+		n := told.GetNodes()[i]
+		if n.GetName() != want.name || (n.Version != nil) != want.answers || (n.GetError() == "") != want.answers || want.answers && n.GetVersion() != 5 {
+			t.Errorf("%v", n)
+		}
+	}
 	if got, err := conf.Apply(t.Context(), &adminv1.ConfigServiceApplyRequest{Text: []byte("x"), Reason: "why"}); err != nil || got.GetVersion() != 8 || nodes[0].applied.Author != "admin ops" {
 		t.Errorf("%v, %v, by %q", got, err, nodes[0].applied.Author)
 	}
@@ -490,6 +529,8 @@ func TestAlone(t *testing.T) {
 	_, err = adminv1.NewNodeServiceClient(conn).Resume(t.Context(), &adminv1.ResumeRequest{Node: "mx1"})
 	wantCode(t, err, codes.FailedPrecondition)
 	_, err = adminv1.NewConfigServiceClient(conn).Get(t.Context(), &adminv1.ConfigServiceGetRequest{})
+	wantCode(t, err, codes.FailedPrecondition)
+	_, err = adminv1.NewConfigServiceClient(conn).Nodes(t.Context(), &adminv1.ConfigServiceNodesRequest{})
 	wantCode(t, err, codes.FailedPrecondition)
 	wantCode(t, call(t.Context(), conn, "/admin.v1.NodeService/Drain", &adminv1.DrainRequest{Node: "mx1"}), codes.FailedPrecondition)
 }

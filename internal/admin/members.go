@@ -2,7 +2,6 @@ package admin
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -110,12 +109,13 @@ func ptr[T any](v T) *T { return &v }
 
 func nodeOut(n *ClusterNode) *adminv1.ClusterNode {
 	return &adminv1.ClusterNode{
-		Name: n.Name, State: nodeStateOut(n.State), Voter: n.Voter, Smtp: n.SMTP, Segments: n.Segments, Copies: n.Copies,
+		Name: n.Name, State: NodeStateOut(n.State), Voter: n.Voter, Smtp: n.SMTP, Segments: n.Segments, Copies: n.Copies,
 		Sessions: n.Sessions, Version: text(n.Version), Zone: text(n.Zone), Address: n.Addr, FeatureLevel: n.Level,
 	}
 }
 
-func nodeStateOut(word string) adminv1.NodeState {
+// NodeStateOut gives what the API calls a state of a node.
+func NodeStateOut(word string) adminv1.NodeState {
 	switch word {
 	case NodeAlive:
 		return adminv1.NodeState_NODE_STATE_ALIVE
@@ -159,6 +159,7 @@ func (n *nodeService) Status(ctx context.Context, _ *adminv1.StatusRequest) (*ad
 	return &adminv1.StatusResponse{
 		Node: s.Node, Version: s.Version, Started: timeOut(s.Started),
 		Ready: s.Ready, Draining: s.Draining, Reason: text(s.Reason), Smtp: s.SMTP,
+		ConfigVersion: s.ConfigVersion, ConfigRejected: s.ConfigRejected, ConfigError: text(s.ConfigError),
 	}, nil
 }
 
@@ -233,42 +234,4 @@ func (n *nodeService) progress(ctx context.Context, node string) (*adminv1.Drain
 		}
 	}
 	return out, nil
-}
-
-// configService keeps the shared configuration; configs is nil on a single
-// machine.
-type configService struct {
-	adminv1.UnimplementedConfigServiceServer
-	configs Configs
-}
-
-var errOwnFile = fmt.Errorf("%w: its configuration is the file that cluster_config in node.yaml names", ErrAlone)
-
-func (c *configService) Get(ctx context.Context, _ *adminv1.ConfigServiceGetRequest) (*adminv1.ConfigServiceGetResponse, error) {
-	if c.configs == nil {
-		return nil, errOwnFile
-	}
-	got, err := c.configs.Get(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return &adminv1.ConfigServiceGetResponse{
-		Version: got.Version, Text: got.Text, Author: text(got.Author), Reason: text(got.Reason), Applied: timeOut(got.Applied),
-	}, nil
-}
-
-func (c *configService) Apply(ctx context.Context, req *adminv1.ConfigServiceApplyRequest) (*adminv1.ConfigServiceApplyResponse, error) {
-	if c.configs == nil {
-		return nil, errOwnFile
-	}
-	if len(req.GetText()) == 0 {
-		return nil, InvalidError("a configuration is needed")
-	}
-	ctx, cancel := context.WithTimeout(ctx, decideWait)
-	defer cancel()
-	version, err := c.configs.Apply(ctx, Config{Text: req.GetText(), Author: callerOf(ctx).text, Reason: req.GetReason()}, req.GetIfVersion())
-	if errors.Is(err, context.DeadlineExceeded) {
-		err = fmt.Errorf("%w: %w", ErrUnavailable, err)
-	}
-	return &adminv1.ConfigServiceApplyResponse{Version: version}, err
 }

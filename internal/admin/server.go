@@ -11,6 +11,7 @@ import (
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection"
 
+	"github.com/clrelay/clrelay/internal/admin/configs"
 	"github.com/clrelay/clrelay/internal/admin/rescue"
 	"github.com/clrelay/clrelay/internal/metrics"
 	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
@@ -19,15 +20,15 @@ import (
 // maxRequest bounds one request; the longest is a selector with many IDs.
 const maxRequest = 1 << 20
 
-// Options are what a server needs. Cluster, Nodes, Configs, Rescue and Peers are nil on
-// a single machine.
+// Options are what a server needs. Cluster, Nodes, Rescue and Peers are nil on a
+// single machine.
 type Options struct {
 	Queue    Queue
 	Messages Messages
 	Node     Node
 	Cluster  Cluster
 	Nodes    Nodes
-	Configs  Configs
+	Configs  configs.Plane
 	Rescue   rescue.Plane
 	Peers    Peers
 	Log      *slog.Logger
@@ -73,9 +74,12 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	o, f := &s.o, fleet{s.o.Peers}
 	adminv1.RegisterQueueServiceServer(r, &queueService{queue: o.Queue, messages: o.Messages, now: o.Now, fleet: f})
 	adminv1.RegisterMessageServiceServer(r, &messageService{messages: o.Messages, fleet: f})
-	adminv1.RegisterNodeServiceServer(r, &nodeService{node: o.Node, nodes: o.Nodes, queue: o.Queue, fleet: f, every: progressEvery})
+	node := &nodeService{node: o.Node, nodes: o.Nodes, queue: o.Queue, fleet: f, every: progressEvery}
+	adminv1.RegisterNodeServiceServer(r, node)
 	adminv1.RegisterClusterServiceServer(r, &clusterService{cluster: o.Cluster, node: o.Node, queue: o.Queue, fleet: f})
-	adminv1.RegisterConfigServiceServer(r, &configService{configs: o.Configs})
+	adminv1.RegisterConfigServiceServer(r, &configs.Service{
+		Plane: o.Configs, Caller: func(ctx context.Context) string { return callerOf(ctx).text }, Self: node.Status,
+	})
 	adminv1.RegisterRescueServiceServer(r, &rescue.Service{Plane: o.Rescue})
 	healthv1.RegisterHealthServer(r, s.health)
 }

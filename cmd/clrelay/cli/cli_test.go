@@ -85,7 +85,7 @@ func TestScripts(t *testing.T) {
 }
 
 func adminOptions(r *relay) admin.Options {
-	return admin.Options{Queue: r, Messages: r, Node: r, Metrics: metrics.New().Node, Now: now, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	return admin.Options{Queue: r, Messages: r, Node: r, Configs: oneFile{}, Metrics: metrics.New().Node, Now: now, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
 }
 
 // exits CODE clrelay ARGS... runs a command that must end with that code.
@@ -138,6 +138,7 @@ func export(ctx context.Context, dir, out string) (cli.SpoolReport, error) {
 type relay struct {
 	mu      sync.Mutex
 	entries []admin.Entry
+	conf    *configurations // nil when it is alone
 }
 
 func id(n byte) mail.ID { return mail.ID{1, 0x93, 0x5a, 0x1b, 0x2c, n, 15: n} }
@@ -257,5 +258,9 @@ func (r *relay) Show(_ context.Context, want mail.ID) (*admin.Message, error) {
 }
 
 func (r *relay) Status(context.Context) admin.Status {
-	return admin.Status{Node: "mx1", Version: "v0.0-test", Started: now(), Reason: "the disk is full", SMTP: []string{"127.0.0.1:2525"}}
+	s := admin.Status{Node: "mx1", Version: "v0.0-test", Started: now(), Reason: "the disk is full", SMTP: []string{"127.0.0.1:2525"}}
+	if r.conf != nil {
+		s.ConfigVersion, s.ConfigRejected, s.ConfigError = r.conf.inForce()
+	}
+	return s
 }

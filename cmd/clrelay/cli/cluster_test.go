@@ -6,7 +6,6 @@ import (
 	"net"
 	"path/filepath"
 	"slices"
-	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"google.golang.org/grpc"
@@ -96,20 +95,6 @@ func (c *control) Others(context.Context) []admin.Peer {
 
 func (c *control) Knows(string) bool { return true }
 
-// configs is the configuration of the invented cluster.
-type configs struct{}
-
-func (configs) Get(context.Context) (admin.Config, error) {
-	return admin.Config{Version: 7, Text: []byte("queue: {expire: 5d}\n"), Author: "admin ops", Reason: "INC-1", Applied: now().Add(-time.Hour)}, nil
-}
-
-func (configs) Apply(_ context.Context, _ admin.Config, ifVersion uint64) (uint64, error) {
-	if ifVersion != 0 && ifVersion != 7 {
-		return 0, admin.RefusedError("the configuration was not applied: the version has changed since")
-	}
-	return 8, nil
-}
-
 // certificates makes the folders tls, with those of an operator, and foreign,
 // with those of another cluster's.
 func certificates(dir string) (node *pki.Identity, err error) {
@@ -140,9 +125,11 @@ func serveCluster(env *testscript.Env, fail func(error)) error {
 	}
 	env.Defer(func() { fail(lost.Close()) })
 	for name, lost := range map[string]*grpc.ClientConn{"CLUSTER": nil, "PARTLY": lost} {
+		conf := newConfigurations(lost)
 		c := &control{relay: newRelay(), lost: lost}
+		c.relay.conf = conf
 		o := adminOptions(c.relay)
-		o.Cluster, o.Nodes, o.Configs, o.Peers, o.Rescue = c, c, configs{}, c, plane{}
+		o.Cluster, o.Nodes, o.Configs, o.Peers, o.Rescue = c, c, conf, c, plane{}
 		srv := admin.New(o)
 		gs := grpc.NewServer(grpc.Creds(credentials.NewTLS(node.Server("h2"))), grpc.UnaryInterceptor(srv.Unary()), grpc.StreamInterceptor(srv.Stream()))
 		srv.Register(gs)

@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/clrelay/clrelay/cmd/clrelay/cli/cluster"
+	"github.com/clrelay/clrelay/cmd/clrelay/cli/configs"
 	"github.com/clrelay/clrelay/internal/cmdline"
 	"github.com/clrelay/clrelay/internal/config"
 )
@@ -16,7 +16,7 @@ import (
 func (a *App) configCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "config", Short: "Check and explain configuration files, and change that of a cluster"}
 	cmd.AddCommand(a.validateCommand(), a.explainCommand())
-	cmd.AddCommand(cluster.ConfigCommands(a.console(), a.with)...)
+	cmd.AddCommand(configs.Commands(a.console(), a.with, a.Getenv)...)
 	return cmd
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/clrelay/clrelay/cluster"
 	"github.com/clrelay/clrelay/cluster/fsm"
 	"github.com/clrelay/clrelay/cluster/raftnode"
+	"github.com/clrelay/clrelay/cmd/clrelay/serve/shared"
 	"github.com/clrelay/clrelay/internal/admin"
 )
 
@@ -25,11 +26,6 @@ type clusterOperator struct {
 
 // errEarly is what an operator hears before the node takes part.
 var errEarly = fmt.Errorf("%w: the relay is starting", admin.ErrUnavailable)
-
-// settingsFail is a configuration that cannot be.
-type settingsFail struct{ err error }
-
-func (e settingsFail) Error() string { return e.err.Error() }
 
 func (c *clusterOperator) Status(context.Context) (admin.ClusterStatus, error) {
 	if !c.node.Started() {
@@ -255,29 +251,6 @@ func (c *clusterOperator) Knows(node string) bool {
 	return err == nil && s.State != fsm.Removed
 }
 
-// clusterConfigs keeps the configuration of the cluster.
-type clusterConfigs struct{ node *cluster.Node }
-
-func (c *clusterConfigs) Get(context.Context) (admin.Config, error) {
-	got, ok := c.node.Config()
-	if !ok {
-		return admin.Config{}, fmt.Errorf("%w: the cluster has no configuration yet", admin.ErrUnavailable)
-	}
-	return admin.Config{Version: got.Version, Text: got.Text, Author: got.Author, Reason: got.Reason, Applied: got.At}, nil
-}
-
-func (c *clusterConfigs) Apply(ctx context.Context, in admin.Config, ifVersion uint64) (uint64, error) {
-	if !c.node.Started() {
-		return 0, errEarly
-	}
-	version, err := c.node.Apply(ctx, in.Text, ifVersion, in.Author, in.Reason)
-	var wrong settingsFail
-	if errors.As(err, &wrong) {
-		return 0, admin.InvalidError(wrong.Error())
-	}
-	return version, refusal(err, "the configuration was not applied")
-}
-
 // guardUnary stands before the calls on the cluster port.
 func (r *relay) guardUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 	return r.parts.admin.Unary()(ctx, req, info, next)
@@ -291,11 +264,12 @@ func (r *relay) guardStream(srv any, ss grpc.ServerStream, info *grpc.StreamServ
 // adminOptions is what the admin API asks.
 func (r *relay) adminOptions() admin.Options {
 	op := &operator{node: string(r.conf().node.Name), queue: r.parts.queue}
-	o := admin.Options{Queue: op, Messages: op, Node: r, Log: r.log, Metrics: r.metrics.Node}
+	o := admin.Options{Queue: op, Messages: op, Node: r, Configs: shared.OwnFile(func() []byte { return r.conf().cluster.Text }), Log: r.log, Metrics: r.metrics.Node}
 	if m := r.parts.member; m != nil {
 		r.parts.conns = m.Conns()
 		c := &clusterOperator{node: m, conns: r.parts.conns, copies: func() int { return r.conf().cluster.Spool.Copies }}
-		o.Cluster, o.Nodes, o.Peers, o.Configs, o.Rescue = c, c, c, &clusterConfigs{m}, &controlPlane{m}
+		o.Cluster, o.Nodes, o.Peers, o.Rescue = c, c, c, &controlPlane{m}
+		o.Configs = &shared.Cluster{Node: m, Self: op.node, Settings: r.clusterSettings, Operator: c, Refusal: refusal}
 	}
 	return o
 }

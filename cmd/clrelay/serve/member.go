@@ -88,7 +88,7 @@ func (p *parts) ready() *mail.Reply {
 func (r *relay) clusterSettings(text []byte) (fsm.Settings, error) {
 	c, err := config.ParseCluster("cluster configuration", text, r.conf().node)
 	if err != nil {
-		return fsm.Settings{}, settingsFail{err}
+		return fsm.Settings{}, err
 	}
 	return fsm.Settings{
 		Copies: c.Spool.Copies, G: time.Duration(c.Failover.Lease),
@@ -116,6 +116,13 @@ func orNever(d config.Duration) time.Duration {
 // never is longer than any relay runs.
 const never = 100 * 365 * 24 * time.Hour
 
+// versions are those of the cluster's configuration, as they stand here.
+type versions struct {
+	inForce  uint64 // 0 while none is
+	rejected uint64 // a newer one that could not be taken over; 0: none
+	why      string // it could not
+}
+
 // configured takes over a new version of the cluster's configuration.
 func (r *relay) configured(c fsm.Config) {
 	name := fmt.Sprintf("cluster configuration %d", c.Version)
@@ -124,10 +131,12 @@ func (r *relay) configured(c fsm.Config) {
 		err = r.apply(&settings{node: r.conf().node, cluster: next})
 	}
 	if err != nil {
+		r.versions.Store(&versions{inForce: r.versions.Load().inForce, rejected: c.Version, why: err.Error()})
 		r.metrics.Reloads.Inc("failed")
 		r.log.Error("the cluster's configuration was not taken over", "version", c.Version, "author", c.Author, "error", err)
 		return
 	}
+	r.versions.Store(&versions{inForce: c.Version})
 	if err := kept.Keep(r.conf().node, c.Text); err != nil {
 		r.log.Warn("the cluster's configuration was not written down for the next start", "version", c.Version, "error", err)
 	}

@@ -87,6 +87,8 @@ type relay struct {
 
 	applying sync.Mutex  // settings come from a reload and from the cluster
 	drained  atomic.Bool // clients are told 421 because the cluster drains this node
+
+	versions atomic.Pointer[versions] // of the cluster's configuration
 }
 
 // The states of a relay, in their order.
@@ -104,6 +106,7 @@ func newRelay(o Options, s *settings) *relay {
 		failed: make(chan error, 16),
 	}
 	r.current.Store(s)
+	r.versions.Store(&versions{})
 	r.setLevel()
 	json := s.node.Log.Format == "json"
 	handler := &slog.HandlerOptions{Level: &r.level}

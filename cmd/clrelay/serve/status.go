@@ -61,11 +61,11 @@ func (r *relay) sessions() int {
 
 // Status answers the admin API.
 func (r *relay) Status(context.Context) admin.Status {
-	reason := r.notReady()
+	reason, v := r.notReady(), r.versions.Load()
 	return admin.Status{
 		Node: string(r.conf().node.Name), Version: r.o.Version, Started: r.started,
 		Ready: reason == "", Draining: r.state.Load() == draining || r.drained.Load(), Reason: reason,
-		SMTP: r.parts.addresses(),
+		SMTP: r.parts.addresses(), ConfigVersion: v.inForce, ConfigRejected: v.rejected, ConfigError: v.why,
 	}
 }
 

@@ -1,6 +1,5 @@
-// Package cluster is the nouns cluster and node of the command line, and config
-// as far as it is the cluster's: how a cluster stands, who leads it, which nodes
-// are in service, and the configuration that they share.
+// Package cluster is the nouns cluster and node of the command line: how a
+// cluster stands, who leads it, and which nodes are in service.
 package cluster
 
 import (
