@@ -270,11 +270,9 @@ func (m *Machine) releaseLate(s *seg) {
 	}
 }
 
-// lose has 451 said to whoever waits.
+// lose has 451 said to whoever waits: also above an end that s.last was cut to.
 func (m *Machine) lose(s *seg) {
-	if s.own.late || s.own.released < s.last || s.own.arriving > 0 {
-		m.act(Action{Kind: ActLost, Segment: s.id})
-	}
+	m.act(Action{Kind: ActLost, Segment: s.id})
 	s.own.late = false
 }
 
