@@ -74,6 +74,7 @@ var floors = map[string]int{
 	"internal/admin":         4, // the operator's API
 	"internal/admin/configs": 3, // the part of it about the shared configuration
 	"internal/admin/rescue":  3, // the part of it for disasters
+	"internal/admin/fleet":   3, // asks the other nodes
 	"spool/spooltest":        4, // crash suite, used by tests alone
 	"cmd":                    6, // wires everything
 	"test":                   6, // drives everything

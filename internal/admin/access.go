@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"runtime/debug"
 	"strings"
 	"time"
 
@@ -15,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/clrelay/clrelay/cluster/pki"
+	"github.com/clrelay/clrelay/internal/admin/fleet"
 	"github.com/clrelay/clrelay/internal/metrics"
 )
 
@@ -231,7 +231,7 @@ func (g *gate) pass(c *call, run func() error) error {
 		return status.Error(codes.PermissionDenied, "you may not call this")
 	}
 	start := time.Now()
-	err := g.travels(c.method, safely(run))
+	err := g.travels(c.method, fleet.Safely(run))
 	result := "ok"
 	if err != nil {
 		result = "failed"
@@ -270,36 +270,19 @@ func changeAttrs(req any) (attrs []any) {
 	return attrs
 }
 
-// panicked is the error of a call that panicked.
-type panicked struct {
-	value any
-	stack []byte
-}
-
-func (p *panicked) Error() string { return "panic in an admin call" }
-
-func safely(call func() error) (err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			err = &panicked{v, debug.Stack()}
-		}
-	}()
-	return call()
-}
-
 // travels gives an error the code that the caller acts on.
 func (g *gate) travels(method string, err error) error {
 	var (
 		expect *ExpectError
 		bad    InvalidError
 		no     RefusedError
-		p      *panicked
+		p      *fleet.Panic
 	)
 	switch {
 	case err == nil:
 		return nil
 	case errors.As(err, &p):
-		g.log.Error("admin call panicked", "method", method, "panic", p.value, "stack", string(p.stack))
+		g.log.Error("admin call panicked", "method", method, "panic", p.Value, "stack", string(p.Stack))
 		return status.Error(codes.Internal, "internal error; the log has more")
 	case errors.As(err, &expect):
 		return status.Error(codes.FailedPrecondition, expect.Error())

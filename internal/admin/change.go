@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/clrelay/clrelay/internal/admin/fleet"
 	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
 )
 
@@ -47,7 +48,7 @@ func (c *changing) run(ctx context.Context, peers []Peer) (*adminv1.ChangeResult
 	if err != nil {
 		return nil, err
 	}
-	out.MissingNodes = sorted(append(out.GetMissingNodes(), counted.GetMissingNodes()...))
+	out.MissingNodes = fleet.Sorted(append(out.GetMissingNodes(), counted.GetMissingNodes()...))
 	return out, nil
 }
 
@@ -61,22 +62,22 @@ func (c *changing) each(ctx context.Context, peers []Peer, dry bool) (*adminv1.C
 	if dry {
 		wait = askWait
 	}
-	answers := ask(ctx, peers, wait, func(ctx context.Context, p Peer) (*adminv1.ChangeResult, error) {
+	answers := fleet.Ask(ctx, peers, wait, func(ctx context.Context, p Peer) (*adminv1.ChangeResult, error) {
 		return callVerb(ctx, p.Conn, c.action, c.part(p.Name, dry))
 	})
 	for _, a := range answers {
-		switch n, counted := c.counts[a.peer.Name]; {
-		case a.err == nil:
-			c.count(a.peer.Name, a.got.GetRecipients(), dry)
-			addChange(out, a.got)
-		case counted && isExpect(a.err):
+		switch n, counted := c.counts[a.Peer.Name]; {
+		case a.Err == nil:
+			c.count(a.Peer.Name, a.Got.GetRecipients(), dry)
+			addChange(out, a.Got)
+		case counted && isExpect(a.Err):
 			out.Recipients += n // it changed since it was counted: nothing was done there
 			out.Failed += n
 		default:
-			out.MissingNodes = append(out.MissingNodes, a.peer.Name)
+			out.MissingNodes = append(out.MissingNodes, a.Peer.Name)
 		}
 	}
-	out.MissingNodes = sorted(out.GetMissingNodes())
+	out.MissingNodes = fleet.Sorted(out.GetMissingNodes())
 	return out, nil
 }
 

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 
-	"google.golang.org/grpc"
+	"github.com/clrelay/clrelay/internal/admin/fleet"
 )
 
 // Cluster tells how the cluster stands and who leads it. It brings to the
@@ -30,19 +30,10 @@ type Nodes interface {
 }
 
 // Peers are the other nodes.
-type Peers interface {
-	// Others gives those other nodes that may own mail, whether they can be
-	// reached or not.
-	Others(ctx context.Context) []Peer
-	// Knows tells whether a node belongs to the cluster.
-	Knows(node string) bool
-}
+type Peers = fleet.Peers
 
 // Peer is another node.
-type Peer struct {
-	Name string
-	Conn grpc.ClientConnInterface
-}
+type Peer = fleet.Peer
 
 // The words for the state of a node.
 const (

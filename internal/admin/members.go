@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/clrelay/clrelay/internal/admin/fleet"
 	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
 )
 
@@ -28,7 +29,7 @@ type clusterService struct {
 	cluster Cluster
 	node    Node
 	queue   Queue
-	fleet   fleet
+	fleet   fleet.Fleet
 }
 
 func (c *clusterService) Status(ctx context.Context, _ *adminv1.ClusterServiceStatusRequest) (*adminv1.ClusterServiceStatusResponse, error) {
@@ -73,9 +74,9 @@ func gone(n *adminv1.ClusterNode) bool {
 // queued tells what the others have in their queues, as far as they answer.
 func (c *clusterService) queued(ctx context.Context) map[string]int64 {
 	out := map[string]int64{}
-	for _, a := range ask(ctx, c.fleet.others(ctx, false), queuedWait, summaryOf) {
-		if a.err == nil {
-			out[a.peer.Name] = a.got.GetRecipients()
+	for _, a := range fleet.Ask(ctx, c.fleet.Others(ctx, false), queuedWait, summaryOf) {
+		if a.Err == nil {
+			out[a.Peer.Name] = a.Got.GetRecipients()
 		}
 	}
 	return out
@@ -150,7 +151,7 @@ type nodeService struct {
 	node  Node
 	nodes Nodes
 	queue Queue
-	fleet fleet
+	fleet fleet.Fleet
 	every time.Duration // between two words on a draining
 }
 
@@ -225,12 +226,12 @@ func (n *nodeService) progress(ctx context.Context, node string) (*adminv1.Drain
 		}
 		return out, nil
 	}
-	for _, peer := range n.fleet.others(ctx, false) {
+	for _, peer := range n.fleet.Others(ctx, false) {
 		if peer.Name != node {
 			continue
 		}
-		if a := ask(ctx, []Peer{peer}, queuedWait, summaryOf)[0]; a.err == nil {
-			out.Queued = ptr(a.got.GetRecipients())
+		if a := fleet.Ask(ctx, []Peer{peer}, queuedWait, summaryOf)[0]; a.Err == nil {
+			out.Queued = ptr(a.Got.GetRecipients())
 		}
 	}
 	return out, nil

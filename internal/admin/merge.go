@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/clrelay/clrelay/internal/admin/fleet"
 	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
 )
 
@@ -87,7 +88,7 @@ func (m *merged) add(ctx context.Context, peer string, run func(ctx context.Cont
 	m.sources = append(m.sources, s)
 	m.group.Go(func() {
 		defer cancel()
-		err := safely(func() error { return run(ctx, s) })
+		err := fleet.Safely(func() error { return run(ctx, s) })
 		if err != nil {
 			s.err = err
 		}
@@ -129,11 +130,11 @@ func (m *merged) each(ctx context.Context, visit func(*adminv1.QueueEntry) error
 			break
 		}
 		if err := visit(next.head[0]); err != nil {
-			return sorted(missing), err
+			return fleet.Sorted(missing), err
 		}
 		next.head = next.head[1:]
 	}
-	return sorted(missing), nil
+	return fleet.Sorted(missing), nil
 }
 
 // before tells which of two recipients is listed first.
@@ -258,7 +259,7 @@ func found(ctx context.Context, peers []Peer, ids []string) (have map[string]boo
 			missing = append(missing, p.Name)
 		}
 	}
-	return have, sorted(missing)
+	return have, fleet.Sorted(missing)
 }
 
 // isExpect tells whether another node refused because it found another number

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	"github.com/clrelay/clrelay/internal/admin/configs"
+	"github.com/clrelay/clrelay/internal/admin/fleet"
 	"github.com/clrelay/clrelay/internal/admin/rescue"
 	"github.com/clrelay/clrelay/internal/metrics"
 	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
@@ -71,7 +72,7 @@ func New(o Options) *Server {
 // everything, that of a node what nodes need of each other, and nobody else
 // anything.
 func (s *Server) Register(r grpc.ServiceRegistrar) {
-	o, f := &s.o, fleet{s.o.Peers}
+	o, f := &s.o, fleet.Fleet{Peers: s.o.Peers}
 	adminv1.RegisterQueueServiceServer(r, &queueService{queue: o.Queue, messages: o.Messages, now: o.Now, fleet: f})
 	adminv1.RegisterMessageServiceServer(r, &messageService{messages: o.Messages, fleet: f})
 	node := &nodeService{node: o.Node, nodes: o.Nodes, queue: o.Queue, fleet: f, every: progressEvery}

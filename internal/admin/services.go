@@ -12,12 +12,20 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/clrelay/clrelay/internal/admin/fleet"
 	"github.com/clrelay/clrelay/internal/mail"
 	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
 )
 
-// listBatch is how many entries travel together.
-const listBatch = 256
+const (
+	// listBatch is how many entries travel together.
+	listBatch = 256
+	// askWait is how long another node may take for an answer, or for the next
+	// piece of a list.
+	askWait = 5 * time.Second
+	// changeWait is how long it may take to change its part of the queue.
+	changeWait = 2 * time.Minute
+)
 
 // changeRequest is every request of a verb that changes the queue.
 type changeRequest interface{ GetChange() *adminv1.Change }
@@ -27,7 +35,7 @@ type queueService struct {
 	queue    Queue
 	messages Messages
 	now      func() time.Time
-	fleet    fleet
+	fleet    fleet.Fleet
 }
 
 func (q *queueService) Summary(ctx context.Context, req *adminv1.SummaryRequest) (*adminv1.SummaryResponse, error) {
@@ -42,12 +50,12 @@ func (q *queueService) Summary(ctx context.Context, req *adminv1.SummaryRequest)
 	if !s.Oldest.IsZero() {
 		out.Oldest = durationpb.New(max(0, q.now().Sub(s.Oldest)))
 	}
-	for _, a := range ask(ctx, q.fleet.others(ctx, req.GetLocal()), askWait, summaryOf) {
-		if a.err != nil {
-			out.MissingNodes = append(out.MissingNodes, a.peer.Name)
+	for _, a := range fleet.Ask(ctx, q.fleet.Others(ctx, req.GetLocal()), askWait, summaryOf) {
+		if a.Err != nil {
+			out.MissingNodes = append(out.MissingNodes, a.Peer.Name)
 			continue
 		}
-		addSummary(out, a.got)
+		addSummary(out, a.Got)
 	}
 	return out, nil
 }
@@ -68,7 +76,7 @@ func addSummary(to, more *adminv1.SummaryResponse) {
 var errLimit = errors.New("admin: limit reached")
 
 func (q *queueService) List(req *adminv1.ListRequest, stream adminv1.QueueService_ListServer) error {
-	peers := q.fleet.others(stream.Context(), req.GetLocal())
+	peers := q.fleet.Others(stream.Context(), req.GetLocal())
 	sel, err := q.selector(stream.Context(), req.GetSelector(), req.GetLocal(), peers)
 	if err != nil {
 		return err
@@ -143,7 +151,7 @@ func nowhere(missing []string) error {
 }
 
 func (q *queueService) change(ctx context.Context, action Action, in *adminv1.Change) (*adminv1.ChangeResult, error) {
-	peers := q.fleet.others(ctx, in.GetLocal())
+	peers := q.fleet.Others(ctx, in.GetLocal())
 	sel, err := q.selector(ctx, in.GetSelector(), in.GetLocal(), peers)
 	if err != nil {
 		return nil, err
@@ -183,7 +191,7 @@ func (q *queueService) Bounce(ctx context.Context, req *adminv1.BounceRequest) (
 type messageService struct {
 	adminv1.UnimplementedMessageServiceServer
 	messages Messages
-	fleet    fleet
+	fleet    fleet.Fleet
 }
 
 func (m *messageService) Show(ctx context.Context, req *adminv1.ShowRequest) (*adminv1.ShowResponse, error) {
@@ -195,22 +203,22 @@ func (m *messageService) Show(ctx context.Context, req *adminv1.ShowRequest) (*a
 	if err == nil {
 		return &adminv1.ShowResponse{Message: messageOut(msg)}, nil
 	}
-	peers := m.fleet.others(ctx, req.GetLocal())
+	peers := m.fleet.Others(ctx, req.GetLocal())
 	if !errors.Is(err, ErrNotFound) || len(peers) == 0 {
 		return nil, err
 	}
 	var missing []string
-	for _, a := range ask(ctx, peers, askWait, func(ctx context.Context, p Peer) (*adminv1.ShowResponse, error) {
+	for _, a := range fleet.Ask(ctx, peers, askWait, func(ctx context.Context, p Peer) (*adminv1.ShowResponse, error) {
 		return adminv1.NewMessageServiceClient(p.Conn).Show(ctx, &adminv1.ShowRequest{Id: req.GetId(), Local: true})
 	}) {
 		switch {
-		case a.err == nil:
-			return a.got, nil
-		case status.Code(a.err) != codes.NotFound:
-			missing = append(missing, a.peer.Name)
+		case a.Err == nil:
+			return a.Got, nil
+		case status.Code(a.Err) != codes.NotFound:
+			missing = append(missing, a.Peer.Name)
 		}
 	}
-	return nil, nowhere(sorted(missing))
+	return nil, nowhere(fleet.Sorted(missing))
 }
 
 // text makes a string of foreign origin fit for protobuf, which refuses what
