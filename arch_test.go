@@ -75,6 +75,7 @@ var floors = map[string]int{
 	"internal/admin/configs": 3, // the part of it about the shared configuration
 	"internal/admin/rescue":  3, // the part of it for disasters
 	"internal/admin/fleet":   3, // asks the other nodes
+	"internal/admin/shape":   3, // counts what is queued by domain, age and reason
 	"spool/spooltest":        4, // crash suite, used by tests alone
 	"cmd":                    6, // wires everything
 	"test":                   6, // drives everything

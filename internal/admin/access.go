@@ -34,6 +34,8 @@ func AccessTo(method string) Access {
 	switch method {
 	case "/admin.v1.QueueService/Summary",
 		"/admin.v1.QueueService/List",
+		"/admin.v1.QueueService/Shape",
+		"/admin.v1.QueueService/Reasons",
 		"/admin.v1.MessageService/Show",
 		"/admin.v1.NodeService/Status",
 		"/admin.v1.ClusterService/Status",
@@ -70,6 +72,8 @@ func OpenToNodes(method string) (open, local bool) {
 	switch method {
 	case "/admin.v1.QueueService/Summary",
 		"/admin.v1.QueueService/List",
+		"/admin.v1.QueueService/Shape",
+		"/admin.v1.QueueService/Reasons",
 		"/admin.v1.MessageService/Show",
 		"/admin.v1.QueueService/Retry",
 		"/admin.v1.QueueService/Hold",

@@ -28,7 +28,7 @@ func TestEveryMethodHasAnAccess(t *testing.T) {
 		}
 		name := method[strings.LastIndexByte(method, '/')+1:]
 		switch name {
-		case "Summary", "List", "Show", "Status", "Get", "History", "Nodes", "Backup", "Check", "Watch", "ServerReflectionInfo":
+		case "Summary", "List", "Shape", "Reasons", "Show", "Status", "Get", "History", "Nodes", "Backup", "Check", "Watch", "ServerReflectionInfo":
 			if access != Looks {
 				t.Errorf("%s only looks, AccessTo says %d", method, access)
 			}

@@ -269,6 +269,8 @@ func TestAccessByCertificate(t *testing.T) {
 	}{
 		{"/admin.v1.QueueService/Summary", &adminv1.SummaryRequest{Local: true}},
 		{"/admin.v1.QueueService/List", &adminv1.ListRequest{Local: true}},
+		{"/admin.v1.QueueService/Shape", &adminv1.ShapeRequest{Local: true}},
+		{"/admin.v1.QueueService/Reasons", &adminv1.ReasonsRequest{Local: true}},
 		{"/admin.v1.QueueService/Retry", &adminv1.RetryRequest{Change: local}},
 		{"/admin.v1.QueueService/Hold", &adminv1.HoldRequest{Change: local}},
 		{"/admin.v1.QueueService/Release", &adminv1.ReleaseRequest{Change: local}},

@@ -23,6 +23,9 @@ const (
 	// askWait is how long another node may take for an answer, or for the next
 	// piece of a list.
 	askWait = 5 * time.Second
+	// countWait is how long it may take to count all of its queue, which it may
+	// have to read from disk.
+	countWait = 20 * time.Second
 	// changeWait is how long it may take to change its part of the queue.
 	changeWait = 2 * time.Minute
 )

@@ -23,6 +23,59 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// ShapeBy says what the rows of a shape are.
+type ShapeBy int32
+
+const (
+	// As SHAPE_BY_DOMAIN.
+	ShapeBy_SHAPE_BY_UNSPECIFIED ShapeBy = 0
+	// Domains of recipients.
+	ShapeBy_SHAPE_BY_DOMAIN ShapeBy = 1
+	// Domains of senders.
+	ShapeBy_SHAPE_BY_SENDER ShapeBy = 2
+)
+
+// Enum value maps for ShapeBy.
+var (
+	ShapeBy_name = map[int32]string{
+		0: "SHAPE_BY_UNSPECIFIED",
+		1: "SHAPE_BY_DOMAIN",
+		2: "SHAPE_BY_SENDER",
+	}
+	ShapeBy_value = map[string]int32{
+		"SHAPE_BY_UNSPECIFIED": 0,
+		"SHAPE_BY_DOMAIN":      1,
+		"SHAPE_BY_SENDER":      2,
+	}
+)
+
+func (x ShapeBy) Enum() *ShapeBy {
+	p := new(ShapeBy)
+	*p = x
+	return p
+}
+
+func (x ShapeBy) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ShapeBy) Descriptor() protoreflect.EnumDescriptor {
+	return file_admin_v1_queue_proto_enumTypes[0].Descriptor()
+}
+
+func (ShapeBy) Type() protoreflect.EnumType {
+	return &file_admin_v1_queue_proto_enumTypes[0]
+}
+
+func (x ShapeBy) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ShapeBy.Descriptor instead.
+func (ShapeBy) EnumDescriptor() ([]byte, []int) {
+	return file_admin_v1_queue_proto_rawDescGZIP(), []int{0}
+}
+
 // SummaryRequest asks for the whole queue.
 type SummaryRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -424,6 +477,493 @@ func (x *QueueEntry) GetLastReply() string {
 	return ""
 }
 
+// ShapeRequest says which recipients to count.
+type ShapeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which; an empty one means all.
+	Selector *Selector `protobuf:"bytes,1,opt,name=selector,proto3" json:"selector,omitempty"`
+	// What the rows are.
+	By ShapeBy `protobuf:"varint,2,opt,name=by,proto3,enum=admin.v1.ShapeBy" json:"by,omitempty"`
+	// How many rows at most; 0 means all, of which there are 10,000 at most.
+	Limit int64 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	// The node that is asked alone. Nodes ask each other so.
+	Local         bool `protobuf:"varint,4,opt,name=local,proto3" json:"local,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShapeRequest) Reset() {
+	*x = ShapeRequest{}
+	mi := &file_admin_v1_queue_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShapeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShapeRequest) ProtoMessage() {}
+
+func (x *ShapeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_queue_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShapeRequest.ProtoReflect.Descriptor instead.
+func (*ShapeRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_queue_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ShapeRequest) GetSelector() *Selector {
+	if x != nil {
+		return x.Selector
+	}
+	return nil
+}
+
+func (x *ShapeRequest) GetBy() ShapeBy {
+	if x != nil {
+		return x.By
+	}
+	return ShapeBy_SHAPE_BY_UNSPECIFIED
+}
+
+func (x *ShapeRequest) GetLimit() int64 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *ShapeRequest) GetLocal() bool {
+	if x != nil {
+		return x.Local
+	}
+	return false
+}
+
+// ShapeResponse counts recipients by domain and age.
+type ShapeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The ages, in seconds since arrival, below which the counts of a row are:
+	// each counts those that the one before does not. The last count, which has
+	// no bound, is of the rest.
+	BucketSeconds []int64 `protobuf:"varint,1,rep,packed,name=bucket_seconds,json=bucketSeconds,proto3" json:"bucket_seconds,omitempty"`
+	// All that were counted.
+	Total *ShapeRow `protobuf:"bytes,2,opt,name=total,proto3" json:"total,omitempty"`
+	// The domains with most recipients, these first.
+	Rows []*ShapeRow `protobuf:"bytes,3,rep,name=rows,proto3" json:"rows,omitempty"`
+	// All that are in none of the rows.
+	Other *ShapeRow `protobuf:"bytes,4,opt,name=other,proto3" json:"other,omitempty"`
+	// A node had more domains than it can tell apart: recipients of domains
+	// with few of them are in other, even where the domain has a row.
+	Cut bool `protobuf:"varint,5,opt,name=cut,proto3" json:"cut,omitempty"`
+	// Nodes that did not answer: theirs is missing.
+	MissingNodes  []string `protobuf:"bytes,6,rep,name=missing_nodes,json=missingNodes,proto3" json:"missing_nodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShapeResponse) Reset() {
+	*x = ShapeResponse{}
+	mi := &file_admin_v1_queue_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShapeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShapeResponse) ProtoMessage() {}
+
+func (x *ShapeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_queue_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShapeResponse.ProtoReflect.Descriptor instead.
+func (*ShapeResponse) Descriptor() ([]byte, []int) {
+	return file_admin_v1_queue_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ShapeResponse) GetBucketSeconds() []int64 {
+	if x != nil {
+		return x.BucketSeconds
+	}
+	return nil
+}
+
+func (x *ShapeResponse) GetTotal() *ShapeRow {
+	if x != nil {
+		return x.Total
+	}
+	return nil
+}
+
+func (x *ShapeResponse) GetRows() []*ShapeRow {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
+func (x *ShapeResponse) GetOther() *ShapeRow {
+	if x != nil {
+		return x.Other
+	}
+	return nil
+}
+
+func (x *ShapeResponse) GetCut() bool {
+	if x != nil {
+		return x.Cut
+	}
+	return false
+}
+
+func (x *ShapeResponse) GetMissingNodes() []string {
+	if x != nil {
+		return x.MissingNodes
+	}
+	return nil
+}
+
+// ShapeRow counts the recipients of one domain.
+type ShapeRow struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The domain, in lower case; empty for the null reverse-path and for
+	// recipients without one.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// All of them.
+	Total int64 `protobuf:"varint,2,opt,name=total,proto3" json:"total,omitempty"`
+	// By age: one more than there are bounds.
+	Counts        []int64 `protobuf:"varint,3,rep,packed,name=counts,proto3" json:"counts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShapeRow) Reset() {
+	*x = ShapeRow{}
+	mi := &file_admin_v1_queue_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShapeRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShapeRow) ProtoMessage() {}
+
+func (x *ShapeRow) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_queue_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShapeRow.ProtoReflect.Descriptor instead.
+func (*ShapeRow) Descriptor() ([]byte, []int) {
+	return file_admin_v1_queue_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ShapeRow) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ShapeRow) GetTotal() int64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *ShapeRow) GetCounts() []int64 {
+	if x != nil {
+		return x.Counts
+	}
+	return nil
+}
+
+// ReasonsRequest says which recipients to count.
+type ReasonsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which. Without states and everything: those that wait, which are all that
+	// are deferred or held, and those that are due for a destination that cannot
+	// be reached.
+	Selector *Selector `protobuf:"bytes,1,opt,name=selector,proto3" json:"selector,omitempty"`
+	// How many reasons at most; 0 means all, of which there are 1,000 at most.
+	Limit int64 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	// The node that is asked alone. Nodes ask each other so.
+	Local         bool `protobuf:"varint,3,opt,name=local,proto3" json:"local,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReasonsRequest) Reset() {
+	*x = ReasonsRequest{}
+	mi := &file_admin_v1_queue_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReasonsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReasonsRequest) ProtoMessage() {}
+
+func (x *ReasonsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_queue_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReasonsRequest.ProtoReflect.Descriptor instead.
+func (*ReasonsRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_queue_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ReasonsRequest) GetSelector() *Selector {
+	if x != nil {
+		return x.Selector
+	}
+	return nil
+}
+
+func (x *ReasonsRequest) GetLimit() int64 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *ReasonsRequest) GetLocal() bool {
+	if x != nil {
+		return x.Local
+	}
+	return false
+}
+
+// ReasonsResponse counts recipients by what was last heard of them.
+type ReasonsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// All that were counted.
+	Recipients int64 `protobuf:"varint,1,opt,name=recipients,proto3" json:"recipients,omitempty"`
+	// The reasons with most recipients, these first.
+	Reasons []*Reason `protobuf:"bytes,2,rep,name=reasons,proto3" json:"reasons,omitempty"`
+	// Recipients with none of these reasons.
+	Other int64 `protobuf:"varint,3,opt,name=other,proto3" json:"other,omitempty"`
+	// A node had more reasons than it can tell apart: recipients with rare ones
+	// are in other, even where the reason is listed.
+	Cut bool `protobuf:"varint,4,opt,name=cut,proto3" json:"cut,omitempty"`
+	// Nodes that did not answer: theirs is missing.
+	MissingNodes  []string `protobuf:"bytes,5,rep,name=missing_nodes,json=missingNodes,proto3" json:"missing_nodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReasonsResponse) Reset() {
+	*x = ReasonsResponse{}
+	mi := &file_admin_v1_queue_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReasonsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReasonsResponse) ProtoMessage() {}
+
+func (x *ReasonsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_queue_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReasonsResponse.ProtoReflect.Descriptor instead.
+func (*ReasonsResponse) Descriptor() ([]byte, []int) {
+	return file_admin_v1_queue_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ReasonsResponse) GetRecipients() int64 {
+	if x != nil {
+		return x.Recipients
+	}
+	return 0
+}
+
+func (x *ReasonsResponse) GetReasons() []*Reason {
+	if x != nil {
+		return x.Reasons
+	}
+	return nil
+}
+
+func (x *ReasonsResponse) GetOther() int64 {
+	if x != nil {
+		return x.Other
+	}
+	return 0
+}
+
+func (x *ReasonsResponse) GetCut() bool {
+	if x != nil {
+		return x.Cut
+	}
+	return false
+}
+
+func (x *ReasonsResponse) GetMissingNodes() []string {
+	if x != nil {
+		return x.MissingNodes
+	}
+	return nil
+}
+
+// Reason is one of the reasons why recipients are in the queue.
+type Reason struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What kind it is, by the enhanced status code: policy (x.7), network (x.4),
+	// mailbox-full (x.2.2), mailbox (x.2), address (x.1), system (x.3), protocol
+	// (x.5), content (x.6); other; none when nothing was heard yet.
+	Class string `protobuf:"bytes,1,opt,name=class,proto3" json:"class,omitempty"`
+	// The last reply, with the enhanced status code or else the reply code, and
+	// with placeholders for what differs from one message to the next: # for
+	// numbers and IDs, <addr>, <host>, <ip> and <url>. Empty when nothing was
+	// heard yet.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Recipients that heard it.
+	Recipients int64 `protobuf:"varint,3,opt,name=recipients,proto3" json:"recipients,omitempty"`
+	// Their domains; an estimate, within some percent, from 256 on.
+	Domains int64 `protobuf:"varint,4,opt,name=domains,proto3" json:"domains,omitempty"`
+	// One of the replies as it came; its first 512 octets.
+	Sample string `protobuf:"bytes,5,opt,name=sample,proto3" json:"sample,omitempty"`
+	// When the oldest of their messages was accepted.
+	Oldest *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=oldest,proto3" json:"oldest,omitempty"`
+	// Hashes of the domains, at most the 256 least: from these nodes tell how
+	// many domains all of them have.
+	DomainHashes  []uint64 `protobuf:"fixed64,7,rep,packed,name=domain_hashes,json=domainHashes,proto3" json:"domain_hashes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reason) Reset() {
+	*x = Reason{}
+	mi := &file_admin_v1_queue_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reason) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reason) ProtoMessage() {}
+
+func (x *Reason) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_queue_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reason.ProtoReflect.Descriptor instead.
+func (*Reason) Descriptor() ([]byte, []int) {
+	return file_admin_v1_queue_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Reason) GetClass() string {
+	if x != nil {
+		return x.Class
+	}
+	return ""
+}
+
+func (x *Reason) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Reason) GetRecipients() int64 {
+	if x != nil {
+		return x.Recipients
+	}
+	return 0
+}
+
+func (x *Reason) GetDomains() int64 {
+	if x != nil {
+		return x.Domains
+	}
+	return 0
+}
+
+func (x *Reason) GetSample() string {
+	if x != nil {
+		return x.Sample
+	}
+	return ""
+}
+
+func (x *Reason) GetOldest() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Oldest
+	}
+	return nil
+}
+
+func (x *Reason) GetDomainHashes() []uint64 {
+	if x != nil {
+		return x.DomainHashes
+	}
+	return nil
+}
+
 // Change says what a verb is to work on, and how sure the caller is.
 type Change struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -445,7 +985,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_admin_v1_queue_proto_msgTypes[5]
+	mi := &file_admin_v1_queue_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -457,7 +997,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_queue_proto_msgTypes[5]
+	mi := &file_admin_v1_queue_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -470,7 +1010,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_admin_v1_queue_proto_rawDescGZIP(), []int{5}
+	return file_admin_v1_queue_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Change) GetSelector() *Selector {
@@ -532,7 +1072,7 @@ type ChangeResult struct {
 
 func (x *ChangeResult) Reset() {
 	*x = ChangeResult{}
-	mi := &file_admin_v1_queue_proto_msgTypes[6]
+	mi := &file_admin_v1_queue_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -544,7 +1084,7 @@ func (x *ChangeResult) String() string {
 func (*ChangeResult) ProtoMessage() {}
 
 func (x *ChangeResult) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_queue_proto_msgTypes[6]
+	mi := &file_admin_v1_queue_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -557,7 +1097,7 @@ func (x *ChangeResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeResult.ProtoReflect.Descriptor instead.
 func (*ChangeResult) Descriptor() ([]byte, []int) {
-	return file_admin_v1_queue_proto_rawDescGZIP(), []int{6}
+	return file_admin_v1_queue_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ChangeResult) GetMessages() int64 {
@@ -620,7 +1160,7 @@ type RetryRequest struct {
 
 func (x *RetryRequest) Reset() {
 	*x = RetryRequest{}
-	mi := &file_admin_v1_queue_proto_msgTypes[7]
+	mi := &file_admin_v1_queue_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -632,7 +1172,7 @@ func (x *RetryRequest) String() string {
 func (*RetryRequest) ProtoMessage() {}
 
 func (x *RetryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_queue_proto_msgTypes[7]
+	mi := &file_admin_v1_queue_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -645,7 +1185,7 @@ func (x *RetryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryRequest.ProtoReflect.Descriptor instead.
 func (*RetryRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_queue_proto_rawDescGZIP(), []int{7}
+	return file_admin_v1_queue_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RetryRequest) GetChange() *Change {
@@ -666,7 +1206,7 @@ type RetryResponse struct {
 
 func (x *RetryResponse) Reset() {
 	*x = RetryResponse{}
-	mi := &file_admin_v1_queue_proto_msgTypes[8]
+	mi := &file_admin_v1_queue_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -678,7 +1218,7 @@ func (x *RetryResponse) String() string {
 func (*RetryResponse) ProtoMessage() {}
 
 func (x *RetryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_queue_proto_msgTypes[8]
+	mi := &file_admin_v1_queue_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -691,7 +1231,7 @@ func (x *RetryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryResponse.ProtoReflect.Descriptor instead.
 func (*RetryResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_queue_proto_rawDescGZIP(), []int{8}
+	return file_admin_v1_queue_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RetryResponse) GetResult() *ChangeResult {
@@ -712,7 +1252,7 @@ type HoldRequest struct {
 
 func (x *HoldRequest) Reset() {
 	*x = HoldRequest{}
-	mi := &file_admin_v1_queue_proto_msgTypes[9]
+	mi := &file_admin_v1_queue_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -724,7 +1264,7 @@ func (x *HoldRequest) String() string {
 func (*HoldRequest) ProtoMessage() {}
 
 func (x *HoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_queue_proto_msgTypes[9]
+	mi := &file_admin_v1_queue_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -737,7 +1277,7 @@ func (x *HoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldRequest.ProtoReflect.Descriptor instead.
 func (*HoldRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_queue_proto_rawDescGZIP(), []int{9}
+	return file_admin_v1_queue_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *HoldRequest) GetChange() *Change {
@@ -758,7 +1298,7 @@ type HoldResponse struct {
 
 func (x *HoldResponse) Reset() {
 	*x = HoldResponse{}
-	mi := &file_admin_v1_queue_proto_msgTypes[10]
+	mi := &file_admin_v1_queue_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -770,7 +1310,7 @@ func (x *HoldResponse) String() string {
 func (*HoldResponse) ProtoMessage() {}
 
 func (x *HoldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_queue_proto_msgTypes[10]
+	mi := &file_admin_v1_queue_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -783,7 +1323,7 @@ func (x *HoldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldResponse.ProtoReflect.Descriptor instead.
 func (*HoldResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_queue_proto_rawDescGZIP(), []int{10}
+	return file_admin_v1_queue_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *HoldResponse) GetResult() *ChangeResult {
@@ -804,7 +1344,7 @@ type ReleaseRequest struct {
 
 func (x *ReleaseRequest) Reset() {
 	*x = ReleaseRequest{}
-	mi := &file_admin_v1_queue_proto_msgTypes[11]
+	mi := &file_admin_v1_queue_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -816,7 +1356,7 @@ func (x *ReleaseRequest) String() string {
 func (*ReleaseRequest) ProtoMessage() {}
 
 func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_queue_proto_msgTypes[11]
+	mi := &file_admin_v1_queue_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -829,7 +1369,7 @@ func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_queue_proto_rawDescGZIP(), []int{11}
+	return file_admin_v1_queue_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ReleaseRequest) GetChange() *Change {
@@ -850,7 +1390,7 @@ type ReleaseResponse struct {
 
 func (x *ReleaseResponse) Reset() {
 	*x = ReleaseResponse{}
-	mi := &file_admin_v1_queue_proto_msgTypes[12]
+	mi := &file_admin_v1_queue_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -862,7 +1402,7 @@ func (x *ReleaseResponse) String() string {
 func (*ReleaseResponse) ProtoMessage() {}
 
 func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_queue_proto_msgTypes[12]
+	mi := &file_admin_v1_queue_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -875,7 +1415,7 @@ func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_queue_proto_rawDescGZIP(), []int{12}
+	return file_admin_v1_queue_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ReleaseResponse) GetResult() *ChangeResult {
@@ -896,7 +1436,7 @@ type DropRequest struct {
 
 func (x *DropRequest) Reset() {
 	*x = DropRequest{}
-	mi := &file_admin_v1_queue_proto_msgTypes[13]
+	mi := &file_admin_v1_queue_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -908,7 +1448,7 @@ func (x *DropRequest) String() string {
 func (*DropRequest) ProtoMessage() {}
 
 func (x *DropRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_queue_proto_msgTypes[13]
+	mi := &file_admin_v1_queue_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -921,7 +1461,7 @@ func (x *DropRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropRequest.ProtoReflect.Descriptor instead.
 func (*DropRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_queue_proto_rawDescGZIP(), []int{13}
+	return file_admin_v1_queue_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DropRequest) GetChange() *Change {
@@ -942,7 +1482,7 @@ type DropResponse struct {
 
 func (x *DropResponse) Reset() {
 	*x = DropResponse{}
-	mi := &file_admin_v1_queue_proto_msgTypes[14]
+	mi := &file_admin_v1_queue_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -954,7 +1494,7 @@ func (x *DropResponse) String() string {
 func (*DropResponse) ProtoMessage() {}
 
 func (x *DropResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_queue_proto_msgTypes[14]
+	mi := &file_admin_v1_queue_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -967,7 +1507,7 @@ func (x *DropResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropResponse.ProtoReflect.Descriptor instead.
 func (*DropResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_queue_proto_rawDescGZIP(), []int{14}
+	return file_admin_v1_queue_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DropResponse) GetResult() *ChangeResult {
@@ -988,7 +1528,7 @@ type BounceRequest struct {
 
 func (x *BounceRequest) Reset() {
 	*x = BounceRequest{}
-	mi := &file_admin_v1_queue_proto_msgTypes[15]
+	mi := &file_admin_v1_queue_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1000,7 +1540,7 @@ func (x *BounceRequest) String() string {
 func (*BounceRequest) ProtoMessage() {}
 
 func (x *BounceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_queue_proto_msgTypes[15]
+	mi := &file_admin_v1_queue_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1013,7 +1553,7 @@ func (x *BounceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BounceRequest.ProtoReflect.Descriptor instead.
 func (*BounceRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_queue_proto_rawDescGZIP(), []int{15}
+	return file_admin_v1_queue_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *BounceRequest) GetChange() *Change {
@@ -1034,7 +1574,7 @@ type BounceResponse struct {
 
 func (x *BounceResponse) Reset() {
 	*x = BounceResponse{}
-	mi := &file_admin_v1_queue_proto_msgTypes[16]
+	mi := &file_admin_v1_queue_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1046,7 +1586,7 @@ func (x *BounceResponse) String() string {
 func (*BounceResponse) ProtoMessage() {}
 
 func (x *BounceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_queue_proto_msgTypes[16]
+	mi := &file_admin_v1_queue_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1059,7 +1599,7 @@ func (x *BounceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BounceResponse.ProtoReflect.Descriptor instead.
 func (*BounceResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_queue_proto_rawDescGZIP(), []int{16}
+	return file_admin_v1_queue_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *BounceResponse) GetResult() *ChangeResult {
@@ -1107,7 +1647,45 @@ const file_admin_v1_queue_proto_rawDesc = "" +
 	"\fnext_attempt\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\vnextAttempt\x12\x1d\n" +
 	"\n" +
-	"last_reply\x18\v \x01(\tR\tlastReply\"\xa7\x01\n" +
+	"last_reply\x18\v \x01(\tR\tlastReply\"\x8d\x01\n" +
+	"\fShapeRequest\x12.\n" +
+	"\bselector\x18\x01 \x01(\v2\x12.admin.v1.SelectorR\bselector\x12!\n" +
+	"\x02by\x18\x02 \x01(\x0e2\x11.admin.v1.ShapeByR\x02by\x12\x14\n" +
+	"\x05limit\x18\x03 \x01(\x03R\x05limit\x12\x14\n" +
+	"\x05local\x18\x04 \x01(\bR\x05local\"\xe9\x01\n" +
+	"\rShapeResponse\x12%\n" +
+	"\x0ebucket_seconds\x18\x01 \x03(\x03R\rbucketSeconds\x12(\n" +
+	"\x05total\x18\x02 \x01(\v2\x12.admin.v1.ShapeRowR\x05total\x12&\n" +
+	"\x04rows\x18\x03 \x03(\v2\x12.admin.v1.ShapeRowR\x04rows\x12(\n" +
+	"\x05other\x18\x04 \x01(\v2\x12.admin.v1.ShapeRowR\x05other\x12\x10\n" +
+	"\x03cut\x18\x05 \x01(\bR\x03cut\x12#\n" +
+	"\rmissing_nodes\x18\x06 \x03(\tR\fmissingNodes\"L\n" +
+	"\bShapeRow\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05total\x18\x02 \x01(\x03R\x05total\x12\x16\n" +
+	"\x06counts\x18\x03 \x03(\x03R\x06counts\"l\n" +
+	"\x0eReasonsRequest\x12.\n" +
+	"\bselector\x18\x01 \x01(\v2\x12.admin.v1.SelectorR\bselector\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\x03R\x05limit\x12\x14\n" +
+	"\x05local\x18\x03 \x01(\bR\x05local\"\xaa\x01\n" +
+	"\x0fReasonsResponse\x12\x1e\n" +
+	"\n" +
+	"recipients\x18\x01 \x01(\x03R\n" +
+	"recipients\x12*\n" +
+	"\areasons\x18\x02 \x03(\v2\x10.admin.v1.ReasonR\areasons\x12\x14\n" +
+	"\x05other\x18\x03 \x01(\x03R\x05other\x12\x10\n" +
+	"\x03cut\x18\x04 \x01(\bR\x03cut\x12#\n" +
+	"\rmissing_nodes\x18\x05 \x03(\tR\fmissingNodes\"\xe1\x01\n" +
+	"\x06Reason\x12\x14\n" +
+	"\x05class\x18\x01 \x01(\tR\x05class\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1e\n" +
+	"\n" +
+	"recipients\x18\x03 \x01(\x03R\n" +
+	"recipients\x12\x18\n" +
+	"\adomains\x18\x04 \x01(\x03R\adomains\x12\x16\n" +
+	"\x06sample\x18\x05 \x01(\tR\x06sample\x122\n" +
+	"\x06oldest\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x06oldest\x12#\n" +
+	"\rdomain_hashes\x18\a \x03(\x06R\fdomainHashes\"\xa7\x01\n" +
 	"\x06Change\x12.\n" +
 	"\bselector\x18\x01 \x01(\v2\x12.admin.v1.SelectorR\bselector\x12\x17\n" +
 	"\adry_run\x18\x02 \x01(\bR\x06dryRun\x12\x1b\n" +
@@ -1144,10 +1722,16 @@ const file_admin_v1_queue_proto_rawDesc = "" +
 	"\rBounceRequest\x12(\n" +
 	"\x06change\x18\x01 \x01(\v2\x10.admin.v1.ChangeR\x06change\"@\n" +
 	"\x0eBounceResponse\x12.\n" +
-	"\x06result\x18\x01 \x01(\v2\x16.admin.v1.ChangeResultR\x06result2\xac\x03\n" +
+	"\x06result\x18\x01 \x01(\v2\x16.admin.v1.ChangeResultR\x06result*M\n" +
+	"\aShapeBy\x12\x18\n" +
+	"\x14SHAPE_BY_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fSHAPE_BY_DOMAIN\x10\x01\x12\x13\n" +
+	"\x0fSHAPE_BY_SENDER\x10\x022\xa6\x04\n" +
 	"\fQueueService\x12>\n" +
 	"\aSummary\x12\x18.admin.v1.SummaryRequest\x1a\x19.admin.v1.SummaryResponse\x127\n" +
 	"\x04List\x12\x15.admin.v1.ListRequest\x1a\x16.admin.v1.ListResponse0\x01\x128\n" +
+	"\x05Shape\x12\x16.admin.v1.ShapeRequest\x1a\x17.admin.v1.ShapeResponse\x12>\n" +
+	"\aReasons\x12\x18.admin.v1.ReasonsRequest\x1a\x19.admin.v1.ReasonsResponse\x128\n" +
 	"\x05Retry\x12\x16.admin.v1.RetryRequest\x1a\x17.admin.v1.RetryResponse\x125\n" +
 	"\x04Hold\x12\x15.admin.v1.HoldRequest\x1a\x16.admin.v1.HoldResponse\x12>\n" +
 	"\aRelease\x12\x18.admin.v1.ReleaseRequest\x1a\x19.admin.v1.ReleaseResponse\x125\n" +
@@ -1166,68 +1750,88 @@ func file_admin_v1_queue_proto_rawDescGZIP() []byte {
 	return file_admin_v1_queue_proto_rawDescData
 }
 
-var file_admin_v1_queue_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_admin_v1_queue_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_admin_v1_queue_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_admin_v1_queue_proto_goTypes = []any{
-	(*SummaryRequest)(nil),        // 0: admin.v1.SummaryRequest
-	(*SummaryResponse)(nil),       // 1: admin.v1.SummaryResponse
-	(*ListRequest)(nil),           // 2: admin.v1.ListRequest
-	(*ListResponse)(nil),          // 3: admin.v1.ListResponse
-	(*QueueEntry)(nil),            // 4: admin.v1.QueueEntry
-	(*Change)(nil),                // 5: admin.v1.Change
-	(*ChangeResult)(nil),          // 6: admin.v1.ChangeResult
-	(*RetryRequest)(nil),          // 7: admin.v1.RetryRequest
-	(*RetryResponse)(nil),         // 8: admin.v1.RetryResponse
-	(*HoldRequest)(nil),           // 9: admin.v1.HoldRequest
-	(*HoldResponse)(nil),          // 10: admin.v1.HoldResponse
-	(*ReleaseRequest)(nil),        // 11: admin.v1.ReleaseRequest
-	(*ReleaseResponse)(nil),       // 12: admin.v1.ReleaseResponse
-	(*DropRequest)(nil),           // 13: admin.v1.DropRequest
-	(*DropResponse)(nil),          // 14: admin.v1.DropResponse
-	(*BounceRequest)(nil),         // 15: admin.v1.BounceRequest
-	(*BounceResponse)(nil),        // 16: admin.v1.BounceResponse
-	(*durationpb.Duration)(nil),   // 17: google.protobuf.Duration
-	(*Selector)(nil),              // 18: admin.v1.Selector
-	(RecipientState)(0),           // 19: admin.v1.RecipientState
-	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
+	(ShapeBy)(0),                  // 0: admin.v1.ShapeBy
+	(*SummaryRequest)(nil),        // 1: admin.v1.SummaryRequest
+	(*SummaryResponse)(nil),       // 2: admin.v1.SummaryResponse
+	(*ListRequest)(nil),           // 3: admin.v1.ListRequest
+	(*ListResponse)(nil),          // 4: admin.v1.ListResponse
+	(*QueueEntry)(nil),            // 5: admin.v1.QueueEntry
+	(*ShapeRequest)(nil),          // 6: admin.v1.ShapeRequest
+	(*ShapeResponse)(nil),         // 7: admin.v1.ShapeResponse
+	(*ShapeRow)(nil),              // 8: admin.v1.ShapeRow
+	(*ReasonsRequest)(nil),        // 9: admin.v1.ReasonsRequest
+	(*ReasonsResponse)(nil),       // 10: admin.v1.ReasonsResponse
+	(*Reason)(nil),                // 11: admin.v1.Reason
+	(*Change)(nil),                // 12: admin.v1.Change
+	(*ChangeResult)(nil),          // 13: admin.v1.ChangeResult
+	(*RetryRequest)(nil),          // 14: admin.v1.RetryRequest
+	(*RetryResponse)(nil),         // 15: admin.v1.RetryResponse
+	(*HoldRequest)(nil),           // 16: admin.v1.HoldRequest
+	(*HoldResponse)(nil),          // 17: admin.v1.HoldResponse
+	(*ReleaseRequest)(nil),        // 18: admin.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),       // 19: admin.v1.ReleaseResponse
+	(*DropRequest)(nil),           // 20: admin.v1.DropRequest
+	(*DropResponse)(nil),          // 21: admin.v1.DropResponse
+	(*BounceRequest)(nil),         // 22: admin.v1.BounceRequest
+	(*BounceResponse)(nil),        // 23: admin.v1.BounceResponse
+	(*durationpb.Duration)(nil),   // 24: google.protobuf.Duration
+	(*Selector)(nil),              // 25: admin.v1.Selector
+	(RecipientState)(0),           // 26: admin.v1.RecipientState
+	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
 }
 var file_admin_v1_queue_proto_depIdxs = []int32{
-	17, // 0: admin.v1.SummaryResponse.oldest:type_name -> google.protobuf.Duration
-	18, // 1: admin.v1.ListRequest.selector:type_name -> admin.v1.Selector
-	4,  // 2: admin.v1.ListResponse.entries:type_name -> admin.v1.QueueEntry
-	19, // 3: admin.v1.QueueEntry.state:type_name -> admin.v1.RecipientState
-	20, // 4: admin.v1.QueueEntry.arrived:type_name -> google.protobuf.Timestamp
-	20, // 5: admin.v1.QueueEntry.next_attempt:type_name -> google.protobuf.Timestamp
-	18, // 6: admin.v1.Change.selector:type_name -> admin.v1.Selector
-	20, // 7: admin.v1.ChangeResult.oldest:type_name -> google.protobuf.Timestamp
-	5,  // 8: admin.v1.RetryRequest.change:type_name -> admin.v1.Change
-	6,  // 9: admin.v1.RetryResponse.result:type_name -> admin.v1.ChangeResult
-	5,  // 10: admin.v1.HoldRequest.change:type_name -> admin.v1.Change
-	6,  // 11: admin.v1.HoldResponse.result:type_name -> admin.v1.ChangeResult
-	5,  // 12: admin.v1.ReleaseRequest.change:type_name -> admin.v1.Change
-	6,  // 13: admin.v1.ReleaseResponse.result:type_name -> admin.v1.ChangeResult
-	5,  // 14: admin.v1.DropRequest.change:type_name -> admin.v1.Change
-	6,  // 15: admin.v1.DropResponse.result:type_name -> admin.v1.ChangeResult
-	5,  // 16: admin.v1.BounceRequest.change:type_name -> admin.v1.Change
-	6,  // 17: admin.v1.BounceResponse.result:type_name -> admin.v1.ChangeResult
-	0,  // 18: admin.v1.QueueService.Summary:input_type -> admin.v1.SummaryRequest
-	2,  // 19: admin.v1.QueueService.List:input_type -> admin.v1.ListRequest
-	7,  // 20: admin.v1.QueueService.Retry:input_type -> admin.v1.RetryRequest
-	9,  // 21: admin.v1.QueueService.Hold:input_type -> admin.v1.HoldRequest
-	11, // 22: admin.v1.QueueService.Release:input_type -> admin.v1.ReleaseRequest
-	13, // 23: admin.v1.QueueService.Drop:input_type -> admin.v1.DropRequest
-	15, // 24: admin.v1.QueueService.Bounce:input_type -> admin.v1.BounceRequest
-	1,  // 25: admin.v1.QueueService.Summary:output_type -> admin.v1.SummaryResponse
-	3,  // 26: admin.v1.QueueService.List:output_type -> admin.v1.ListResponse
-	8,  // 27: admin.v1.QueueService.Retry:output_type -> admin.v1.RetryResponse
-	10, // 28: admin.v1.QueueService.Hold:output_type -> admin.v1.HoldResponse
-	12, // 29: admin.v1.QueueService.Release:output_type -> admin.v1.ReleaseResponse
-	14, // 30: admin.v1.QueueService.Drop:output_type -> admin.v1.DropResponse
-	16, // 31: admin.v1.QueueService.Bounce:output_type -> admin.v1.BounceResponse
-	25, // [25:32] is the sub-list for method output_type
-	18, // [18:25] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	24, // 0: admin.v1.SummaryResponse.oldest:type_name -> google.protobuf.Duration
+	25, // 1: admin.v1.ListRequest.selector:type_name -> admin.v1.Selector
+	5,  // 2: admin.v1.ListResponse.entries:type_name -> admin.v1.QueueEntry
+	26, // 3: admin.v1.QueueEntry.state:type_name -> admin.v1.RecipientState
+	27, // 4: admin.v1.QueueEntry.arrived:type_name -> google.protobuf.Timestamp
+	27, // 5: admin.v1.QueueEntry.next_attempt:type_name -> google.protobuf.Timestamp
+	25, // 6: admin.v1.ShapeRequest.selector:type_name -> admin.v1.Selector
+	0,  // 7: admin.v1.ShapeRequest.by:type_name -> admin.v1.ShapeBy
+	8,  // 8: admin.v1.ShapeResponse.total:type_name -> admin.v1.ShapeRow
+	8,  // 9: admin.v1.ShapeResponse.rows:type_name -> admin.v1.ShapeRow
+	8,  // 10: admin.v1.ShapeResponse.other:type_name -> admin.v1.ShapeRow
+	25, // 11: admin.v1.ReasonsRequest.selector:type_name -> admin.v1.Selector
+	11, // 12: admin.v1.ReasonsResponse.reasons:type_name -> admin.v1.Reason
+	27, // 13: admin.v1.Reason.oldest:type_name -> google.protobuf.Timestamp
+	25, // 14: admin.v1.Change.selector:type_name -> admin.v1.Selector
+	27, // 15: admin.v1.ChangeResult.oldest:type_name -> google.protobuf.Timestamp
+	12, // 16: admin.v1.RetryRequest.change:type_name -> admin.v1.Change
+	13, // 17: admin.v1.RetryResponse.result:type_name -> admin.v1.ChangeResult
+	12, // 18: admin.v1.HoldRequest.change:type_name -> admin.v1.Change
+	13, // 19: admin.v1.HoldResponse.result:type_name -> admin.v1.ChangeResult
+	12, // 20: admin.v1.ReleaseRequest.change:type_name -> admin.v1.Change
+	13, // 21: admin.v1.ReleaseResponse.result:type_name -> admin.v1.ChangeResult
+	12, // 22: admin.v1.DropRequest.change:type_name -> admin.v1.Change
+	13, // 23: admin.v1.DropResponse.result:type_name -> admin.v1.ChangeResult
+	12, // 24: admin.v1.BounceRequest.change:type_name -> admin.v1.Change
+	13, // 25: admin.v1.BounceResponse.result:type_name -> admin.v1.ChangeResult
+	1,  // 26: admin.v1.QueueService.Summary:input_type -> admin.v1.SummaryRequest
+	3,  // 27: admin.v1.QueueService.List:input_type -> admin.v1.ListRequest
+	6,  // 28: admin.v1.QueueService.Shape:input_type -> admin.v1.ShapeRequest
+	9,  // 29: admin.v1.QueueService.Reasons:input_type -> admin.v1.ReasonsRequest
+	14, // 30: admin.v1.QueueService.Retry:input_type -> admin.v1.RetryRequest
+	16, // 31: admin.v1.QueueService.Hold:input_type -> admin.v1.HoldRequest
+	18, // 32: admin.v1.QueueService.Release:input_type -> admin.v1.ReleaseRequest
+	20, // 33: admin.v1.QueueService.Drop:input_type -> admin.v1.DropRequest
+	22, // 34: admin.v1.QueueService.Bounce:input_type -> admin.v1.BounceRequest
+	2,  // 35: admin.v1.QueueService.Summary:output_type -> admin.v1.SummaryResponse
+	4,  // 36: admin.v1.QueueService.List:output_type -> admin.v1.ListResponse
+	7,  // 37: admin.v1.QueueService.Shape:output_type -> admin.v1.ShapeResponse
+	10, // 38: admin.v1.QueueService.Reasons:output_type -> admin.v1.ReasonsResponse
+	15, // 39: admin.v1.QueueService.Retry:output_type -> admin.v1.RetryResponse
+	17, // 40: admin.v1.QueueService.Hold:output_type -> admin.v1.HoldResponse
+	19, // 41: admin.v1.QueueService.Release:output_type -> admin.v1.ReleaseResponse
+	21, // 42: admin.v1.QueueService.Drop:output_type -> admin.v1.DropResponse
+	23, // 43: admin.v1.QueueService.Bounce:output_type -> admin.v1.BounceResponse
+	35, // [35:44] is the sub-list for method output_type
+	26, // [26:35] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_admin_v1_queue_proto_init() }
@@ -1236,19 +1840,20 @@ func file_admin_v1_queue_proto_init() {
 		return
 	}
 	file_admin_v1_selector_proto_init()
-	file_admin_v1_queue_proto_msgTypes[5].OneofWrappers = []any{}
+	file_admin_v1_queue_proto_msgTypes[11].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_v1_queue_proto_rawDesc), len(file_admin_v1_queue_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   17,
+			NumEnums:      1,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_admin_v1_queue_proto_goTypes,
 		DependencyIndexes: file_admin_v1_queue_proto_depIdxs,
+		EnumInfos:         file_admin_v1_queue_proto_enumTypes,
 		MessageInfos:      file_admin_v1_queue_proto_msgTypes,
 	}.Build()
 	File_admin_v1_queue_proto = out.File

@@ -21,6 +21,8 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	QueueService_Summary_FullMethodName = "/admin.v1.QueueService/Summary"
 	QueueService_List_FullMethodName    = "/admin.v1.QueueService/List"
+	QueueService_Shape_FullMethodName   = "/admin.v1.QueueService/Shape"
+	QueueService_Reasons_FullMethodName = "/admin.v1.QueueService/Reasons"
 	QueueService_Retry_FullMethodName   = "/admin.v1.QueueService/Retry"
 	QueueService_Hold_FullMethodName    = "/admin.v1.QueueService/Hold"
 	QueueService_Release_FullMethodName = "/admin.v1.QueueService/Release"
@@ -40,6 +42,10 @@ type QueueServiceClient interface {
 	Summary(ctx context.Context, in *SummaryRequest, opts ...grpc.CallOption) (*SummaryResponse, error)
 	// List streams the recipients in the queue in the order of their arrival.
 	List(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListResponse], error)
+	// Shape counts recipients by domain and age.
+	Shape(ctx context.Context, in *ShapeRequest, opts ...grpc.CallOption) (*ShapeResponse, error)
+	// Reasons counts recipients by why they are still in the queue.
+	Reasons(ctx context.Context, in *ReasonsRequest, opts ...grpc.CallOption) (*ReasonsResponse, error)
 	// Retry makes recipients due now. Held ones stay held.
 	Retry(ctx context.Context, in *RetryRequest, opts ...grpc.CallOption) (*RetryResponse, error)
 	// Hold keeps recipients back until they are released. They do not expire.
@@ -88,6 +94,26 @@ func (c *queueServiceClient) List(ctx context.Context, in *ListRequest, opts ...
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type QueueService_ListClient = grpc.ServerStreamingClient[ListResponse]
+
+func (c *queueServiceClient) Shape(ctx context.Context, in *ShapeRequest, opts ...grpc.CallOption) (*ShapeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ShapeResponse)
+	err := c.cc.Invoke(ctx, QueueService_Shape_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *queueServiceClient) Reasons(ctx context.Context, in *ReasonsRequest, opts ...grpc.CallOption) (*ReasonsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReasonsResponse)
+	err := c.cc.Invoke(ctx, QueueService_Reasons_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
 
 func (c *queueServiceClient) Retry(ctx context.Context, in *RetryRequest, opts ...grpc.CallOption) (*RetryResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -151,6 +177,10 @@ type QueueServiceServer interface {
 	Summary(context.Context, *SummaryRequest) (*SummaryResponse, error)
 	// List streams the recipients in the queue in the order of their arrival.
 	List(*ListRequest, grpc.ServerStreamingServer[ListResponse]) error
+	// Shape counts recipients by domain and age.
+	Shape(context.Context, *ShapeRequest) (*ShapeResponse, error)
+	// Reasons counts recipients by why they are still in the queue.
+	Reasons(context.Context, *ReasonsRequest) (*ReasonsResponse, error)
 	// Retry makes recipients due now. Held ones stay held.
 	Retry(context.Context, *RetryRequest) (*RetryResponse, error)
 	// Hold keeps recipients back until they are released. They do not expire.
@@ -176,6 +206,12 @@ func (UnimplementedQueueServiceServer) Summary(context.Context, *SummaryRequest)
 }
 func (UnimplementedQueueServiceServer) List(*ListRequest, grpc.ServerStreamingServer[ListResponse]) error {
 	return status.Error(codes.Unimplemented, "method List not implemented")
+}
+func (UnimplementedQueueServiceServer) Shape(context.Context, *ShapeRequest) (*ShapeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Shape not implemented")
+}
+func (UnimplementedQueueServiceServer) Reasons(context.Context, *ReasonsRequest) (*ReasonsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Reasons not implemented")
 }
 func (UnimplementedQueueServiceServer) Retry(context.Context, *RetryRequest) (*RetryResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Retry not implemented")
@@ -241,6 +277,42 @@ func _QueueService_List_Handler(srv interface{}, stream grpc.ServerStream) error
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type QueueService_ListServer = grpc.ServerStreamingServer[ListResponse]
+
+func _QueueService_Shape_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ShapeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(QueueServiceServer).Shape(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: QueueService_Shape_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(QueueServiceServer).Shape(ctx, req.(*ShapeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _QueueService_Reasons_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReasonsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(QueueServiceServer).Reasons(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: QueueService_Reasons_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(QueueServiceServer).Reasons(ctx, req.(*ReasonsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
 
 func _QueueService_Retry_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RetryRequest)
@@ -342,6 +414,14 @@ var QueueService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Summary",
 			Handler:    _QueueService_Summary_Handler,
+		},
+		{
+			MethodName: "Shape",
+			Handler:    _QueueService_Shape_Handler,
+		},
+		{
+			MethodName: "Reasons",
+			Handler:    _QueueService_Reasons_Handler,
 		},
 		{
 			MethodName: "Retry",
