@@ -47,7 +47,7 @@ recipients are meant: one must match each kind of selector that is given, and
 any of the values of the same kind. A command that changes something needs at
 least one; --everything stands for the whole queue.`,
 	}
-	cmd.AddCommand(a.summaryCommand(), a.listCommand())
+	cmd.AddCommand(a.summaryCommand(), a.listCommand(), a.shapeCommand(), a.reasonsCommand())
 	cmd.AddCommand(a.changeCommands()...)
 	return cmd
 }
