@@ -28,7 +28,7 @@ func AppendNormal(dst []byte, text string) []byte {
 	for n.at < len(text) && !n.full {
 		n.next()
 	}
-	for len(n.dst) > n.from && n.dst[len(n.dst)-1] == ' ' {
+	if own := n.dst[n.from:]; len(own) > 0 && own[len(own)-1] == ' ' {
 		n.dst = n.dst[:len(n.dst)-1]
 	}
 	return n.dst
@@ -63,13 +63,16 @@ func (n *normal) next() {
 			return
 		}
 	}
-	l := wordLen(rest, isSeparator)
-	if l == 0 {
+	switch l := wordLen(rest, false); {
+	case l == 0:
 		n.at++
 		n.put(rest[:1])
-		return
+	case isPlain(rest, l): // most are
+		n.at += l
+		n.put(rest[:l])
+	default:
+		n.word(rest[:l])
 	}
-	n.word(rest[:l])
 }
 
 // word takes a word, or what it is the beginning of. Its separators are those
@@ -96,14 +99,16 @@ func (n *normal) word(w string) {
 		n.take(len(w), "#")
 		return
 	}
-	w = w[:wordLen(w, isBreak)]
+	w = w[:wordLen(w, true)]
 	if w == "" { // it begins with a break
 		n.at++
 		n.put(rest[:1])
 		return
 	}
-	from := len(w) - len(strings.TrimLeft(w, leading))
-	to := max(from, len(strings.TrimRight(w, trailing)))
+	from, to := 0, len(trimmed(w))
+	for from < to && (isAround(w[from]) || w[from] == '#') {
+		from++
+	}
 	n.at += from
 	n.put(w[:from])
 	if kind := kindOf(w[from:to]); kind != "" {
@@ -116,11 +121,22 @@ func (n *normal) word(w string) {
 	n.put(w[to:])
 }
 
-// What is around a word and no part of it.
-const (
-	leading  = ".-_+*!?#~"
-	trailing = ".-_+*!?~'"
-)
+// isAround tells what is around a word and no part of it.
+func isAround(c byte) bool {
+	switch c {
+	case '.', '-', '_', '+', '*', '!', '?', '~':
+		return true
+	}
+	return false
+}
+
+// trimmed gives a word without what is behind it.
+func trimmed(w string) string {
+	for len(w) > 0 && isAround(w[len(w)-1]) {
+		w = w[:len(w)-1]
+	}
+	return w
+}
 
 // take puts a placeholder in place of the next l octets. Numbers that only
 // punctuation parts, as those of a time, are one.
@@ -135,7 +151,11 @@ func (n *normal) take(l int, placeholder string) {
 
 // put appends text that is not to be changed, as far as there is room.
 func (n *normal) put(s string) {
-	for i := 0; i < len(s); {
+	i := 0
+	for room := maxNormal - (len(n.dst) - n.from); i < min(len(s), room) && ' ' < s[i] && s[i] < 0x7f; i++ {
+	}
+	n.dst = append(n.dst, s[:i]...)
+	for i < len(s) {
 		r, size := utf8.DecodeRuneInString(s[i:])
 		i += size
 		if unicode.IsSpace(r) || unicode.IsControl(r) {
@@ -171,26 +191,44 @@ func kindOf(w string) string {
 	return ""
 }
 
-// isSeparator tells where a word ends that may be an address.
-func isSeparator(c byte) bool {
-	return c <= ' ' || c == 0x7f || strings.IndexByte("<>()[]{},;:\"`|\\", c) >= 0
+// ends tells where a word ends: any, or one that is no address.
+func ends(c byte, noAddress bool) bool {
+	switch c {
+	case '<', '>', '(', ')', '[', ']', '{', '}', ',', ';', ':', '"', '`', '|', '\\', 0x7f:
+		return true
+	case '/', '=', '&', '@':
+		return noAddress
+	}
+	return c <= ' '
 }
-
-// isBreak tells where any other word ends.
-func isBreak(c byte) bool { return isSeparator(c) || c == '/' || c == '=' || c == '&' || c == '@' }
 
 // wordLen is the length of the word that s begins with. An apostrophe is a part
 // of it between letters and digits alone.
-func wordLen(s string, ends func(byte) bool) int {
+func wordLen(s string, noAddress bool) int {
 	for i := range len(s) {
-		if ends(s[i]) {
-			return i
+		c := s[i]
+		if isLetter(c) {
+			continue
 		}
-		if s[i] == '\'' && !(i > 0 && isAlnum(s[i-1]) && i+1 < len(s) && isAlnum(s[i+1])) {
+		if ends(c, noAddress) || c == '\'' && !(i > 0 && isAlnum(s[i-1]) && i+1 < len(s) && isAlnum(s[i+1])) {
 			return i
 		}
 	}
 	return len(s)
+}
+
+// isPlain tells whether the first word of s, which has l octets, is one that
+// stays as it is. It may be wrong about a word that does, not about others.
+func isPlain(s string, l int) bool {
+	if l < len(s) && s[l] == ':' && (l+1 < len(s) && s[l+1] > ' ') { // a URL, an IPv6 address
+		return false
+	}
+	for i := range l {
+		if !isLetter(s[i]) {
+			return false
+		}
+	}
+	return !isLetterID(s[:l])
 }
 
 // pathLen is the length of the path in angle brackets that s begins with, 0
@@ -223,7 +261,7 @@ func addrLen(s, w string) int {
 		}
 		return 0
 	}
-	l := len(strings.TrimRight(w, trailing))
+	l := len(trimmed(w))
 	if l <= at+1 {
 		return 0
 	}
@@ -241,13 +279,14 @@ func urlLen(s string, w int) int {
 			return 0
 		}
 	}
-	end := strings.IndexFunc(s, func(r rune) bool {
-		return unicode.IsSpace(r) || unicode.IsControl(r) || strings.ContainsRune("<>\"`|\\", r)
-	})
-	if end < 0 {
-		end = len(s)
+	end := w
+	for end < len(s) && s[end] > ' ' && strings.IndexByte("<>\"`|\\\x7f", s[end]) < 0 {
+		end++
 	}
-	return len(strings.TrimRight(s[:end], ".,;:!?'()[]{}"))
+	for end > w && strings.IndexByte(".,;:!?'()[]{}", s[end-1]) >= 0 {
+		end--
+	}
+	return end
 }
 
 // tagLen is the length of the tag of an IPv6 address literal.
