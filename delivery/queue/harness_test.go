@@ -305,8 +305,13 @@ func (s selector) MatchAddress(from, to mail.Address) bool {
 // rows lists the queue, one line a recipient.
 func (w *world) rows() []string {
 	w.t.Helper()
+	return w.listed(w.r.List)
+}
+
+func (w *world) listed(list func(context.Context, queue.Selector, func(*queue.Row) error) error) []string {
+	w.t.Helper()
 	out := []string{}
-	err := w.r.List(context.Background(), selector{}, func(r *queue.Row) error {
+	err := list(context.Background(), selector{}, func(r *queue.Row) error {
 		s := fmt.Sprintf("%s %s #%d", r.To.String(), r.State, r.Attempts)
 		if !r.Next.IsZero() {
 			s += " in " + time.Until(r.Next).Round(time.Minute).String()
@@ -324,11 +329,22 @@ func (w *world) rows() []string {
 	return out
 }
 
+// wantRows sees that the queue lists these, and the same without the replies
+// in a scan.
 func (w *world) wantRows(want ...string) {
 	w.t.Helper()
 	slices.Sort(want)
 	if got := w.rows(); !slices.Equal(got, want) {
 		w.t.Errorf("queue: %q, want %q", got, want)
+	}
+	bare := []string{}
+	for _, row := range want {
+		row, _, _ = strings.Cut(row, ": ")
+		bare = append(bare, row)
+	}
+	slices.Sort(bare)
+	if got := w.listed(w.r.Scan); !slices.Equal(got, bare) {
+		w.t.Errorf("a scan of the queue: %q, want %q", got, bare)
 	}
 }
 

@@ -71,9 +71,18 @@ type picked struct {
 // until visit returns an error, which it returns. The Row is valid during the
 // call alone.
 func (r *Runner) List(ctx context.Context, sel Selector, visit func(*Row) error) error {
+	return r.list(ctx, sel, true, visit)
+}
+
+// Scan is List without the last reply, for which it need not read from disk.
+func (r *Runner) Scan(ctx context.Context, sel Selector, visit func(*Row) error) error {
+	return r.list(ctx, sel, false, visit)
+}
+
+func (r *Runner) list(ctx context.Context, sel Selector, replies bool, visit func(*Row) error) error {
 	var row Row
 	return r.walk(ctx, sel, true, func(p *picked) error {
-		tried := slices.ContainsFunc(p.rcpts, func(v sched.RecipientView) bool { return v.Attempts > 0 || v.State == mail.StateHeld })
+		tried := replies && slices.ContainsFunc(p.rcpts, func(v sched.RecipientView) bool { return v.Attempts > 0 || v.State == mail.StateHeld })
 		var st []spool.RecipientState
 		if tried {
 			var err error
@@ -93,7 +102,7 @@ func (r *Runner) List(ctx context.Context, sel Selector, visit func(*Row) error)
 			if st != nil {
 				row.LastReply = st[v.Index].Reply
 			}
-			if row.LastReply.Code == 0 && v.Why != nil {
+			if replies && row.LastReply.Code == 0 && v.Why != nil {
 				row.LastReply = *v.Why
 			}
 			if err := visit(&row); err != nil {

@@ -64,6 +64,13 @@ func (q *fakeQueue) List(_ context.Context, sel *admin.Selector, visit func(*adm
 	return q.err
 }
 
+func (q *fakeQueue) Scan(ctx context.Context, sel *admin.Selector, visit func(*admin.Entry) error) error {
+	return q.List(ctx, sel, func(e *admin.Entry) error {
+		e.LastReply = mail.Reply{}
+		return visit(e)
+	})
+}
+
 func (q *fakeQueue) Change(_ context.Context, c *admin.Change) (admin.Changed, error) {
 	q.last = c
 	return admin.Changed{Messages: 1, Recipients: 2, Bytes: 3, Oldest: arrived, Samples: []mail.ID{id(1)}, Failed: 4}, q.err

@@ -58,6 +58,13 @@ func (m *member) List(_ context.Context, sel *admin.Selector, visit func(*admin.
 	return nil
 }
 
+func (m *member) Scan(ctx context.Context, sel *admin.Selector, visit func(*admin.Entry) error) error {
+	return m.List(ctx, sel, func(e *admin.Entry) error {
+		e.LastReply = mail.Reply{}
+		return visit(e)
+	})
+}
+
 func (m *member) Change(_ context.Context, c *admin.Change) (admin.Changed, error) {
 	var out admin.Changed
 	for i := range m.entries {

@@ -18,7 +18,7 @@ func (q *queueService) Shape(ctx context.Context, req *adminv1.ShapeRequest) (*a
 	theirs := &adminv1.ShapeRequest{Selector: req.GetSelector(), By: req.GetBy(), Local: true}
 	answers, err := fleet.AskWhile(ctx, peers, countWait, func(ctx context.Context, p Peer) (*adminv1.ShapeResponse, error) {
 		return adminv1.NewQueueServiceClient(p.Conn).Shape(ctx, theirs)
-	}, func(ctx context.Context) error { return q.queue.List(ctx, sel, m.Add) })
+	}, func(ctx context.Context) error { return q.queue.Scan(ctx, sel, m.Add) })
 	if err != nil {
 		return nil, err
 	}

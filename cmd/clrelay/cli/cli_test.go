@@ -191,6 +191,13 @@ func (r *relay) List(_ context.Context, sel *admin.Selector, visit func(*admin.E
 	return nil
 }
 
+func (r *relay) Scan(ctx context.Context, sel *admin.Selector, visit func(*admin.Entry) error) error {
+	return r.List(ctx, sel, func(e *admin.Entry) error {
+		e.LastReply = mail.Reply{}
+		return visit(e)
+	})
+}
+
 func (r *relay) Change(_ context.Context, c *admin.Change) (admin.Changed, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

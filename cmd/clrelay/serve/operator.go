@@ -27,14 +27,23 @@ func (o *operator) Summary(context.Context) (admin.Summary, error) {
 }
 
 func (o *operator) List(ctx context.Context, sel *admin.Selector, visit func(*admin.Entry) error) error {
+	return o.queue.List(ctx, sel, o.entries(visit))
+}
+
+func (o *operator) Scan(ctx context.Context, sel *admin.Selector, visit func(*admin.Entry) error) error {
+	return o.queue.Scan(ctx, sel, o.entries(visit))
+}
+
+// entries makes entries of the queue's rows.
+func (o *operator) entries(visit func(*admin.Entry) error) func(*queue.Row) error {
 	var e admin.Entry
-	return o.queue.List(ctx, sel, func(r *queue.Row) error {
+	return func(r *queue.Row) error {
 		e = admin.Entry{
 			ID: r.ID, Node: o.node, From: r.From, To: r.To, State: r.State, Size: r.Size,
 			Arrived: r.Arrived, Attempts: r.Attempts, Next: r.Next, LastReply: r.LastReply,
 		}
 		return visit(&e)
-	})
+	}
 }
 
 func (o *operator) Change(ctx context.Context, c *admin.Change) (admin.Changed, error) {
