@@ -43,7 +43,7 @@ func (q *queueService) Reasons(ctx context.Context, req *adminv1.ReasonsRequest)
 		return nil, err
 	}
 	missing := fleet.Each(answers, r.Merge)
-	out := r.Response(req.GetLimit())
+	out := r.Response(req.GetLimit(), req.GetLocal())
 	out.MissingNodes = missing
 	return out, nil
 }

@@ -10,6 +10,11 @@ const (
 	// maxNormal is how long a normal form can be: what two replies have in
 	// common is at their beginning.
 	maxNormal = 256
+	// maxText is how much of a text is looked at, and maxIPv6 of an address: a
+	// next hop says what it likes, and each word may be looked at to its end
+	// more than once.
+	maxText = 1024
+	maxIPv6 = 45
 	// longID is from how many letters on a word may be an ID without a digit.
 	longID = 8
 	// longBase64 is from how many octets on a word may be base64.
@@ -24,6 +29,7 @@ const (
 // It goes by form, without lists of words: what has a digit is a number or an
 // ID, what has a dot before a last part of letters is a host.
 func AppendNormal(dst []byte, text string) []byte {
+	text = text[:min(len(text), maxText)]
 	n := normal{dst: dst, from: len(dst), text: text}
 	for n.at < len(text) && !n.full {
 		n.next()
@@ -300,6 +306,7 @@ func tagLen(s string) int {
 // ipv6Len is the length of the IPv6 address that s begins with, 0 when it
 // begins with none. It goes by form: a time has two colons, and not in a row.
 func ipv6Len(s string) int {
+	s = s[:min(len(s), maxIPv6+1)] // with a colon behind it
 	l, colons, run, double, hex := 0, 0, 0, false, false
 	for ; l < len(s); l++ {
 		c := s[l]

@@ -35,6 +35,8 @@ func TestAppendNormal(t *testing.T) {
 		{"Outlook JavaScript McDonald rhythm", "Outlook JavaScript McDonald rhythm"},
 		{"caf\xe9 \x1b[31m\tMünchen.example münchen", "caf\ufffd [# <host> münchen"},
 		{"... - ' @ = / < > @x x@ e.g. this", "... - ' @ = / < > @x x@ e.g. this"},
+		{strings.Repeat("1/", 1000), "#/"},
+		{strings.Repeat("1:", 20) + "x", "#:x"},
 		{strings.Repeat("word ", 100), strings.TrimRight(strings.Repeat("word ", 100)[:maxNormal], " ")},
 		{strings.Repeat("é", 200), strings.Repeat("é", maxNormal/2)},
 	} {

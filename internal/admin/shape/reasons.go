@@ -99,12 +99,16 @@ func (s *Reasons) Merge(in *adminv1.ReasonsResponse) error {
 	return nil
 }
 
-// Response gives the counts, with limit reasons at most; 0 is all.
-func (s *Reasons) Response(limit int64) *adminv1.ReasonsResponse {
+// Response gives the counts, with limit reasons at most; 0 is all. With hashes
+// another node can merge it.
+func (s *Reasons) Response(limit int64, hashes bool) *adminv1.ReasonsResponse {
 	groups, cut := s.groups.first(limit)
 	out := &adminv1.ReasonsResponse{Recipients: s.total, Other: s.total, Cut: cut}
 	for _, g := range groups {
-		g.out.Domains, g.out.DomainHashes = g.domains.count(), g.domains.least
+		g.out.Domains = g.domains.count()
+		if hashes {
+			g.out.DomainHashes = g.domains.least
+		}
 		if !g.oldest.IsZero() {
 			g.out.Oldest = timestamppb.New(g.oldest)
 		}

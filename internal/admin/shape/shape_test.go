@@ -156,7 +156,7 @@ func TestReasons(t *testing.T) {
 		heard("b.example", time.Minute, mail.NewReply(450, "4.7.1", "<c@b.example>: Greylisted for 1 s")),
 		heard("b.example", 0, mail.NewReply(421, "", "")), to("e.example", 0),
 	}
-	r := reasons(false, entries...).Response(0)
+	r := reasons(false, entries...).Response(0, false)
 	if r.GetRecipients() != 6 || r.GetOther() != 0 || r.GetCut() || len(r.GetReasons()) != 4 {
 		t.Fatalf("reasons %v", r)
 	}
@@ -172,7 +172,7 @@ func TestReasons(t *testing.T) {
 	if want := []string{"policy: 4.7.1 <addr>: Greylisted for # s", "none: ", "network: 4.4.1 connect to <host>[<ip>]:#: connection refused", "other: 421"}; !slices.Equal(names, want) {
 		t.Errorf("reasons %q, want %q", names, want)
 	}
-	if r := reasons(true, entries...).Response(1); r.GetRecipients() != 7 || r.GetOther() != 4 {
+	if r := reasons(true, entries...).Response(1, false); r.GetRecipients() != 7 || r.GetOther() != 4 {
 		t.Errorf("of all: %v", r)
 	}
 }
@@ -187,11 +187,11 @@ func TestMergedReasons(t *testing.T) {
 	}
 	sum := nodes[0]
 	for _, n := range nodes[1:] {
-		if err := sum.Merge(n.Response(0)); err != nil {
+		if err := sum.Merge(n.Response(0, true)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	r := sum.Response(0)
+	r := sum.Response(0, false)
 	if one := r.GetReasons()[0]; len(r.GetReasons()) != 1 || r.GetRecipients() != 3000 || one.GetRecipients() != 3000 || one.GetDomains() != 100 ||
 		one.GetClass() != "mailbox-full" || !one.GetOldest().AsTime().Equal(now.Add(-2999*time.Second)) || one.GetSample() != "450 4.2.2 mailbox 0 is full" {
 		t.Errorf("the sum is %v", r)
@@ -208,7 +208,7 @@ func TestManyReasons(t *testing.T) {
 			_ = s.Add(heard(fmt.Sprint(i, d), 0, mail.NewReply(450, "4.7.1", word+" "+long)))
 		}
 	}
-	r := s.Response(0)
+	r := s.Response(0, true)
 	if !r.GetCut() || len(r.GetReasons()) != MaxReasons || r.GetRecipients() != 15*MaxReasons || r.GetOther() != 12*MaxReasons {
 		t.Errorf("cut %v, %d reasons, %d recipients, %d others", r.GetCut(), len(r.GetReasons()), r.GetRecipients(), r.GetOther())
 	}

@@ -878,8 +878,8 @@ type Reason struct {
 	Sample string `protobuf:"bytes,5,opt,name=sample,proto3" json:"sample,omitempty"`
 	// When the oldest of their messages was accepted.
 	Oldest *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=oldest,proto3" json:"oldest,omitempty"`
-	// Hashes of the domains, at most the 256 least: from these nodes tell how
-	// many domains all of them have.
+	// Of a node that is asked alone: hashes of the domains, at most the 256
+	// least. From these nodes tell how many domains all of them have.
 	DomainHashes  []uint64 `protobuf:"fixed64,7,rep,packed,name=domain_hashes,json=domainHashes,proto3" json:"domain_hashes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
