@@ -404,7 +404,9 @@ func (d *disk) StoreLogs(ls []*raft.Log) error {
 	if d.broken.Load() {
 		return errors.New("input/output error")
 	}
-	pass(time.Duration(d.slow.Load()))
+	if takes := time.Duration(d.slow.Load()); takes > 0 {
+		pass(takes)
+	}
 	return d.InmemStore.StoreLogs(ls)
 }
 
