@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/clrelay/clrelay/cluster/fsm"
 )
 
 // upgradeTries bounds how often a node is killed until the one that is to take
@@ -57,25 +59,26 @@ func Upgrade(ctx context.Context, o Options, next string, seed uint64) (err erro
 
 // story is the upgrade of three nodes.
 func (u *upgrade) story(a, b, c int) error {
+	const was, is = fsm.KnownLevel, fsm.KnownLevel + 1
 	for _, step := range []struct {
 		what  string
 		level uint32
 		do    func() error
 	}{
-		{"all are old", 1, func() error { return nil }},
-		{name(a) + " is new", 1, func() error { return u.change(a, u.next) }},
-		{"it takes over from an old one", 1, func() error { return u.takesOver(a, b) }},
-		{"an old one takes over from it", 1, func() error { return u.takesOver(b, a) }},
-		{"what is new in it is refused", 1, func() error { return u.configures(a, 6) }},
-		{"what old ones know goes on", 1, func() error { return u.configures(b, 0) }},
-		{name(a) + " is old again", 1, func() error { return u.change(a, u.o.Binary) }},
-		{name(a) + " is new again", 1, func() error { return u.change(a, u.next) }},
-		{name(b) + " is new", 1, func() error { return u.change(b, u.next) }},
-		{"the last old one takes over", 1, func() error { return u.takesOver(c, a) }},
-		{name(c) + " is new: the level rises by itself", 2, func() error { return u.change(c, u.next) }},
-		{"what is new is there", 2, func() error { return u.configures(a, 0) }},
-		{"an old one is refused", 2, func() error { return u.refuses(b, false) }},
-		{"an old one with an empty disk is refused", 2, func() error { return u.refuses(c, true) }},
+		{"all are old", was, u.configured},
+		{name(a) + " is new", was, func() error { return u.change(a, u.next) }},
+		{"it takes over from an old one", was, func() error { return u.takesOver(a, b) }},
+		{"an old one takes over from it", was, func() error { return u.takesOver(b, a) }},
+		{"what is new in it is refused", was, func() error { return u.configures(a, "new: unknown to some", 6) }},
+		{"what old ones know goes on", was, func() error { return u.configures(a, "as before", 0) }},
+		{name(a) + " is old again", was, func() error { return u.change(a, u.o.Binary) }},
+		{name(a) + " is new again", was, func() error { return u.change(a, u.next) }},
+		{name(b) + " is new", was, func() error { return u.change(b, u.next) }},
+		{"the last old one takes over", was, func() error { return u.takesOver(c, a) }},
+		{name(c) + " is new: the level rises by itself", is, func() error { return u.change(c, u.next) }},
+		{"what is new is there", is, func() error { return u.configures(a, "new: known to all", 0) }},
+		{"an old one is refused", is, func() error { return u.refuses(b, false) }},
+		{"an old one with an empty disk is refused", is, func() error { return u.refuses(c, true) }},
 	} {
 		u.o.Log("%s", step.what)
 		u.rounds++
@@ -116,6 +119,18 @@ func (u *upgrade) well(level uint32) error {
 	return u.judge.logs()
 }
 
+// configured waits for the configuration that the cluster is founded with.
+func (u *upgrade) configured() error {
+	ctx, cancel := context.WithTimeout(u.ctx, settleWithin)
+	defer cancel()
+	return await(ctx, func() error {
+		if _, errs, code := u.cluster.Nodes[0].CLI("config", "get"); code != 0 {
+			return fmt.Errorf("config get: %d %s", code, strings.TrimSpace(errs))
+		}
+		return nil
+	})
+}
+
 // change restarts a node in good order with another program.
 func (u *upgrade) change(i int, binary string) error {
 	u.cluster.Nodes[i].Use(binary)
@@ -154,14 +169,15 @@ func (u *upgrade) takesOver(heir, victim int) error {
 }
 
 // configures changes the configuration through a node, which for the next
-// program is a command of the next feature level.
-func (u *upgrade) configures(through, want int) error {
+// program and a reason that begins with "new:" is a command of the next feature
+// level.
+func (u *upgrade) configures(through int, reason string, want int) error {
 	file := filepath.Join(u.o.Dir, "changed.yaml")
-	text := fmt.Sprintf(clusterText, u.sink.Addr()) + fmt.Sprintf("# %d\n", u.rounds)
+	text := strings.Replace(fmt.Sprintf(clusterText, u.sink.Addr()), "expire: 1h", fmt.Sprintf("expire: %dh", 1+u.rounds), 1)
 	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 		return err
 	}
-	_, errs, code := u.cluster.Nodes[through].CLI("config", "apply", "-f", file)
+	_, errs, code := u.cluster.Nodes[through].CLI("config", "apply", "-f", file, "--reason", reason)
 	u.o.Log("  config apply at %s: %d %s", name(through), code, strings.TrimSpace(errs))
 	if code != want {
 		return fmt.Errorf("%w: config apply at %s: exit code %d, not %d", ErrBroken, name(through), code, want)

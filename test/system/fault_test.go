@@ -48,6 +48,12 @@ func diskFault(t *testing.T, inject string) {
 	} else {
 		b.accepted, b.next = sent.Accepted, 1000
 	}
+	// Nor while spare files are filled, which is no fault of what was taken.
+	spares := func() bool {
+		names, err := filepath.Glob(filepath.Join(b.relay.Data, "log", "*.wal"))
+		return err == nil && len(names) == 3
+	}
+	eventually(t, time.Minute, "there are two spare files", spares)
 	if err := b.relay.Stop(); err != nil {
 		t.Fatal(err)
 	}
