@@ -290,8 +290,11 @@ func TestOwner(t *testing.T) {
 	if _, err := n.Recover(); err != nil {
 		t.Fatal(err)
 	}
-	err := filepath.WalkDir(n.DataDir, func(path string, _ fs.DirEntry, err error) error {
-		info, err := os.Lstat(path)
+	err := filepath.WalkDir(n.DataDir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
 		if err == nil && info.Sys().(*syscall.Stat_t).Uid != user {
 			t.Errorf("%s belongs to %d", path, info.Sys().(*syscall.Stat_t).Uid)
 		}
