@@ -61,14 +61,17 @@ func TestJudge(t *testing.T) {
 	wants("a 250 without a lease", j, "mx2 answered 250")
 
 	j, _ = fresh()
-	line := func(second, id string) string {
-		return "time=2026-11-25T00:49:" + second + "Z event=delivered node=mx1 id=" + id + " from=a to=b\n"
+	line := func(after time.Duration, id string) string {
+		return "time=" + began.Add(after).UTC().Format(time.RFC3339Nano) + " event=delivered node=mx1 id=" + id + " from=a to=b\n"
 	}
-	j.line(0, line("10.000", "A"))
-	j.line(1, line("10.100", "B"))
-	j.line(1, line("12.000", "A"))
+	j.line(0, line(-2*time.Second, "A"))
+	j.line(1, line(-1900*time.Millisecond, "B"))
+	j.line(1, line(0, "A"))
 	wants("a takeover", j, "")
-	j.line(2, line("12.500", "A"))
+	j.line(0, line(20*time.Second, "C"))
+	j.line(1, line(20*time.Second+300*time.Millisecond, "C"))
+	wants("an answer that was read late", j, "")
+	j.line(2, line(300*time.Millisecond, "A"))
 	wants("two at once", j, "too near")
 
 	j, _ = fresh()

@@ -98,6 +98,26 @@ func (s *Sink) Times(seq int64) []time.Time {
 	return append([]time.Time(nil), s.times[seq]...)
 }
 
+// Near tells whether two copies of a message came within d of each other, both
+// between from and to.
+func (s *Sink) Near(d time.Duration, from, to time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for seq, times := range s.times {
+		var last time.Time
+		for _, t := range times { // in their order
+			if seq < 0 || t.Before(from) || t.After(to) {
+				continue
+			}
+			if !last.IsZero() && t.Sub(last) < d {
+				return true
+			}
+			last = t
+		}
+	}
+	return false
+}
+
 // Distinct tells how many different numbers came, and how many copies more
 // than one of a number. Messages without a number are left out.
 func (s *Sink) Distinct() (distinct, duplicates int) {
