@@ -203,8 +203,8 @@ func (e *Engine) prune() {
 }
 
 // damagedFor is how long a segment with damage here waits for another node to
-// own it. It is not given away a second time: it may have come back because the
-// other copy is no better.
+// own it. In that time it is given away again should it come back; after it
+// never, for the other copy may be no better.
 const damagedFor = 10 * time.Minute
 
 // Damaged hears that a message of a segment cannot be read here. It tells
