@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"runtime"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -72,6 +75,60 @@ func TestDiskStaysSmall(t *testing.T) {
 	s, rec := open(t, o)
 	if rec.Messages != 0 || rec.PossibleDuplicates != 0 {
 		t.Errorf("%+v", rec)
+	}
+	closeSpool(t, s)
+}
+
+// TestCompactionWaitsForASpare: what could not be moved for want of a spare
+// file is moved once there is one, though nothing else happens any more.
+func TestCompactionWaitsForASpare(t *testing.T) {
+	var full atomic.Bool
+	denied := make(chan struct{}, 1)
+	o := options(vfs.NewFault(vfs.NewMem(), func(c vfs.Call) vfs.Outcome {
+		if c.Op == vfs.OpSpace && full.Load() {
+			select {
+			case denied <- struct{}{}:
+			default:
+			}
+			return vfs.Outcome{Err: syscall.ENOSPC}
+		}
+		return vfs.Outcome{}
+	}))
+	s, _ := open(t, o)
+	if err := s.Each(nil); err != nil {
+		t.Fatal(err)
+	}
+	var gone []*spool.Message
+	for i := range 80 { // eight files, of which a tenth stays
+		m := accept(t, s, envelope(1), content(1, 25_000))
+		if i%10 != 0 {
+			gone = append(gone, m)
+		}
+	}
+	full.Store(true)
+	for { // until the spares are used up
+		if _, err := s.Accept(context.Background(), envelope(1), bytes.NewReader(content(1, 25_000))); err != nil {
+			break
+		}
+	}
+	<-denied
+	before := s.Stats().Files
+	for _, m := range gone {
+		if err := s.Settle(m, []spool.Result{delivered(0)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Compact(); err != nil { // finds nowhere to move to
+		t.Fatal(err)
+	}
+	if n := s.Stats().Files; n != before {
+		t.Fatalf("%d files were moved out of without a spare", before-n)
+	}
+	full.Store(false)
+	for deadline := time.Now().Add(time.Minute); s.Stats().Files > before-4; runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatalf("%+v, there were %d files", s.Stats(), before)
+		}
 	}
 	closeSpool(t, s)
 }

@@ -104,6 +104,7 @@ func (c *Compactor) run() {
 	for {
 		select {
 		case <-c.wake:
+		case <-c.o.Log.Housed():
 		case <-c.stop:
 			return
 		}

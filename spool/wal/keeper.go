@@ -89,6 +89,7 @@ func (l *Log) sealFull(f *file) bool {
 	defer l.mu.Unlock()
 	done()
 	l.unsealed = l.unsealed[1:]
+	kick(l.housed)
 	return l.err == nil
 }
 
@@ -110,6 +111,8 @@ func (l *Log) addSpare() {
 	l.spareRetry = time.Time{}
 	if err != nil {
 		l.spareRetry = time.Now().Add(spareDelay)
+	} else {
+		kick(l.housed)
 	}
 	l.spareAsked = false
 	l.spareTries++

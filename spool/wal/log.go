@@ -97,6 +97,7 @@ type Log struct {
 	o      Options
 	pool   pool
 	keeper chan struct{} // wakes the keeper
+	housed chan struct{} // has room for one; see Housed
 	writes chan struct{} // wakes the writer
 	syncs  chan struct{} // wakes the syncer
 	stop   chan struct{} // closed when Close begins: no more appends will come
@@ -174,6 +175,10 @@ func (l *Log) Durable() Pos {
 	defer l.mu.Unlock()
 	return l.durable
 }
+
+// Housed tells, with a value for any number of times, that a file was sealed
+// or a spare made: what could not be freed or moved before may be now.
+func (l *Log) Housed() <-chan struct{} { return l.housed }
 
 // Spares tells how many files are ready for use.
 func (l *Log) Spares() int {

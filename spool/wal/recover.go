@@ -23,7 +23,7 @@ func Open(o Options, visit Visit) (*Log, *Report, error) {
 	}
 	l := &Log{
 		o: o, files: map[uint32]*file{},
-		keeper: make(chan struct{}, 1), writes: make(chan struct{}, 1), syncs: make(chan struct{}, 1),
+		keeper: make(chan struct{}, 1), housed: make(chan struct{}, 1), writes: make(chan struct{}, 1), syncs: make(chan struct{}, 1),
 		stop: make(chan struct{}), dead: make(chan struct{}),
 	}
 	l.change = sync.NewCond(&l.mu)
