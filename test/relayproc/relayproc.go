@@ -180,9 +180,9 @@ func (r *Relay) await(ctx context.Context, fact func(code int, body string) bool
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-r.exited:
-			return fmt.Errorf("the relay ended: %v\n%s", r.err, r.Log())
+			return fmt.Errorf("the relay ended: %v\n%s", r.err, r.Tail())
 		case <-limit:
-			return fmt.Errorf("the relay is not ready after 30 s\n%s", r.Log())
+			return fmt.Errorf("the relay is not ready after 30 s\n%s", r.Tail())
 		case <-tick.C:
 		}
 	}
@@ -251,20 +251,26 @@ func (r *Relay) Stop() error {
 		return r.err
 	case <-time.After(time.Minute):
 		r.Kill()
-		return fmt.Errorf("the relay did not end within a minute of SIGTERM\n%s", r.Log())
+		return fmt.Errorf("the relay did not end within a minute of SIGTERM\n%s", r.Tail())
 	}
 }
 
 // LogPath is where the relay's output goes, over all its starts.
 func (r *Relay) LogPath() string { return filepath.Join(r.Dir, "log") }
 
-// Log gives the last 8 KB of the output.
+// Log gives all of the output.
 func (r *Relay) Log() string {
 	text, err := os.ReadFile(r.LogPath())
 	if err != nil {
 		return err.Error()
 	}
-	return string(text[max(0, len(text)-8<<10):])
+	return string(text)
+}
+
+// Tail gives the last 8 KB of it, to be shown.
+func (r *Relay) Tail() string {
+	text := r.Log()
+	return text[max(0, len(text)-8<<10):]
 }
 
 // CLI runs an admin command against the relay's socket and gives its output

@@ -39,10 +39,10 @@ func fails(t *testing.T, r *relayproc.Relay, code int) string {
 	case <-r.Exited():
 	case <-time.After(20 * time.Second):
 		r.Kill()
-		t.Fatalf("the relay started\n%s", r.Log())
+		t.Fatalf("the relay started\n%s", r.Tail())
 	}
 	if got := r.ExitCode(); got != code {
-		t.Errorf("exit code %d, want %d\n%s", got, code, r.Log())
+		t.Errorf("exit code %d, want %d\n%s", got, code, r.Tail())
 	}
 	return r.Log()
 }

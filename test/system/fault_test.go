@@ -71,7 +71,7 @@ func diskFault(t *testing.T, inject string) {
 	case <-b.relay.Exited():
 	case <-ctx.Done():
 		b.relay.Kill()
-		t.Fatalf("the relay went on\n%s", b.relay.Log())
+		t.Fatalf("the relay went on\n%s", b.relay.Tail())
 	}
 	cancel()
 	b.accepted = append(b.accepted, (<-done).Accepted...)

@@ -73,7 +73,7 @@ func (b *books) load(t testing.TB, after time.Duration, cut func()) {
 	select {
 	case <-timer.C:
 	case <-b.relay.Exited():
-		t.Fatalf("the relay ended by itself\n%s", b.relay.Log())
+		t.Fatalf("the relay ended by itself\n%s", b.relay.Tail())
 	}
 	cut()
 	cancel()

@@ -116,7 +116,7 @@ func TestDrain(t *testing.T) {
 	busy.expect("421 4.3.2 ")
 	busy.closed()
 	if code := r.ExitCode(); code != 0 {
-		t.Errorf("exit code %d\n%s", code, r.Log())
+		t.Errorf("exit code %d\n%s", code, r.Tail())
 	}
 	if err := r.Start(t.Context()); err != nil {
 		t.Fatal(err)
@@ -157,10 +157,10 @@ func TestStuckNextHop(t *testing.T) {
 	select {
 	case <-r.Exited():
 	case <-time.After(45 * time.Second):
-		t.Fatalf("it does not end\n%s", r.Log())
+		t.Fatalf("it does not end\n%s", r.Tail())
 	}
 	if code := r.ExitCode(); code != 0 {
-		t.Errorf("exit code %d\n%s", code, r.Log())
+		t.Errorf("exit code %d\n%s", code, r.Tail())
 	}
 	free()
 	if err := r.Start(t.Context()); err != nil {

@@ -58,7 +58,10 @@ func TestClusterDamageOnOneDisk(t *testing.T) {
 		}
 	}
 	if log := r.Log(); !strings.Contains(log, "the content of a message is damaged") || !strings.Contains(log, "another_node_delivers=true") {
-		t.Error("the node says nothing of the damage")
+		// On a machine so slow that the lease ran out another node delivers, and nobody reads the damaged copy.
+		if f.takeovers() == 0 {
+			t.Error("the node says nothing of the damage")
+		}
 	}
 	for i, x := range f.Nodes {
 		eventually(t, 10*time.Second, fmt.Sprintf("the ledger of node %d is even", i), func() bool {
