@@ -56,6 +56,8 @@ var floors = map[string]int{
 	"delivery/queue":         4, // when to attempt
 	"smtpd":                  4, // the server
 	"cluster/fsm":            2, // what Raft decides, as a pure state machine
+	"cluster/fsm/records":    1, // the operators' records of its state
+	"cluster/fsm/audit":      1, // the audit chain of its state
 	"cluster/pki":            2, // the cluster's certificates
 	"cluster/gossip":         3, // who seems to be there
 	"cluster/raftnode":       3, // who decides
@@ -69,6 +71,8 @@ var floors = map[string]int{
 	"cluster/segment/ages":   1, // how long numbers wait
 	"cluster/segment/lease":  1, // until when a node may answer and deliver
 	"cluster/lead":           3, // the leader's duties as a step function
+	"cluster/clock":          1, // what leases are counted by
+	"cluster/ledger":         4, // the operators' records and the audit chain, on a node
 	"cluster/drive":          4, // runs the protocol on the spool and the queue
 	"cluster":                5, // a node of the cluster: wires the above with the spool
 	"internal/admin":         4, // the operator's API

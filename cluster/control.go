@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/clrelay/clrelay/cluster/clock"
 	"github.com/clrelay/clrelay/cluster/drive"
 	"github.com/clrelay/clrelay/cluster/fsm"
 	"github.com/clrelay/clrelay/cluster/lead"
@@ -244,14 +245,14 @@ func (c *control) watchLeader() {
 func (c *control) tick() {
 	t := time.NewTicker(segment.TickEvery)
 	defer t.Stop()
-	drift := newDrift(c.now)
+	drift := clock.NewDrift(c.now)
 	for {
 		select {
 		case <-t.C:
 		case <-c.ctx.Done():
 			return
 		}
-		if drift.jumped() {
+		if drift.Jumped() {
 			c.log.Warn("the clock jumped: the machine was suspended, or moved")
 			c.e.Step(&segment.DropLease{})
 		}

@@ -16,9 +16,11 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
 
+	"github.com/clrelay/clrelay/cluster/clock"
 	"github.com/clrelay/clrelay/cluster/drive"
 	"github.com/clrelay/clrelay/cluster/fsm"
 	"github.com/clrelay/clrelay/cluster/gossip"
+	"github.com/clrelay/clrelay/cluster/ledger"
 	"github.com/clrelay/clrelay/cluster/pki"
 	"github.com/clrelay/clrelay/cluster/port"
 	"github.com/clrelay/clrelay/cluster/raftnode"
@@ -71,6 +73,7 @@ type Options struct {
 
 // Node is this process as a member of a cluster.
 type Node struct {
+	*ledger.Ledger
 	o    Options
 	e    *drive.Engine
 	view *view
@@ -97,8 +100,18 @@ func New(o Options) *Node {
 	n := &Node{o: o, ready: make(chan struct{})}
 	n.ctx, n.stop = context.WithCancel(context.Background())
 	n.view = newView(o.Fatal)
-	n.e = drive.New(bootTime, o.Log, o.Fatal)
+	n.e = drive.New(clock.Boot, o.Log, o.Fatal)
+	n.Ledger = ledger.New(ledger.Options{Propose: n.propose, Read: n.view.read, Refused: func(r fsm.Result) error { return outcome(r, nil) }})
+	n.view.audited = n.Tell
 	return n
+}
+
+// propose is for those who may ask before there is a Raft.
+func (n *Node) propose(ctx context.Context, c fsm.Command) (fsm.Result, error) {
+	if !n.started.Load() {
+		return fsm.Result{}, raftnode.ErrNoLeader
+	}
+	return n.control.propose(ctx, c)
 }
 
 // Placement is where the spool puts messages.
@@ -123,7 +136,7 @@ func (n *Node) Start(sp *spool.Spool, q drive.Queue) (err error) {
 	if n.raft, err = n.openRaft(); err != nil {
 		return fmt.Errorf("cluster: %w", err)
 	}
-	if n.control, err = newControl(n.raft, n.view, self, bootTime, n.o.Log); err != nil {
+	if n.control, err = newControl(n.raft, n.view, self, clock.Boot, n.o.Log); err != nil {
 		return err
 	}
 	if err := n.makeReplica(); err != nil {

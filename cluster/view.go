@@ -22,12 +22,14 @@ type view struct {
 	nodes   map[string]struct{}
 	full    bool
 	cluster bool
+	audited func() // told that there may be a new audit entry; must not block
 }
 
 func newView(fatal func(error)) *view {
 	return &view{
 		fatal: fatal, wake: make(chan struct{}, 1), state: fsm.New(),
 		touched: map[fsm.SegmentID]struct{}{}, nodes: map[string]struct{}{}, full: true,
+		audited: func() {},
 	}
 }
 
@@ -44,6 +46,9 @@ func (v *view) Apply(index uint64, data []byte) any {
 	v.full = v.full || res.All
 	v.cluster = v.cluster || res.Cluster || res.All
 	v.mu.Unlock()
+	if res.Audit.Sequence > 0 {
+		v.audited()
+	}
 	if res.Fatal {
 		v.fatal(fmt.Errorf("cluster: entry %d of the log is of a newer version of clrelay: %s", index, res.Text))
 	}
@@ -62,6 +67,7 @@ func (v *view) Snapshot() []byte {
 // here: the library would take it for a damaged one and try an older one.
 func (v *view) Restore(data []byte) error {
 	err := v.restore(data)
+	v.audited()
 	if errors.Is(err, fsm.ErrTooNew) {
 		v.fatal(err)
 	}

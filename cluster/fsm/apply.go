@@ -38,6 +38,10 @@ func (s *State) Apply(index uint64, data []byte) Result {
 		return s.featureRaise(c)
 	case GenerationBump:
 		return s.generationBump(index, c)
+	case RecordPut:
+		return s.recordPut(c)
+	case AuditAppend:
+		return s.auditAppend(c)
 	}
 	return refuse(Malformed)
 }
@@ -124,6 +128,24 @@ func (s *State) generationBump(index uint64, c GenerationBump) Result {
 	}
 	s.recount()
 	return Result{Cluster: true, All: true}
+}
+
+func (s *State) recordPut(c RecordPut) Result {
+	version, code := s.records.Put(c)
+	if code != OK {
+		r := refuse(code)
+		r.Version = version
+		return r
+	}
+	return Result{Version: version, Records: true}
+}
+
+func (s *State) auditAppend(c AuditAppend) Result {
+	l, code := s.audit.Append(c.Entry)
+	if code != OK {
+		return refuse(code)
+	}
+	return Result{Audit: l.AuditMark}
 }
 
 // raise gives a changed segment its next epoch.

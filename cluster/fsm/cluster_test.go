@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/clrelay/clrelay/proto/control"
+
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
@@ -286,7 +288,8 @@ func TestViews(t *testing.T) {
 func TestResultTravels(t *testing.T) {
 	r := Result{
 		Code: WrongEpoch, Text: "x", Session: 5, Ops: []OpResult{{Code: OK, Epoch: 7}, {Code: WrongEpoch, Epoch: 0}},
-		Segments: []SegmentID{1, 2}, Nodes: []string{"a"}, Cluster: true, All: true, Fatal: true,
+		Segments: []SegmentID{1, 2}, Nodes: []string{"a"}, Cluster: true, Records: true, All: true, Fatal: true,
+		Version: 9, Audit: AuditMark{Sequence: 3, Hash: [32]byte{1}},
 	}
 	b, err := EncodeResult(r)
 	if err != nil {
@@ -312,6 +315,11 @@ func TestCommandTravels(t *testing.T) {
 		SettingsApply{Settings: DefaultSettings()},
 		FeatureRaise{Level: 2},
 		GenerationBump{Generation: 3},
+		RecordPut{Key: "job/1", Value: []byte("v"), IfVersion: 7, Delete: true},
+		AuditAppend{Entry: AuditEntry{
+			Kind: control.AuditOutcome, AtMS: 5, Call: "c", Node: "n", Who: "w", Role: "r", Method: "m", Action: "a", Target: "t", Reason: "y",
+			Of: 4, Code: "OK", Text: "x", Counts: []control.AuditCount{{Name: "done", N: 3}},
+		}},
 	} {
 		b, err := Encode(c)
 		if err != nil {

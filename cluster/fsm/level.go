@@ -6,14 +6,20 @@ import "slices"
 const (
 	firstLevel    = 1
 	WriteOffLevel = 2 // of OpWriteOff
+	OperatorLevel = 3 // of RecordPut and AuditAppend
 	// KnownLevel is the highest that this program knows.
-	KnownLevel = WriteOffLevel + ahead
+	KnownLevel = OperatorLevel + ahead
 )
 
 // levelOf returns the feature level that the use of a command needs.
 func levelOf(c Command) uint32 {
-	if ops, ok := c.(SegmentOps); ok && slices.ContainsFunc(ops.Ops, func(o SegmentOp) bool { return o.Kind == OpWriteOff }) {
-		return WriteOffLevel
+	switch c := c.(type) {
+	case SegmentOps:
+		if slices.ContainsFunc(c.Ops, func(o SegmentOp) bool { return o.Kind == OpWriteOff }) {
+			return WriteOffLevel
+		}
+	case RecordPut, AuditAppend:
+		return OperatorLevel
 	}
 	if isNew(c) {
 		return KnownLevel

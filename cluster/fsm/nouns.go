@@ -32,6 +32,12 @@ type (
 	SettingsApply  = control.SettingsApply
 	FeatureRaise   = control.FeatureRaise
 	GenerationBump = control.GenerationBump
+	Record         = control.Record
+	RecordPut      = control.RecordPut
+	AuditEntry     = control.AuditEntry
+	AuditAppend    = control.AuditAppend
+	AuditMark      = control.AuditMark
+	AuditLine      = control.AuditLine
 	Code           = control.Code
 	OpResult       = control.OpResult
 	Result         = control.Result

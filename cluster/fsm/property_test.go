@@ -9,6 +9,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/clrelay/clrelay/proto/control"
 )
 
 // chooser is where the generator's choices come from: a seed, or the fuzzer.
@@ -87,7 +89,7 @@ func (h *history) sessionOf(r Ref) Session {
 
 func (h *history) command() Command {
 	out := len(h.s.sessions) < 4 // nodes are out: let them come back
-	switch k := h.choose(40); {
+	switch k := h.choose(42); {
 	case k == 0, k < 8 && out:
 		h.nonce++
 		n := h.nonce
@@ -126,7 +128,15 @@ func (h *history) command() Command {
 	case k == 13 && h.choose.oneIn(16):
 		return GenerationBump{Generation: h.s.Generation() + uint32(h.choose(3))}
 	case k == 14:
-		return FeatureRaise{Level: uint32(h.choose(3))}
+		return FeatureRaise{Level: uint32(h.choose(4))}
+	case k == 40:
+		c := RecordPut{Key: fmt.Sprint("job/", h.choose(4)), Value: make([]byte, h.choose(3)), Delete: h.choose.oneIn(3)}
+		if now, ok := h.s.Record(c.Key); ok {
+			c.IfVersion = now.Version + uint64(h.choose(4)/3)
+		}
+		return c
+	case k == 41:
+		return AuditAppend{Entry: AuditEntry{Kind: control.AuditKind(h.choose(3)), AtMS: int64(h.choose(9)), Who: h.name(), Reason: "\"x\n\""}}
 	}
 	var c SegmentOps
 	for range 1 + h.choose(6)/4*h.choose(5) {
@@ -265,7 +275,15 @@ func (h *history) leases() map[Ref]uint64 {
 
 func (h *history) checkTouched(c Command, r Result, before string) {
 	h.t.Helper()
-	changed := r.Session != 0 || len(r.Segments)+len(r.Nodes) > 0 || r.Cluster || r.All
+	changed := r.Session != 0 || len(r.Segments)+len(r.Nodes) > 0 || r.Cluster || r.Records || r.Audit.Sequence > 0 || r.All
+	for _, what := range []struct {
+		done bool
+		name string
+	}{{r.Records, "record"}, {r.Audit.Sequence > 0, "audit"}} {
+		if what.done {
+			h.done[what.name]++
+		}
+	}
 	if !changed && h.face != before {
 		h.t.Fatalf("%+v touched nothing and changed something: %+v", c, r)
 	}
@@ -455,7 +473,7 @@ func TestRandomLogs(t *testing.T) {
 		t.Run(fmt.Sprint("seed", seed), func(t *testing.T) {
 			h := newHistory(t, seeded(seed))
 			if seed%2 == 1 { // from the start, and for long
-				h.s.level, h.twin.level = WriteOffLevel, WriteOffLevel
+				h.s.level, h.twin.level = OperatorLevel, OperatorLevel
 				h.face = face(h.s)
 			}
 			for range 700 {
@@ -469,7 +487,7 @@ func TestRandomLogs(t *testing.T) {
 	t.Log(done)
 	for _, k := range []string{
 		"open", "adopt", "register", "gone", "epoch", "end", "owner", "transfer", "reassign", "reassign again", "new member", "old member",
-		"open to recovering", "open to sealed", "recovering to sealed", "sealed to recovering", "write off", "take back",
+		"open to recovering", "open to sealed", "recovering to sealed", "sealed to recovering", "write off", "take back", "record", "audit",
 	} {
 		if done[k] == 0 {
 			t.Errorf("%q happened %d times: the generator misses it", k, done[k])
@@ -506,6 +524,7 @@ func FuzzApply(f *testing.F) {
 		w.seal(id, 1), ops(w.reassign(id, "b")), ops(w.openOp(2, "a", "c")), Renew{Renewals: []Renewal{{Node: "a", Session: w.session("a"), Beacon: 1}}},
 		Register{Node: "a", Store: store(1), Nonce: [16]byte{7}, Info: info("x")}, NodeChange{Node: "a", Verb: NodeDrain},
 		ConfigApply{Config: Config{Version: 1}}, SettingsApply{Settings: DefaultSettings()}, FeatureRaise{Level: 2}, GenerationBump{Generation: 3},
+		RecordPut{Key: "job/1", Value: []byte("v")}, AuditAppend{Entry: AuditEntry{Kind: control.AuditRequest, Who: "x"}},
 	} {
 		b, _ := Encode(c)
 		f.Add(b)

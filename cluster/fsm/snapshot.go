@@ -12,6 +12,8 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/clrelay/clrelay/cluster/fsm/audit"
+	"github.com/clrelay/clrelay/cluster/fsm/records"
 	controlv1 "github.com/clrelay/clrelay/proto/control/v1"
 	"github.com/clrelay/clrelay/proto/control/wire"
 )
@@ -37,6 +39,7 @@ func (s *State) Snapshot() []byte {
 		m.Nodes = append(m.Nodes, putNode(s.nodes[name]))
 	}
 	s.putSegments(m)
+	s.putLedger(m)
 	opt := proto.MarshalOptions{Deterministic: true}
 	out := make([]byte, snapshotHeader, snapshotHeader+opt.Size(m))
 	opt.UseCachedSize = true
@@ -99,6 +102,33 @@ func (s *State) putSegments(m *controlv1.Snapshot) {
 		list[i] = x
 	}
 	m.Segments, m.WrittenOff = list[:len(s.segments)], list[len(s.segments):]
+}
+
+// putLedger lays out what operators keep here.
+func (s *State) putLedger(m *controlv1.Snapshot) {
+	for _, r := range s.records.List("") {
+		m.Records = append(m.Records, &controlv1.Record{Key: r.Key, Value: r.Value, Version: r.Version})
+	}
+	m.RecordVersion = s.records.Version()
+	m.Audit = wire.PutMark(s.audit.Head())
+	for _, l := range s.audit.After(0) {
+		m.AuditLines = append(m.AuditLines, l.Text)
+	}
+}
+
+func (s *State) fillLedger(m *controlv1.Snapshot) error {
+	list := make([]Record, 0, len(m.GetRecords()))
+	for _, r := range m.GetRecords() {
+		list = append(list, Record{Key: r.GetKey(), Value: r.GetValue(), Version: r.GetVersion()})
+	}
+	head, sound := wire.GetMark(m.GetAudit())
+	table, ok := records.New(list, m.GetRecordVersion())
+	chain, whole := audit.New(head, m.GetAuditLines())
+	if !ok || !sound || !whole {
+		return fmt.Errorf("%w: the operators' records or the audit chain", ErrMalformed)
+	}
+	s.records, s.audit = table, chain
+	return nil
 }
 
 func putNode(n *node) *controlv1.Node {
@@ -194,7 +224,7 @@ func (s *State) fill(m *controlv1.Snapshot) error {
 		}
 	}
 	s.recount()
-	return nil
+	return s.fillLedger(m)
 }
 
 func (s *State) fillNode(x *controlv1.Node) error {

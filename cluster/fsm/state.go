@@ -3,6 +3,9 @@ package fsm
 import (
 	"slices"
 	"time"
+
+	"github.com/clrelay/clrelay/cluster/fsm/audit"
+	"github.com/clrelay/clrelay/cluster/fsm/records"
 )
 
 // FirstGeneration is that of a cluster that was never recovered or restored.
@@ -28,6 +31,8 @@ type State struct {
 	sessions   map[Session]*node // the newest session of each node that may act
 	segments   map[SegmentID]*Segment
 	writtenOff map[SegmentID]*Segment // as they were, for the disk that turns up
+	records    records.Table
+	audit      audit.Chain
 
 	// Counted anew when a node changes.
 	missing int // nodes that owe an inventory

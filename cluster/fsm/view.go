@@ -190,4 +190,17 @@ func (s *State) WrittenOff(id SegmentID) bool { return s.writtenOff[id] != nil }
 // AllWrittenOff returns the segments that were, sorted.
 func (s *State) AllWrittenOff() []SegmentID { return slices.Sorted(maps.Keys(s.writtenOff)) }
 
+// Record returns one of the operators' records.
+func (s *State) Record(key string) (Record, bool) { return s.records.Get(key) }
+
+// Records returns the records whose keys begin with prefix, sorted.
+func (s *State) Records(prefix string) []Record { return s.records.List(prefix) }
+
+// Audit returns the place of the last audit entry.
+func (s *State) Audit() AuditMark { return s.audit.Head() }
+
+// AuditsAfter returns the audit entries kept that come after number n, the
+// oldest first.
+func (s *State) AuditsAfter(n uint64) []AuditLine { return s.audit.After(n) }
+
 func byID(a, b Segment) int { return cmp.Compare(a.ID, b.ID) }

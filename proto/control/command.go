@@ -1,7 +1,7 @@
 package control
 
 // Command is one of Register, Renew, SegmentOps, NodeChange, ConfigApply,
-// SettingsApply, FeatureRaise and GenerationBump.
+// SettingsApply, FeatureRaise, GenerationBump, RecordPut and AuditAppend.
 type Command interface {
 	// LeaderOnly says that only the leader of Raft may propose the command,
 	// from what it applied itself: it is never taken over the network.
@@ -241,11 +241,14 @@ type Result struct {
 	Fatal   bool
 	Session Session    // Register: the session given
 	Ops     []OpResult // SegmentOps: in order
+	Version uint64     // RecordPut: the record's now, 0: there is none; also where it was WrongVersion
+	Audit   AuditMark  // AuditAppend: the entry's place
 	// What was touched, each at most once; Segments sorted. A segment that is
 	// among them and has no record any more is gone. All says that it may have
 	// been anything (a new generation).
 	Segments []SegmentID
 	Nodes    []string
 	Cluster  bool // settings, configuration, level or generation
+	Records  bool // a record of the operators
 	All      bool
 }

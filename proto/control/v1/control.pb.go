@@ -174,6 +174,56 @@ func (NodeVerb) EnumDescriptor() ([]byte, []int) {
 	return file_control_v1_control_proto_rawDescGZIP(), []int{1}
 }
 
+// AuditKind says what an audit entry tells of.
+type AuditKind int32
+
+const (
+	AuditKind_AUDIT_KIND_UNSPECIFIED AuditKind = 0
+	AuditKind_AUDIT_KIND_REQUEST     AuditKind = 1 // somebody is about to be let do something
+	AuditKind_AUDIT_KIND_OUTCOME     AuditKind = 2 // how it ended
+)
+
+// Enum value maps for AuditKind.
+var (
+	AuditKind_name = map[int32]string{
+		0: "AUDIT_KIND_UNSPECIFIED",
+		1: "AUDIT_KIND_REQUEST",
+		2: "AUDIT_KIND_OUTCOME",
+	}
+	AuditKind_value = map[string]int32{
+		"AUDIT_KIND_UNSPECIFIED": 0,
+		"AUDIT_KIND_REQUEST":     1,
+		"AUDIT_KIND_OUTCOME":     2,
+	}
+)
+
+func (x AuditKind) Enum() *AuditKind {
+	p := new(AuditKind)
+	*p = x
+	return p
+}
+
+func (x AuditKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (AuditKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_control_v1_control_proto_enumTypes[2].Descriptor()
+}
+
+func (AuditKind) Type() protoreflect.EnumType {
+	return &file_control_v1_control_proto_enumTypes[2]
+}
+
+func (x AuditKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use AuditKind.Descriptor instead.
+func (AuditKind) EnumDescriptor() ([]byte, []int) {
+	return file_control_v1_control_proto_rawDescGZIP(), []int{2}
+}
+
 // Ref is the identity of data: a node's name and the store it lies in.
 type Ref struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -247,6 +297,8 @@ type Command struct {
 	//	*Command_SettingsApply
 	//	*Command_FeatureRaise
 	//	*Command_GenerationBump
+	//	*Command_RecordPut
+	//	*Command_AuditAppend
 	Kind          isCommand_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -368,6 +420,24 @@ func (x *Command) GetGenerationBump() *GenerationBump {
 	return nil
 }
 
+func (x *Command) GetRecordPut() *RecordPut {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_RecordPut); ok {
+			return x.RecordPut
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetAuditAppend() *AuditAppend {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_AuditAppend); ok {
+			return x.AuditAppend
+		}
+	}
+	return nil
+}
+
 type isCommand_Kind interface {
 	isCommand_Kind()
 }
@@ -404,6 +474,14 @@ type Command_GenerationBump struct {
 	GenerationBump *GenerationBump `protobuf:"bytes,9,opt,name=generation_bump,json=generationBump,proto3,oneof"`
 }
 
+type Command_RecordPut struct {
+	RecordPut *RecordPut `protobuf:"bytes,10,opt,name=record_put,json=recordPut,proto3,oneof"` // feature level 3
+}
+
+type Command_AuditAppend struct {
+	AuditAppend *AuditAppend `protobuf:"bytes,11,opt,name=audit_append,json=auditAppend,proto3,oneof"` // feature level 3
+}
+
 func (*Command_Register) isCommand_Kind() {}
 
 func (*Command_Renew) isCommand_Kind() {}
@@ -419,6 +497,10 @@ func (*Command_SettingsApply) isCommand_Kind() {}
 func (*Command_FeatureRaise) isCommand_Kind() {}
 
 func (*Command_GenerationBump) isCommand_Kind() {}
+
+func (*Command_RecordPut) isCommand_Kind() {}
+
+func (*Command_AuditAppend) isCommand_Kind() {}
 
 // NodeInfo is what a process says about itself.
 type NodeInfo struct {
@@ -1277,6 +1359,384 @@ func (x *GenerationBump) GetGeneration() uint32 {
 	return 0
 }
 
+// RecordPut writes or deletes one of the operators' records if its version
+// still is if_version.
+//
+// Version story: a program below feature level 3 knows neither this command nor
+// AuditAppend, and never sees one that counts: below the level all programs
+// refuse them, and a program that does not know the level ends when it is
+// raised. The value is the writer's own format, with a version story of its own.
+type RecordPut struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`                               // space/name, at most 256 octets
+	Value         []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`                           // at most 64 KiB
+	IfVersion     uint64                 `protobuf:"varint,3,opt,name=if_version,json=ifVersion,proto3" json:"if_version,omitempty"` // 0: it is not there
+	Delete        bool                   `protobuf:"varint,4,opt,name=delete,proto3" json:"delete,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecordPut) Reset() {
+	*x = RecordPut{}
+	mi := &file_control_v1_control_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecordPut) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecordPut) ProtoMessage() {}
+
+func (x *RecordPut) ProtoReflect() protoreflect.Message {
+	mi := &file_control_v1_control_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecordPut.ProtoReflect.Descriptor instead.
+func (*RecordPut) Descriptor() ([]byte, []int) {
+	return file_control_v1_control_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *RecordPut) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *RecordPut) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *RecordPut) GetIfVersion() uint64 {
+	if x != nil {
+		return x.IfVersion
+	}
+	return 0
+}
+
+func (x *RecordPut) GetDelete() bool {
+	if x != nil {
+		return x.Delete
+	}
+	return false
+}
+
+// AuditAppend appends an entry to the audit chain. What is hashed is not this
+// message but the text that fsm/audit makes of it, with the same octets on every
+// node: a new field needs a new feature level, and is not written into the text
+// where it is empty.
+type AuditAppend struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Entry         *AuditEntry            `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditAppend) Reset() {
+	*x = AuditAppend{}
+	mi := &file_control_v1_control_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditAppend) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditAppend) ProtoMessage() {}
+
+func (x *AuditAppend) ProtoReflect() protoreflect.Message {
+	mi := &file_control_v1_control_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditAppend.ProtoReflect.Descriptor instead.
+func (*AuditAppend) Descriptor() ([]byte, []int) {
+	return file_control_v1_control_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *AuditAppend) GetEntry() *AuditEntry {
+	if x != nil {
+		return x.Entry
+	}
+	return nil
+}
+
+// AuditEntry is what an operator had done.
+type AuditEntry struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          AuditKind              `protobuf:"varint,1,opt,name=kind,proto3,enum=control.v1.AuditKind" json:"kind,omitempty"`
+	AtMs          int64                  `protobuf:"varint,2,opt,name=at_ms,json=atMs,proto3" json:"at_ms,omitempty"` // Unix time in milliseconds, as the proposer's clock said
+	Call          string                 `protobuf:"bytes,3,opt,name=call,proto3" json:"call,omitempty"`              // random, the same in the request's entry and the outcome's
+	Node          string                 `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`              // that was asked
+	Who           string                 `protobuf:"bytes,5,opt,name=who,proto3" json:"who,omitempty"`
+	Role          string                 `protobuf:"bytes,6,opt,name=role,proto3" json:"role,omitempty"`
+	Method        string                 `protobuf:"bytes,7,opt,name=method,proto3" json:"method,omitempty"` // full name; empty where it was no call
+	Action        string                 `protobuf:"bytes,8,opt,name=action,proto3" json:"action,omitempty"` // in words
+	Target        string                 `protobuf:"bytes,9,opt,name=target,proto3" json:"target,omitempty"` // what it is about
+	Reason        string                 `protobuf:"bytes,10,opt,name=reason,proto3" json:"reason,omitempty"`
+	Of            uint64                 `protobuf:"varint,11,opt,name=of,proto3" json:"of,omitempty"`    // OUTCOME: number of the request's entry
+	Code          string                 `protobuf:"bytes,12,opt,name=code,proto3" json:"code,omitempty"` // OUTCOME: OK, or what kind of failure
+	Text          string                 `protobuf:"bytes,13,opt,name=text,proto3" json:"text,omitempty"` // OUTCOME: the failure in words
+	Counts        []*AuditCount          `protobuf:"bytes,14,rep,name=counts,proto3" json:"counts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditEntry) Reset() {
+	*x = AuditEntry{}
+	mi := &file_control_v1_control_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditEntry) ProtoMessage() {}
+
+func (x *AuditEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_control_v1_control_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditEntry.ProtoReflect.Descriptor instead.
+func (*AuditEntry) Descriptor() ([]byte, []int) {
+	return file_control_v1_control_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *AuditEntry) GetKind() AuditKind {
+	if x != nil {
+		return x.Kind
+	}
+	return AuditKind_AUDIT_KIND_UNSPECIFIED
+}
+
+func (x *AuditEntry) GetAtMs() int64 {
+	if x != nil {
+		return x.AtMs
+	}
+	return 0
+}
+
+func (x *AuditEntry) GetCall() string {
+	if x != nil {
+		return x.Call
+	}
+	return ""
+}
+
+func (x *AuditEntry) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *AuditEntry) GetWho() string {
+	if x != nil {
+		return x.Who
+	}
+	return ""
+}
+
+func (x *AuditEntry) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *AuditEntry) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *AuditEntry) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *AuditEntry) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *AuditEntry) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *AuditEntry) GetOf() uint64 {
+	if x != nil {
+		return x.Of
+	}
+	return 0
+}
+
+func (x *AuditEntry) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *AuditEntry) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *AuditEntry) GetCounts() []*AuditCount {
+	if x != nil {
+		return x.Counts
+	}
+	return nil
+}
+
+// AuditCount is a number in an entry.
+type AuditCount struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	N             uint64                 `protobuf:"varint,2,opt,name=n,proto3" json:"n,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditCount) Reset() {
+	*x = AuditCount{}
+	mi := &file_control_v1_control_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditCount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditCount) ProtoMessage() {}
+
+func (x *AuditCount) ProtoReflect() protoreflect.Message {
+	mi := &file_control_v1_control_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditCount.ProtoReflect.Descriptor instead.
+func (*AuditCount) Descriptor() ([]byte, []int) {
+	return file_control_v1_control_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *AuditCount) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AuditCount) GetN() uint64 {
+	if x != nil {
+		return x.N
+	}
+	return 0
+}
+
+// AuditMark is a place in the audit chain.
+type AuditMark struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sequence      uint64                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"` // from 1
+	Hash          []byte                 `protobuf:"bytes,2,opt,name=hash,proto3" json:"hash,omitempty"`          // 32 octets
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditMark) Reset() {
+	*x = AuditMark{}
+	mi := &file_control_v1_control_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditMark) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditMark) ProtoMessage() {}
+
+func (x *AuditMark) ProtoReflect() protoreflect.Message {
+	mi := &file_control_v1_control_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditMark.ProtoReflect.Descriptor instead.
+func (*AuditMark) Descriptor() ([]byte, []int) {
+	return file_control_v1_control_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *AuditMark) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *AuditMark) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
 // Result is the outcome of a command, as it travels to a node that had the
 // leader propose it.
 type Result struct {
@@ -1290,13 +1750,16 @@ type Result struct {
 	Nodes         []string               `protobuf:"bytes,7,rep,name=nodes,proto3" json:"nodes,omitempty"`                // touched
 	Cluster       bool                   `protobuf:"varint,8,opt,name=cluster,proto3" json:"cluster,omitempty"`           // settings, configuration, level or generation touched
 	All           bool                   `protobuf:"varint,9,opt,name=all,proto3" json:"all,omitempty"`                   // anything may have been touched
+	Version       uint64                 `protobuf:"varint,10,opt,name=version,proto3" json:"version,omitempty"`          // RecordPut: the record's now, 0: there is none
+	Audit         *AuditMark             `protobuf:"bytes,11,opt,name=audit,proto3" json:"audit,omitempty"`               // AuditAppend
+	Records       bool                   `protobuf:"varint,12,opt,name=records,proto3" json:"records,omitempty"`          // a record of the operators touched
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_control_v1_control_proto_msgTypes[15]
+	mi := &file_control_v1_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1308,7 +1771,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_control_proto_msgTypes[15]
+	mi := &file_control_v1_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1321,7 +1784,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_control_v1_control_proto_rawDescGZIP(), []int{15}
+	return file_control_v1_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Result) GetCode() uint32 {
@@ -1387,6 +1850,27 @@ func (x *Result) GetAll() bool {
 	return false
 }
 
+func (x *Result) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Result) GetAudit() *AuditMark {
+	if x != nil {
+		return x.Audit
+	}
+	return nil
+}
+
+func (x *Result) GetRecords() bool {
+	if x != nil {
+		return x.Records
+	}
+	return false
+}
+
 // OpResult is the outcome of one SegmentOp.
 type OpResult struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1398,7 +1882,7 @@ type OpResult struct {
 
 func (x *OpResult) Reset() {
 	*x = OpResult{}
-	mi := &file_control_v1_control_proto_msgTypes[16]
+	mi := &file_control_v1_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1410,7 +1894,7 @@ func (x *OpResult) String() string {
 func (*OpResult) ProtoMessage() {}
 
 func (x *OpResult) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_control_proto_msgTypes[16]
+	mi := &file_control_v1_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1423,7 +1907,7 @@ func (x *OpResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpResult.ProtoReflect.Descriptor instead.
 func (*OpResult) Descriptor() ([]byte, []int) {
-	return file_control_v1_control_proto_rawDescGZIP(), []int{16}
+	return file_control_v1_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *OpResult) GetCode() uint32 {
@@ -1448,7 +1932,7 @@ const file_control_v1_control_proto_rawDesc = "" +
 	"control.v1\"/\n" +
 	"\x03Ref\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
-	"\x05store\x18\x02 \x01(\fR\x05store\"\x86\x04\n" +
+	"\x05store\x18\x02 \x01(\fR\x05store\"\xfc\x04\n" +
 	"\aCommand\x12\x14\n" +
 	"\x05level\x18\x01 \x01(\rR\x05level\x122\n" +
 	"\bregister\x18\x02 \x01(\v2\x14.control.v1.RegisterH\x00R\bregister\x12)\n" +
@@ -1460,7 +1944,11 @@ const file_control_v1_control_proto_rawDesc = "" +
 	"\fconfig_apply\x18\x06 \x01(\v2\x17.control.v1.ConfigApplyH\x00R\vconfigApply\x12B\n" +
 	"\x0esettings_apply\x18\a \x01(\v2\x19.control.v1.SettingsApplyH\x00R\rsettingsApply\x12?\n" +
 	"\rfeature_raise\x18\b \x01(\v2\x18.control.v1.FeatureRaiseH\x00R\ffeatureRaise\x12E\n" +
-	"\x0fgeneration_bump\x18\t \x01(\v2\x1a.control.v1.GenerationBumpH\x00R\x0egenerationBumpB\x06\n" +
+	"\x0fgeneration_bump\x18\t \x01(\v2\x1a.control.v1.GenerationBumpH\x00R\x0egenerationBump\x126\n" +
+	"\n" +
+	"record_put\x18\n" +
+	" \x01(\v2\x15.control.v1.RecordPutH\x00R\trecordPut\x12<\n" +
+	"\faudit_append\x18\v \x01(\v2\x17.control.v1.AuditAppendH\x00R\vauditAppendB\x06\n" +
 	"\x04kind\"\xba\x01\n" +
 	"\bNodeInfo\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
@@ -1527,7 +2015,39 @@ const file_control_v1_control_proto_rawDesc = "" +
 	"\x0eGenerationBump\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\rR\n" +
-	"generation\"\xe6\x01\n" +
+	"generation\"j\n" +
+	"\tRecordPut\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\x12\x1d\n" +
+	"\n" +
+	"if_version\x18\x03 \x01(\x04R\tifVersion\x12\x16\n" +
+	"\x06delete\x18\x04 \x01(\bR\x06delete\";\n" +
+	"\vAuditAppend\x12,\n" +
+	"\x05entry\x18\x01 \x01(\v2\x16.control.v1.AuditEntryR\x05entry\"\xe2\x02\n" +
+	"\n" +
+	"AuditEntry\x12)\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x15.control.v1.AuditKindR\x04kind\x12\x13\n" +
+	"\x05at_ms\x18\x02 \x01(\x03R\x04atMs\x12\x12\n" +
+	"\x04call\x18\x03 \x01(\tR\x04call\x12\x12\n" +
+	"\x04node\x18\x04 \x01(\tR\x04node\x12\x10\n" +
+	"\x03who\x18\x05 \x01(\tR\x03who\x12\x12\n" +
+	"\x04role\x18\x06 \x01(\tR\x04role\x12\x16\n" +
+	"\x06method\x18\a \x01(\tR\x06method\x12\x16\n" +
+	"\x06action\x18\b \x01(\tR\x06action\x12\x16\n" +
+	"\x06target\x18\t \x01(\tR\x06target\x12\x16\n" +
+	"\x06reason\x18\n" +
+	" \x01(\tR\x06reason\x12\x0e\n" +
+	"\x02of\x18\v \x01(\x04R\x02of\x12\x12\n" +
+	"\x04code\x18\f \x01(\tR\x04code\x12\x12\n" +
+	"\x04text\x18\r \x01(\tR\x04text\x12.\n" +
+	"\x06counts\x18\x0e \x03(\v2\x16.control.v1.AuditCountR\x06counts\".\n" +
+	"\n" +
+	"AuditCount\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\f\n" +
+	"\x01n\x18\x02 \x01(\x04R\x01n\";\n" +
+	"\tAuditMark\x12\x1a\n" +
+	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x12\n" +
+	"\x04hash\x18\x02 \x01(\fR\x04hash\"\xc7\x02\n" +
 	"\x06Result\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x14\n" +
@@ -1537,7 +2057,11 @@ const file_control_v1_control_proto_rawDesc = "" +
 	"\bsegments\x18\x06 \x03(\x06R\bsegments\x12\x14\n" +
 	"\x05nodes\x18\a \x03(\tR\x05nodes\x12\x18\n" +
 	"\acluster\x18\b \x01(\bR\acluster\x12\x10\n" +
-	"\x03all\x18\t \x01(\bR\x03all\"4\n" +
+	"\x03all\x18\t \x01(\bR\x03all\x12\x18\n" +
+	"\aversion\x18\n" +
+	" \x01(\x04R\aversion\x12+\n" +
+	"\x05audit\x18\v \x01(\v2\x15.control.v1.AuditMarkR\x05audit\x12\x18\n" +
+	"\arecords\x18\f \x01(\bR\arecords\"4\n" +
 	"\bOpResult\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch*\x9d\x02\n" +
@@ -1563,7 +2087,11 @@ const file_control_v1_control_proto_rawDesc = "" +
 	"\x10NODE_VERB_RESUME\x10\x03\x12\x14\n" +
 	"\x10NODE_VERB_REMOVE\x10\x04\x12\x12\n" +
 	"\x0eNODE_VERB_LOST\x10\x05\x12\x19\n" +
-	"\x15NODE_VERB_INVENTORIED\x10\x06B7Z5github.com/clrelay/clrelay/proto/control/v1;controlv1b\x06proto3"
+	"\x15NODE_VERB_INVENTORIED\x10\x06*W\n" +
+	"\tAuditKind\x12\x1a\n" +
+	"\x16AUDIT_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12AUDIT_KIND_REQUEST\x10\x01\x12\x16\n" +
+	"\x12AUDIT_KIND_OUTCOME\x10\x02B7Z5github.com/clrelay/clrelay/proto/control/v1;controlv1b\x06proto3"
 
 var (
 	file_control_v1_control_proto_rawDescOnce sync.Once
@@ -1577,55 +2105,67 @@ func file_control_v1_control_proto_rawDescGZIP() []byte {
 	return file_control_v1_control_proto_rawDescData
 }
 
-var file_control_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_control_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_control_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_control_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_control_v1_control_proto_goTypes = []any{
 	(OpKind)(0),            // 0: control.v1.OpKind
 	(NodeVerb)(0),          // 1: control.v1.NodeVerb
-	(*Ref)(nil),            // 2: control.v1.Ref
-	(*Command)(nil),        // 3: control.v1.Command
-	(*NodeInfo)(nil),       // 4: control.v1.NodeInfo
-	(*Register)(nil),       // 5: control.v1.Register
-	(*Renew)(nil),          // 6: control.v1.Renew
-	(*Renewal)(nil),        // 7: control.v1.Renewal
-	(*SegmentOps)(nil),     // 8: control.v1.SegmentOps
-	(*SegmentOp)(nil),      // 9: control.v1.SegmentOp
-	(*NodeChange)(nil),     // 10: control.v1.NodeChange
-	(*Config)(nil),         // 11: control.v1.Config
-	(*ConfigApply)(nil),    // 12: control.v1.ConfigApply
-	(*Settings)(nil),       // 13: control.v1.Settings
-	(*SettingsApply)(nil),  // 14: control.v1.SettingsApply
-	(*FeatureRaise)(nil),   // 15: control.v1.FeatureRaise
-	(*GenerationBump)(nil), // 16: control.v1.GenerationBump
-	(*Result)(nil),         // 17: control.v1.Result
-	(*OpResult)(nil),       // 18: control.v1.OpResult
+	(AuditKind)(0),         // 2: control.v1.AuditKind
+	(*Ref)(nil),            // 3: control.v1.Ref
+	(*Command)(nil),        // 4: control.v1.Command
+	(*NodeInfo)(nil),       // 5: control.v1.NodeInfo
+	(*Register)(nil),       // 6: control.v1.Register
+	(*Renew)(nil),          // 7: control.v1.Renew
+	(*Renewal)(nil),        // 8: control.v1.Renewal
+	(*SegmentOps)(nil),     // 9: control.v1.SegmentOps
+	(*SegmentOp)(nil),      // 10: control.v1.SegmentOp
+	(*NodeChange)(nil),     // 11: control.v1.NodeChange
+	(*Config)(nil),         // 12: control.v1.Config
+	(*ConfigApply)(nil),    // 13: control.v1.ConfigApply
+	(*Settings)(nil),       // 14: control.v1.Settings
+	(*SettingsApply)(nil),  // 15: control.v1.SettingsApply
+	(*FeatureRaise)(nil),   // 16: control.v1.FeatureRaise
+	(*GenerationBump)(nil), // 17: control.v1.GenerationBump
+	(*RecordPut)(nil),      // 18: control.v1.RecordPut
+	(*AuditAppend)(nil),    // 19: control.v1.AuditAppend
+	(*AuditEntry)(nil),     // 20: control.v1.AuditEntry
+	(*AuditCount)(nil),     // 21: control.v1.AuditCount
+	(*AuditMark)(nil),      // 22: control.v1.AuditMark
+	(*Result)(nil),         // 23: control.v1.Result
+	(*OpResult)(nil),       // 24: control.v1.OpResult
 }
 var file_control_v1_control_proto_depIdxs = []int32{
-	5,  // 0: control.v1.Command.register:type_name -> control.v1.Register
-	6,  // 1: control.v1.Command.renew:type_name -> control.v1.Renew
-	8,  // 2: control.v1.Command.segment_ops:type_name -> control.v1.SegmentOps
-	10, // 3: control.v1.Command.node_change:type_name -> control.v1.NodeChange
-	12, // 4: control.v1.Command.config_apply:type_name -> control.v1.ConfigApply
-	14, // 5: control.v1.Command.settings_apply:type_name -> control.v1.SettingsApply
-	15, // 6: control.v1.Command.feature_raise:type_name -> control.v1.FeatureRaise
-	16, // 7: control.v1.Command.generation_bump:type_name -> control.v1.GenerationBump
-	2,  // 8: control.v1.Register.ref:type_name -> control.v1.Ref
-	4,  // 9: control.v1.Register.info:type_name -> control.v1.NodeInfo
-	7,  // 10: control.v1.Renew.renewals:type_name -> control.v1.Renewal
-	9,  // 11: control.v1.SegmentOps.ops:type_name -> control.v1.SegmentOp
-	0,  // 12: control.v1.SegmentOp.kind:type_name -> control.v1.OpKind
-	2,  // 13: control.v1.SegmentOp.member:type_name -> control.v1.Ref
-	2,  // 14: control.v1.SegmentOp.members:type_name -> control.v1.Ref
-	2,  // 15: control.v1.SegmentOp.stale:type_name -> control.v1.Ref
-	1,  // 16: control.v1.NodeChange.verb:type_name -> control.v1.NodeVerb
-	11, // 17: control.v1.ConfigApply.config:type_name -> control.v1.Config
-	13, // 18: control.v1.SettingsApply.settings:type_name -> control.v1.Settings
-	18, // 19: control.v1.Result.ops:type_name -> control.v1.OpResult
-	20, // [20:20] is the sub-list for method output_type
-	20, // [20:20] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	6,  // 0: control.v1.Command.register:type_name -> control.v1.Register
+	7,  // 1: control.v1.Command.renew:type_name -> control.v1.Renew
+	9,  // 2: control.v1.Command.segment_ops:type_name -> control.v1.SegmentOps
+	11, // 3: control.v1.Command.node_change:type_name -> control.v1.NodeChange
+	13, // 4: control.v1.Command.config_apply:type_name -> control.v1.ConfigApply
+	15, // 5: control.v1.Command.settings_apply:type_name -> control.v1.SettingsApply
+	16, // 6: control.v1.Command.feature_raise:type_name -> control.v1.FeatureRaise
+	17, // 7: control.v1.Command.generation_bump:type_name -> control.v1.GenerationBump
+	18, // 8: control.v1.Command.record_put:type_name -> control.v1.RecordPut
+	19, // 9: control.v1.Command.audit_append:type_name -> control.v1.AuditAppend
+	3,  // 10: control.v1.Register.ref:type_name -> control.v1.Ref
+	5,  // 11: control.v1.Register.info:type_name -> control.v1.NodeInfo
+	8,  // 12: control.v1.Renew.renewals:type_name -> control.v1.Renewal
+	10, // 13: control.v1.SegmentOps.ops:type_name -> control.v1.SegmentOp
+	0,  // 14: control.v1.SegmentOp.kind:type_name -> control.v1.OpKind
+	3,  // 15: control.v1.SegmentOp.member:type_name -> control.v1.Ref
+	3,  // 16: control.v1.SegmentOp.members:type_name -> control.v1.Ref
+	3,  // 17: control.v1.SegmentOp.stale:type_name -> control.v1.Ref
+	1,  // 18: control.v1.NodeChange.verb:type_name -> control.v1.NodeVerb
+	12, // 19: control.v1.ConfigApply.config:type_name -> control.v1.Config
+	14, // 20: control.v1.SettingsApply.settings:type_name -> control.v1.Settings
+	20, // 21: control.v1.AuditAppend.entry:type_name -> control.v1.AuditEntry
+	2,  // 22: control.v1.AuditEntry.kind:type_name -> control.v1.AuditKind
+	21, // 23: control.v1.AuditEntry.counts:type_name -> control.v1.AuditCount
+	24, // 24: control.v1.Result.ops:type_name -> control.v1.OpResult
+	22, // 25: control.v1.Result.audit:type_name -> control.v1.AuditMark
+	26, // [26:26] is the sub-list for method output_type
+	26, // [26:26] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_control_v1_control_proto_init() }
@@ -1642,14 +2182,16 @@ func file_control_v1_control_proto_init() {
 		(*Command_SettingsApply)(nil),
 		(*Command_FeatureRaise)(nil),
 		(*Command_GenerationBump)(nil),
+		(*Command_RecordPut)(nil),
+		(*Command_AuditAppend)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_v1_control_proto_rawDesc), len(file_control_v1_control_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   17,
+			NumEnums:      3,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

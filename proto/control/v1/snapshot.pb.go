@@ -32,11 +32,15 @@ type Snapshot struct {
 	Generation    uint32                 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`
 	Sessions      uint32                 `protobuf:"varint,4,opt,name=sessions,proto3" json:"sessions,omitempty"` // number of the last session given in this generation
 	Settings      *Settings              `protobuf:"bytes,5,opt,name=settings,proto3" json:"settings,omitempty"`
-	Configs       []*Config              `protobuf:"bytes,6,rep,name=configs,proto3" json:"configs,omitempty"`                          // oldest first
-	Nodes         []*Node                `protobuf:"bytes,7,rep,name=nodes,proto3" json:"nodes,omitempty"`                              // by name
-	Refs          []*Ref                 `protobuf:"bytes,8,rep,name=refs,proto3" json:"refs,omitempty"`                                // that the segments name by their place in here
-	Segments      []*Segment             `protobuf:"bytes,9,rep,name=segments,proto3" json:"segments,omitempty"`                        // by id
-	WrittenOff    []*Segment             `protobuf:"bytes,10,rep,name=written_off,json=writtenOff,proto3" json:"written_off,omitempty"` // by id
+	Configs       []*Config              `protobuf:"bytes,6,rep,name=configs,proto3" json:"configs,omitempty"`                                    // oldest first
+	Nodes         []*Node                `protobuf:"bytes,7,rep,name=nodes,proto3" json:"nodes,omitempty"`                                        // by name
+	Refs          []*Ref                 `protobuf:"bytes,8,rep,name=refs,proto3" json:"refs,omitempty"`                                          // that the segments name by their place in here
+	Segments      []*Segment             `protobuf:"bytes,9,rep,name=segments,proto3" json:"segments,omitempty"`                                  // by id
+	WrittenOff    []*Segment             `protobuf:"bytes,10,rep,name=written_off,json=writtenOff,proto3" json:"written_off,omitempty"`           // by id
+	Records       []*Record              `protobuf:"bytes,11,rep,name=records,proto3" json:"records,omitempty"`                                   // by key
+	RecordVersion uint64                 `protobuf:"varint,12,opt,name=record_version,json=recordVersion,proto3" json:"record_version,omitempty"` // of the last change of a record
+	Audit         *AuditMark             `protobuf:"bytes,13,opt,name=audit,proto3" json:"audit,omitempty"`                                       // of the last entry; empty: there is none
+	AuditLines    [][]byte               `protobuf:"bytes,14,rep,name=audit_lines,json=auditLines,proto3" json:"audit_lines,omitempty"`           // the texts of the last entries, oldest first
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -141,6 +145,95 @@ func (x *Snapshot) GetWrittenOff() []*Segment {
 	return nil
 }
 
+func (x *Snapshot) GetRecords() []*Record {
+	if x != nil {
+		return x.Records
+	}
+	return nil
+}
+
+func (x *Snapshot) GetRecordVersion() uint64 {
+	if x != nil {
+		return x.RecordVersion
+	}
+	return 0
+}
+
+func (x *Snapshot) GetAudit() *AuditMark {
+	if x != nil {
+		return x.Audit
+	}
+	return nil
+}
+
+func (x *Snapshot) GetAuditLines() [][]byte {
+	if x != nil {
+		return x.AuditLines
+	}
+	return nil
+}
+
+// Record is one of the operators' records.
+type Record struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Value         []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	Version       uint64                 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Record) Reset() {
+	*x = Record{}
+	mi := &file_control_v1_snapshot_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Record) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Record) ProtoMessage() {}
+
+func (x *Record) ProtoReflect() protoreflect.Message {
+	mi := &file_control_v1_snapshot_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Record.ProtoReflect.Descriptor instead.
+func (*Record) Descriptor() ([]byte, []int) {
+	return file_control_v1_snapshot_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Record) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Record) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *Record) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
 // Lease is what the log says about a session's lease.
 type Lease struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -154,7 +247,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_control_v1_snapshot_proto_msgTypes[1]
+	mi := &file_control_v1_snapshot_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -166,7 +259,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_snapshot_proto_msgTypes[1]
+	mi := &file_control_v1_snapshot_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -179,7 +272,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_control_v1_snapshot_proto_rawDescGZIP(), []int{1}
+	return file_control_v1_snapshot_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Lease) GetSession() uint64 {
@@ -231,7 +324,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_control_v1_snapshot_proto_msgTypes[2]
+	mi := &file_control_v1_snapshot_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -243,7 +336,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_snapshot_proto_msgTypes[2]
+	mi := &file_control_v1_snapshot_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -256,7 +349,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_control_v1_snapshot_proto_rawDescGZIP(), []int{2}
+	return file_control_v1_snapshot_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Node) GetRef() *Ref {
@@ -354,7 +447,7 @@ type Former struct {
 
 func (x *Former) Reset() {
 	*x = Former{}
-	mi := &file_control_v1_snapshot_proto_msgTypes[3]
+	mi := &file_control_v1_snapshot_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -366,7 +459,7 @@ func (x *Former) String() string {
 func (*Former) ProtoMessage() {}
 
 func (x *Former) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_snapshot_proto_msgTypes[3]
+	mi := &file_control_v1_snapshot_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -379,7 +472,7 @@ func (x *Former) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Former.ProtoReflect.Descriptor instead.
 func (*Former) Descriptor() ([]byte, []int) {
-	return file_control_v1_snapshot_proto_rawDescGZIP(), []int{3}
+	return file_control_v1_snapshot_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Former) GetStore() []byte {
@@ -413,7 +506,7 @@ type Segment struct {
 
 func (x *Segment) Reset() {
 	*x = Segment{}
-	mi := &file_control_v1_snapshot_proto_msgTypes[4]
+	mi := &file_control_v1_snapshot_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -425,7 +518,7 @@ func (x *Segment) String() string {
 func (*Segment) ProtoMessage() {}
 
 func (x *Segment) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_snapshot_proto_msgTypes[4]
+	mi := &file_control_v1_snapshot_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -438,7 +531,7 @@ func (x *Segment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Segment.ProtoReflect.Descriptor instead.
 func (*Segment) Descriptor() ([]byte, []int) {
-	return file_control_v1_snapshot_proto_rawDescGZIP(), []int{4}
+	return file_control_v1_snapshot_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Segment) GetId() uint64 {
@@ -502,7 +595,7 @@ var File_control_v1_snapshot_proto protoreflect.FileDescriptor
 const file_control_v1_snapshot_proto_rawDesc = "" +
 	"\n" +
 	"\x19control/v1/snapshot.proto\x12\n" +
-	"control.v1\x1a\x18control/v1/control.proto\"\x8a\x03\n" +
+	"control.v1\x1a\x18control/v1/control.proto\"\xad\x04\n" +
 	"\bSnapshot\x12\x18\n" +
 	"\aapplied\x18\x01 \x01(\x04R\aapplied\x12\x14\n" +
 	"\x05level\x18\x02 \x01(\rR\x05level\x12\x1e\n" +
@@ -517,7 +610,16 @@ const file_control_v1_snapshot_proto_rawDesc = "" +
 	"\bsegments\x18\t \x03(\v2\x13.control.v1.SegmentR\bsegments\x124\n" +
 	"\vwritten_off\x18\n" +
 	" \x03(\v2\x13.control.v1.SegmentR\n" +
-	"writtenOff\"f\n" +
+	"writtenOff\x12,\n" +
+	"\arecords\x18\v \x03(\v2\x12.control.v1.RecordR\arecords\x12%\n" +
+	"\x0erecord_version\x18\f \x01(\x04R\rrecordVersion\x12+\n" +
+	"\x05audit\x18\r \x01(\v2\x15.control.v1.AuditMarkR\x05audit\x12\x1f\n" +
+	"\vaudit_lines\x18\x0e \x03(\fR\n" +
+	"auditLines\"J\n" +
+	"\x06Record\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\x04R\aversion\"f\n" +
 	"\x05Lease\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x18\n" +
 	"\arenewed\x18\x02 \x01(\x04R\arenewed\x12\x16\n" +
@@ -564,35 +666,39 @@ func file_control_v1_snapshot_proto_rawDescGZIP() []byte {
 	return file_control_v1_snapshot_proto_rawDescData
 }
 
-var file_control_v1_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_control_v1_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_control_v1_snapshot_proto_goTypes = []any{
-	(*Snapshot)(nil), // 0: control.v1.Snapshot
-	(*Lease)(nil),    // 1: control.v1.Lease
-	(*Node)(nil),     // 2: control.v1.Node
-	(*Former)(nil),   // 3: control.v1.Former
-	(*Segment)(nil),  // 4: control.v1.Segment
-	(*Settings)(nil), // 5: control.v1.Settings
-	(*Config)(nil),   // 6: control.v1.Config
-	(*Ref)(nil),      // 7: control.v1.Ref
-	(*NodeInfo)(nil), // 8: control.v1.NodeInfo
+	(*Snapshot)(nil),  // 0: control.v1.Snapshot
+	(*Record)(nil),    // 1: control.v1.Record
+	(*Lease)(nil),     // 2: control.v1.Lease
+	(*Node)(nil),      // 3: control.v1.Node
+	(*Former)(nil),    // 4: control.v1.Former
+	(*Segment)(nil),   // 5: control.v1.Segment
+	(*Settings)(nil),  // 6: control.v1.Settings
+	(*Config)(nil),    // 7: control.v1.Config
+	(*Ref)(nil),       // 8: control.v1.Ref
+	(*AuditMark)(nil), // 9: control.v1.AuditMark
+	(*NodeInfo)(nil),  // 10: control.v1.NodeInfo
 }
 var file_control_v1_snapshot_proto_depIdxs = []int32{
-	5,  // 0: control.v1.Snapshot.settings:type_name -> control.v1.Settings
-	6,  // 1: control.v1.Snapshot.configs:type_name -> control.v1.Config
-	2,  // 2: control.v1.Snapshot.nodes:type_name -> control.v1.Node
-	7,  // 3: control.v1.Snapshot.refs:type_name -> control.v1.Ref
-	4,  // 4: control.v1.Snapshot.segments:type_name -> control.v1.Segment
-	4,  // 5: control.v1.Snapshot.written_off:type_name -> control.v1.Segment
-	7,  // 6: control.v1.Node.ref:type_name -> control.v1.Ref
-	1,  // 7: control.v1.Node.lease:type_name -> control.v1.Lease
-	8,  // 8: control.v1.Node.info:type_name -> control.v1.NodeInfo
-	3,  // 9: control.v1.Node.former:type_name -> control.v1.Former
-	1,  // 10: control.v1.Former.lease:type_name -> control.v1.Lease
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	6,  // 0: control.v1.Snapshot.settings:type_name -> control.v1.Settings
+	7,  // 1: control.v1.Snapshot.configs:type_name -> control.v1.Config
+	3,  // 2: control.v1.Snapshot.nodes:type_name -> control.v1.Node
+	8,  // 3: control.v1.Snapshot.refs:type_name -> control.v1.Ref
+	5,  // 4: control.v1.Snapshot.segments:type_name -> control.v1.Segment
+	5,  // 5: control.v1.Snapshot.written_off:type_name -> control.v1.Segment
+	1,  // 6: control.v1.Snapshot.records:type_name -> control.v1.Record
+	9,  // 7: control.v1.Snapshot.audit:type_name -> control.v1.AuditMark
+	8,  // 8: control.v1.Node.ref:type_name -> control.v1.Ref
+	2,  // 9: control.v1.Node.lease:type_name -> control.v1.Lease
+	10, // 10: control.v1.Node.info:type_name -> control.v1.NodeInfo
+	4,  // 11: control.v1.Node.former:type_name -> control.v1.Former
+	2,  // 12: control.v1.Former.lease:type_name -> control.v1.Lease
+	13, // [13:13] is the sub-list for method output_type
+	13, // [13:13] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_control_v1_snapshot_proto_init() }
@@ -607,7 +713,7 @@ func file_control_v1_snapshot_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_v1_snapshot_proto_rawDesc), len(file_control_v1_snapshot_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -36,6 +36,10 @@ func PutCommand(c control.Command) (m *controlv1.Command, ok bool) {
 		m.Kind = &controlv1.Command_FeatureRaise{FeatureRaise: &controlv1.FeatureRaise{Level: c.Level}}
 	case control.GenerationBump:
 		m.Kind = &controlv1.Command_GenerationBump{GenerationBump: &controlv1.GenerationBump{Generation: c.Generation}}
+	case control.RecordPut:
+		m.Kind = &controlv1.Command_RecordPut{RecordPut: &controlv1.RecordPut{Key: c.Key, Value: c.Value, IfVersion: c.IfVersion, Delete: c.Delete}}
+	case control.AuditAppend:
+		m.Kind = &controlv1.Command_AuditAppend{AuditAppend: &controlv1.AuditAppend{Entry: putAudit(&c.Entry)}}
 	default:
 		return nil, false
 	}
@@ -67,6 +71,11 @@ func GetCommand(m *controlv1.Command) (c control.Command, ok bool) {
 		return control.FeatureRaise{Level: k.FeatureRaise.GetLevel()}, true
 	case *controlv1.Command_GenerationBump:
 		return control.GenerationBump{Generation: k.GenerationBump.GetGeneration()}, true
+	case *controlv1.Command_RecordPut:
+		r := k.RecordPut
+		return control.RecordPut{Key: r.GetKey(), Value: r.GetValue(), IfVersion: r.GetIfVersion(), Delete: r.GetDelete()}, true
+	case *controlv1.Command_AuditAppend:
+		return getAudit(k.AuditAppend.GetEntry())
 	}
 	return nil, false
 }
@@ -139,7 +148,7 @@ func getOps(m *controlv1.SegmentOps) (control.Command, bool) {
 func PutResult(r control.Result) *controlv1.Result {
 	m := &controlv1.Result{
 		Code: uint32(r.Code), Text: r.Text, Fatal: r.Fatal, Session: uint64(r.Session),
-		Nodes: r.Nodes, Cluster: r.Cluster, All: r.All,
+		Nodes: r.Nodes, Cluster: r.Cluster, Records: r.Records, All: r.All, Version: r.Version, Audit: PutMark(r.Audit),
 		Ops: make([]*controlv1.OpResult, len(r.Ops)), Segments: make([]uint64, len(r.Segments)),
 	}
 	for i, o := range r.Ops {
@@ -157,9 +166,13 @@ func GetResult(m *controlv1.Result) (r control.Result, ok bool) {
 	if m.GetCode() > 255 || len(m.GetOps()) > control.MaxOps {
 		return control.Result{}, false
 	}
+	mark, ok := GetMark(m.GetAudit())
+	if !ok {
+		return control.Result{}, false
+	}
 	r = control.Result{
 		Code: control.Code(m.GetCode()), Text: m.GetText(), Fatal: m.GetFatal(), Session: control.Session(m.GetSession()),
-		Nodes: m.GetNodes(), Cluster: m.GetCluster(), All: m.GetAll(),
+		Nodes: m.GetNodes(), Cluster: m.GetCluster(), Records: m.GetRecords(), All: m.GetAll(), Version: m.GetVersion(), Audit: mark,
 	}
 	for _, o := range m.GetOps() {
 		if o.GetCode() > 255 {
