@@ -102,7 +102,7 @@ func New(o Options) *Node {
 	n.view = newView(o.Fatal)
 	n.e = drive.New(clock.Boot, o.Log, o.Fatal)
 	n.Ledger = ledger.New(ledger.Options{Propose: n.propose, Read: n.view.read, Refused: func(r fsm.Result) error { return outcome(r, nil) }})
-	n.view.audited = n.Tell
+	n.view.ledger = n.Tell
 	return n
 }
 

@@ -283,3 +283,14 @@ func (n *Node) OthersReady() bool {
 		return !m.Self && m.State == gossip.Alive && m.Meta.Ready
 	})
 }
+
+// Leads tells whether this node leads the cluster and knows all that was
+// decided before it did.
+func (n *Node) Leads() bool { return n.started.Load() && n.raft.Status().Ready }
+
+// Read calls f with what is applied here, which must not be kept.
+func (n *Node) Read(f func(*fsm.State)) { n.view.read(f) }
+
+// Claimed gives the segments all of whose mail is in this node's queue; see
+// drive.Engine.
+func (n *Node) Claimed() map[uint64]uint64 { return n.e.Claimed() }

@@ -22,14 +22,14 @@ type view struct {
 	nodes   map[string]struct{}
 	full    bool
 	cluster bool
-	audited func() // told that there may be a new audit entry; must not block
+	ledger  func(audits, records bool) // told that there may be new ones; must not block
 }
 
 func newView(fatal func(error)) *view {
 	return &view{
 		fatal: fatal, wake: make(chan struct{}, 1), state: fsm.New(),
 		touched: map[fsm.SegmentID]struct{}{}, nodes: map[string]struct{}{}, full: true,
-		audited: func() {},
+		ledger: func(bool, bool) {},
 	}
 }
 
@@ -46,8 +46,8 @@ func (v *view) Apply(index uint64, data []byte) any {
 	v.full = v.full || res.All
 	v.cluster = v.cluster || res.Cluster || res.All
 	v.mu.Unlock()
-	if res.Audit.Sequence > 0 {
-		v.audited()
+	if res.Audit.Sequence > 0 || res.Records {
+		v.ledger(res.Audit.Sequence > 0, res.Records)
 	}
 	if res.Fatal {
 		v.fatal(fmt.Errorf("cluster: entry %d of the log is of a newer version of clrelay: %s", index, res.Text))
@@ -67,7 +67,7 @@ func (v *view) Snapshot() []byte {
 // here: the library would take it for a damaged one and try an older one.
 func (v *view) Restore(data []byte) error {
 	err := v.restore(data)
-	v.audited()
+	v.ledger(true, true)
 	if errors.Is(err, fsm.ErrTooNew) {
 		v.fatal(err)
 	}

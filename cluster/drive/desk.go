@@ -89,6 +89,8 @@ type desk struct {
 
 	owners    map[fsm.SegmentID][]job // about ownership; a segment that is here has a goroutine
 	withdrawn map[fsm.SegmentID]bool  // by quiesce
+	claims    uint64                  // counts
+	claimed   map[uint64]uint64       // segments that are in the queue, whole, with the number of their claim
 	syncs     syncs
 }
 
@@ -116,7 +118,7 @@ func newDesk(e *Engine, p Parts) *desk {
 	d := &desk{
 		e: e, sp: p.Spool, queue: p.Queue, loads: p.Loads, self: p.Self, log: e.log, ctx: ctx, stop: stop,
 		results: map[told]wait{}, wake: make(chan struct{}, 1), written: make(chan struct{}, 1), jammed: make(chan struct{}, 1), due: make(chan struct{}, 1),
-		owners: map[fsm.SegmentID][]job{}, withdrawn: map[fsm.SegmentID]bool{},
+		owners: map[fsm.SegmentID][]job{}, withdrawn: map[fsm.SegmentID]bool{}, claimed: map[uint64]uint64{},
 	}
 	d.syncs.init(d)
 	return d
@@ -357,6 +359,7 @@ func (d *desk) do(j *job) {
 	case jobForget:
 		d.mu.Lock()
 		maps.DeleteFunc(d.results, func(of told, _ wait) bool { return of.segment == j.segment })
+		delete(d.claimed, uint64(j.segment))
 		d.mu.Unlock()
 		d.e.shut(j.segment)
 		if err := d.sp.Forget(uint64(j.segment), j.seq); err != nil && !errors.Is(err, spool.ErrNoSegment) {
@@ -389,6 +392,7 @@ func (d *desk) set(j *job) {
 	}
 	if g.State == fsm.Open && g.Owner == d.self {
 		d.e.open(g.ID) // the spool owns a new one at once
+		d.whole(g.ID)
 	}
 }
 

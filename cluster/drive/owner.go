@@ -71,6 +71,8 @@ func (d *desk) claim(id fsm.SegmentID, takeover bool) {
 	})
 	if err != nil {
 		d.log.Error("owning a segment", "segment", id.String(), "error", err)
+	} else {
+		d.whole(id)
 	}
 	d.log.Info("this node owns a segment", "segment", id.String(), "takeover", takeover, "messages", n, "took", time.Since(began).Round(time.Millisecond))
 }
@@ -79,6 +81,7 @@ func (d *desk) claim(id fsm.SegmentID, takeover bool) {
 func (d *desk) disown(id fsm.SegmentID) {
 	d.mu.Lock()
 	delete(d.withdrawn, id) // should this node own it again, nothing is withdrawn
+	delete(d.claimed, uint64(id))
 	d.mu.Unlock()
 	ctx, cancel := context.WithTimeout(d.ctx, handWait)
 	defer cancel()
@@ -99,6 +102,9 @@ func (d *desk) disown(id fsm.SegmentID) {
 // quiesce waits until no delivery of the segment is under way, however long
 // that takes: what is behind its final dot must not be sent by another node.
 func (d *desk) quiesce(id fsm.SegmentID, token uint64) {
+	d.mu.Lock()
+	delete(d.claimed, uint64(id))
+	d.mu.Unlock()
 	if err := d.queue.Withdraw(d.ctx, uint64(id)); err != nil {
 		if d.ctx.Err() == nil {
 			d.log.Warn("withdrawing a segment", "segment", id.String(), "error", err)
@@ -125,6 +131,22 @@ func (d *desk) resume(id fsm.SegmentID) {
 		return
 	}
 	d.claim(id, false)
+}
+
+// whole notes that all unfinished mail of a segment is in the queue.
+func (d *desk) whole(id fsm.SegmentID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.claims++
+	d.claimed[uint64(id)] = d.claims
+}
+
+// Claimed gives the segments all of whose unfinished mail is in this node's
+// queue, each with a number that is another one after it was not.
+func (e *Engine) Claimed() map[uint64]uint64 {
+	e.desk.mu.Lock()
+	defer e.desk.mu.Unlock()
+	return maps.Clone(e.desk.claimed)
 }
 
 // watch looks for what nobody tells.

@@ -40,10 +40,13 @@ type Ledger struct {
 
 	mu      sync.Mutex    // taken within Read
 	audited chan struct{} // closed, and replaced, with every audit entry
+	changed chan struct{} // likewise with every record
 }
 
 // New makes one.
-func New(o Options) *Ledger { return &Ledger{o: o, audited: make(chan struct{})} }
+func New(o Options) *Ledger {
+	return &Ledger{o: o, audited: make(chan struct{}), changed: make(chan struct{})}
+}
 
 // Record gives one of the operators' records.
 func (l *Ledger) Record(key string) (r fsm.Record, ok bool) {
@@ -55,6 +58,14 @@ func (l *Ledger) Record(key string) (r fsm.Record, ok bool) {
 func (l *Ledger) Records(prefix string) (list []fsm.Record) {
 	l.o.Read(func(s *fsm.State) { list = s.Records(prefix) })
 	return list
+}
+
+// RecordsChanged gives a channel that is closed once a record was written. It
+// may be closed for nothing.
+func (l *Ledger) RecordsChanged() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.changed
 }
 
 // PutRecord writes or deletes a record and gives its version, 0 of one that is
@@ -109,13 +120,19 @@ func (l *Ledger) Audited() (head fsm.AuditMark, again <-chan struct{}) {
 	return head, again
 }
 
-// Tell wakes those who wait for audit entries. It is called once one is
-// applied, and does not block.
-func (l *Ledger) Tell() {
+// Tell wakes those who wait for audit entries, and for records. It is called
+// once one is applied, and does not block.
+func (l *Ledger) Tell(audits, records bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	close(l.audited)
-	l.audited = make(chan struct{})
+	if audits {
+		close(l.audited)
+		l.audited = make(chan struct{})
+	}
+	if records {
+		close(l.changed)
+		l.changed = make(chan struct{})
+	}
 }
 
 // AuditsAfter gives the audit entries that come after number k, as far as they
