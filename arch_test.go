@@ -78,7 +78,8 @@ var floors = map[string]int{
 	"internal/admin":         4, // the operator's API
 	"internal/admin/configs": 3, // the part of it about the shared configuration
 	"internal/admin/rescue":  3, // the part of it for disasters
-	"internal/admin/fleet":   3, // asks the other nodes
+	"internal/admin/fleet":   2, // asks the other nodes
+	"internal/admin/jobs":    3, // changes of the queue that take long
 	"internal/admin/shape":   3, // counts what is queued by domain, age and reason
 	"spool/spooltest":        4, // crash suite, used by tests alone
 	"cmd":                    6, // wires everything
@@ -95,6 +96,8 @@ var sameFloor = map[string]string{
 	"spool/state -> spool/state/books": "what is known and what is needed of it are one thing, cut in two by size",
 	"spool/state/books -> spool/wal":   "the books need the log's places",
 	"spool/wal -> spool/wal/logfile":   "the log and the form of its files are one thing, cut in two by size",
+
+	"cmd/clrelay/cli/queue -> cmd/clrelay/cli/jobs": "a verb that the cluster carries out as a job is followed as one",
 
 	"cluster/segment -> cluster/segment/place":   "whom a segment lies with is a part of the protocol, cut off by size",
 	"cluster/segment -> cluster/segment/balance": "what is to move where is a part of the protocol, cut off by size",

@@ -193,6 +193,8 @@ type Change struct {
 	DryRun   bool
 	Expect   *int64 // the number of recipients; nil is any
 	Reason   string
+	// Progress is told now and then how much was picked so far; nil is nobody.
+	Progress func(messages, recipients, bytes int64)
 }
 
 // Changed says what a Change did, or in a dry run would do.
@@ -268,6 +270,9 @@ func (r *Runner) Change(ctx context.Context, c Change) (Changed, error) {
 		}
 		slices.Sort(ev.Which)
 		r.step(&ev, nil)
+		if c.Progress != nil {
+			c.Progress(sum.Messages, sum.Recipients, sum.Bytes)
+		}
 		return r.settled(ctx, t, changeWindow)
 	})
 	if err == nil {

@@ -43,6 +43,8 @@ func AccessTo(method string) Access {
 		"/admin.v1.ConfigService/History",
 		"/admin.v1.ConfigService/Nodes",
 		"/admin.v1.RescueService/Backup",
+		"/admin.v1.JobService/List",
+		"/admin.v1.JobService/Watch",
 		"/grpc.health.v1.Health/Check",
 		"/grpc.health.v1.Health/List",
 		"/grpc.health.v1.Health/Watch",
@@ -59,7 +61,10 @@ func AccessTo(method string) Access {
 		"/admin.v1.NodeService/Remove",
 		"/admin.v1.ClusterService/TransferLeader",
 		"/admin.v1.ConfigService/Apply",
-		"/admin.v1.RescueService/WriteOff":
+		"/admin.v1.RescueService/WriteOff",
+		"/admin.v1.JobService/Start",
+		"/admin.v1.JobService/Cancel",
+		"/admin.v1.JobService/Work":
 		return Changes
 	}
 	return denied
@@ -82,6 +87,7 @@ func OpenToNodes(method string) (open, local bool) {
 		"/admin.v1.QueueService/Bounce":
 		return true, true
 	case "/admin.v1.NodeService/Status",
+		"/admin.v1.JobService/Work",
 		"/grpc.health.v1.Health/Check":
 		return true, false
 	}

@@ -143,6 +143,9 @@ type Change struct {
 	DryRun   bool
 	Expect   *int64 // the number of recipients; nil is any
 	Reason   string
+	// Progress, where there is one, is to be told now and then, on the same
+	// goroutine, how much was picked so far.
+	Progress func(messages, recipients, bytes int64)
 }
 
 // Changed says what a change did, or in a dry run would do.

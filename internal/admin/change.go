@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/clrelay/clrelay/internal/admin/fleet"
+	"github.com/clrelay/clrelay/internal/admin/jobs"
 	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
 )
 
@@ -103,6 +104,7 @@ func (c *changing) here(ctx context.Context, others, dry bool) (*adminv1.ChangeR
 	if others || c.counts != nil {
 		ch.Expect = c.part("", dry).Expect
 	}
+	ch.Progress = jobs.Progress(ctx)
 	done, err := c.q.queue.Change(ctx, ch)
 	var expect *ExpectError
 	if errors.As(err, &expect) && c.counts != nil {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/clrelay/clrelay/internal/admin/configs"
 	"github.com/clrelay/clrelay/internal/admin/fleet"
+	"github.com/clrelay/clrelay/internal/admin/jobs"
 	"github.com/clrelay/clrelay/internal/admin/rescue"
 	"github.com/clrelay/clrelay/internal/metrics"
 	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
@@ -24,6 +25,7 @@ const maxRequest = 1 << 20
 // Options are what a server needs. Cluster, Nodes, Rescue and Peers are nil on a
 // single machine.
 type Options struct {
+	Self     string // the node's name
 	Queue    Queue
 	Messages Messages
 	Node     Node
@@ -32,6 +34,8 @@ type Options struct {
 	Configs  configs.Plane
 	Rescue   rescue.Plane
 	Peers    Peers
+	Jobs     jobs.Records // nil: there are none
+	Ground   jobs.Ground  // nil on a single machine
 	Log      *slog.Logger
 	Metrics  *metrics.Node
 	Now      func() time.Time // time.Now when nil
@@ -41,6 +45,11 @@ type Options struct {
 type Server struct {
 	o      Options
 	gate   *gate
+	queue  *queueService
+	jobs   *jobs.Service
+	driver *jobs.Driver
+	ctx    context.Context // ends when Shutdown begins
+	end    context.CancelFunc
 	grpc   *grpc.Server
 	health *health.Server
 }
@@ -60,7 +69,13 @@ func New(o Options) *Server {
 			grpc.ChainStreamInterceptor(g.stream),
 		),
 		health: health.NewServer(),
+		queue:  &queueService{queue: o.Queue, messages: o.Messages, now: o.Now, fleet: fleet.Fleet{Peers: o.Peers}},
 	}
+	s.ctx, s.end = context.WithCancel(context.Background())
+	s.jobs, s.driver = jobs.New(s.ctx, jobs.Options{
+		Node: o.Self, Queue: s.queue, Fleet: fleet.Fleet{Peers: o.Peers}, Ground: o.Ground, Records: o.Jobs,
+		Caller: func(ctx context.Context) string { return callerOf(ctx).text }, Log: o.Log, Now: o.Now,
+	})
 	s.Register(s.grpc)
 	reflection.Register(s.grpc)
 	return s
@@ -73,7 +88,8 @@ func New(o Options) *Server {
 // anything.
 func (s *Server) Register(r grpc.ServiceRegistrar) {
 	o, f := &s.o, fleet.Fleet{Peers: s.o.Peers}
-	adminv1.RegisterQueueServiceServer(r, &queueService{queue: o.Queue, messages: o.Messages, now: o.Now, fleet: f})
+	adminv1.RegisterQueueServiceServer(r, s.queue)
+	adminv1.RegisterJobServiceServer(r, s.jobs)
 	adminv1.RegisterMessageServiceServer(r, &messageService{messages: o.Messages, fleet: f})
 	node := &nodeService{node: o.Node, nodes: o.Nodes, queue: o.Queue, fleet: f, every: progressEvery}
 	adminv1.RegisterNodeServiceServer(r, node)
@@ -93,11 +109,18 @@ func (s *Server) Unary() grpc.UnaryServerInterceptor { return s.gate.sharedUnary
 func (s *Server) Stream() grpc.StreamServerInterceptor { return s.gate.sharedStream }
 
 // Serve answers calls on l until Shutdown, and then returns nil. It closes l.
-func (s *Server) Serve(l net.Listener) error { return s.grpc.Serve(l) }
+// Meanwhile it works off jobs.
+func (s *Server) Serve(l net.Listener) error {
+	if s.o.Jobs != nil {
+		go s.driver.Run(s.ctx)
+	}
+	return s.grpc.Serve(l)
+}
 
 // Shutdown takes no new call, waits for those that run until ctx is done, and
 // then cuts them off.
 func (s *Server) Shutdown(ctx context.Context) {
+	s.end()
 	s.health.Shutdown()
 	done := make(chan struct{})
 	go func() {

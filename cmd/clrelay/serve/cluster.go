@@ -12,6 +12,7 @@ import (
 	"github.com/clrelay/clrelay/cluster/fsm"
 	"github.com/clrelay/clrelay/cluster/raftnode"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/shared"
+	"github.com/clrelay/clrelay/cmd/clrelay/serve/work"
 	"github.com/clrelay/clrelay/internal/admin"
 )
 
@@ -264,11 +265,13 @@ func (r *relay) guardStream(srv any, ss grpc.ServerStream, info *grpc.StreamServ
 // adminOptions is what the admin API asks.
 func (r *relay) adminOptions() admin.Options {
 	op := &operator{node: string(r.conf().node.Name), queue: r.parts.queue}
-	o := admin.Options{Queue: op, Messages: op, Node: r, Configs: shared.OwnFile(func() []byte { return r.conf().cluster.Text }), Log: r.log, Metrics: r.metrics.Node}
+	o := admin.Options{Self: op.node, Queue: op, Messages: op, Node: r, Configs: shared.OwnFile(func() []byte { return r.conf().cluster.Text }), Log: r.log, Metrics: r.metrics.Node}
 	if m := r.parts.member; m != nil {
 		r.parts.conns = m.Conns()
 		c := &clusterOperator{node: m, conns: r.parts.conns, copies: func() int { return r.conf().cluster.Spool.Copies }}
 		o.Cluster, o.Nodes, o.Peers, o.Rescue = c, c, c, &controlPlane{m}
+		w := &work.Cluster{Node: m, Refusal: refusal}
+		o.Jobs, o.Ground = w, w
 		o.Configs = &shared.Cluster{Node: m, Self: op.node, Settings: r.clusterSettings, Operator: c, Refusal: refusal}
 	}
 	return o

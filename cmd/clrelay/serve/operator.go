@@ -51,7 +51,7 @@ func (o *operator) Change(ctx context.Context, c *admin.Change) (admin.Changed, 
 	if err != nil {
 		return admin.Changed{}, err
 	}
-	done, err := o.queue.Change(ctx, queue.Change{Op: op, Selector: c.Selector, DryRun: c.DryRun, Expect: c.Expect, Reason: c.Reason})
+	done, err := o.queue.Change(ctx, queue.Change{Op: op, Selector: c.Selector, DryRun: c.DryRun, Expect: c.Expect, Reason: c.Reason, Progress: c.Progress})
 	var expect *queue.ExpectError
 	switch {
 	case errors.As(err, &expect):
