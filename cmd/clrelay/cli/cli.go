@@ -23,6 +23,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/cluster"
+	"github.com/clrelay/clrelay/cmd/clrelay/cli/jobs"
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/queue"
 	"github.com/clrelay/clrelay/internal/cmdline"
 	"github.com/clrelay/clrelay/internal/config"
@@ -84,6 +85,7 @@ safe), 5 denied, 6 conflict or guard refused, 7 partly done, 8 findings,
 	root.AddCommand(a.versionCommand(), a.configCommand(), a.certCommand(), a.healthcheckCommand())
 	root.AddCommand(cluster.Commands(a.console(), a.with)...)
 	root.AddCommand(queue.Commands(a.console(), a.with)...)
+	root.AddCommand(jobs.Commands(a.console(), a.with)...)
 	return root
 }
 

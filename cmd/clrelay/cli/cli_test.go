@@ -74,6 +74,9 @@ func TestScripts(t *testing.T) {
 					t.Error(err)
 				}
 			})
+			if err := serveJobs(t, env); err != nil {
+				return err
+			}
 			return serveCluster(env, func(err error) {
 				if err != nil {
 					t.Error(err)

@@ -10,7 +10,10 @@ import (
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
+	"github.com/clrelay/clrelay/cmd/clrelay/cli/jobs"
 	"github.com/clrelay/clrelay/internal/cmdline"
 	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
 )
@@ -21,6 +24,7 @@ type verb struct {
 	past              string // "dropped"
 	final             bool   // cannot be taken back: asks
 	call              func(ctx context.Context, c adminv1.QueueServiceClient, ch *adminv1.Change) (*adminv1.ChangeResult, error)
+	job               func(ch *adminv1.Change) *adminv1.Verb
 }
 
 func verbs() []verb {
@@ -29,26 +33,41 @@ func verbs() []verb {
 			func(ctx context.Context, c adminv1.QueueServiceClient, ch *adminv1.Change) (*adminv1.ChangeResult, error) {
 				res, err := c.Retry(ctx, &adminv1.RetryRequest{Change: ch})
 				return res.GetResult(), err
+			},
+			func(ch *adminv1.Change) *adminv1.Verb {
+				return &adminv1.Verb{Kind: &adminv1.Verb_Retry{Retry: &adminv1.RetryRequest{Change: ch}}}
 			}},
 		{"hold", "Keep recipients back", "Keep recipients back until they are released. Held ones do not expire.", "held", false,
 			func(ctx context.Context, c adminv1.QueueServiceClient, ch *adminv1.Change) (*adminv1.ChangeResult, error) {
 				res, err := c.Hold(ctx, &adminv1.HoldRequest{Change: ch})
 				return res.GetResult(), err
+			},
+			func(ch *adminv1.Change) *adminv1.Verb {
+				return &adminv1.Verb{Kind: &adminv1.Verb_Hold{Hold: &adminv1.HoldRequest{Change: ch}}}
 			}},
 		{"release", "Let held recipients go", "Make held recipients due now.", "released", false,
 			func(ctx context.Context, c adminv1.QueueServiceClient, ch *adminv1.Change) (*adminv1.ChangeResult, error) {
 				res, err := c.Release(ctx, &adminv1.ReleaseRequest{Change: ch})
 				return res.GetResult(), err
+			},
+			func(ch *adminv1.Change) *adminv1.Verb {
+				return &adminv1.Verb{Kind: &adminv1.Verb_Release{Release: &adminv1.ReleaseRequest{Change: ch}}}
 			}},
 		{"drop", "End recipients without telling anybody", "End recipients without telling anybody. The mail is lost to them.", "dropped", true,
 			func(ctx context.Context, c adminv1.QueueServiceClient, ch *adminv1.Change) (*adminv1.ChangeResult, error) {
 				res, err := c.Drop(ctx, &adminv1.DropRequest{Change: ch})
 				return res.GetResult(), err
+			},
+			func(ch *adminv1.Change) *adminv1.Verb {
+				return &adminv1.Verb{Kind: &adminv1.Verb_Drop{Drop: &adminv1.DropRequest{Change: ch}}}
 			}},
 		{"bounce", "End recipients and tell the senders", "End recipients and report to the senders as after a permanent failure.", "bounced", true,
 			func(ctx context.Context, c adminv1.QueueServiceClient, ch *adminv1.Change) (*adminv1.ChangeResult, error) {
 				res, err := c.Bounce(ctx, &adminv1.BounceRequest{Change: ch})
 				return res.GetResult(), err
+			},
+			func(ch *adminv1.Change) *adminv1.Verb {
+				return &adminv1.Verb{Kind: &adminv1.Verb_Bounce{Bounce: &adminv1.BounceRequest{Change: ch}}}
 			}},
 	}
 }
@@ -58,6 +77,7 @@ type change struct {
 	verb
 	selector
 	dryRun, yes bool
+	detach      bool
 	expect      int64
 	reason      string
 }
@@ -85,6 +105,7 @@ recipients nothing is changed and the exit code is 6.`
 		f.BoolVar(&c.dryRun, "dry-run", false, "count and show samples, change nothing")
 		f.BoolVar(&c.yes, "yes", false, "do not ask")
 		f.Int64Var(&c.expect, "expect", 0, "the `number` of recipients; with another one nothing is changed")
+		f.BoolVar(&c.detach, "detach", false, "do not wait for the job that it makes")
 		f.StringVar(&c.reason, "reason", "", "`why`, for the log")
 		out = append(out, cmd)
 	}
@@ -117,12 +138,42 @@ func (a *nouns) runChange(cmd *cobra.Command, c *change, args []string) error {
 				return err
 			}
 		}
+		if len(sel.GetIds()) == 0 && !c.dryRun {
+			if done, err := a.start(cmd.Context(), l, c, ch); done || err != nil {
+				return err
+			}
+		}
 		res, err := c.call(cmd.Context(), queue, ch)
 		if err != nil {
 			return err
 		}
 		return a.printChange(c, res)
 	})
+}
+
+// start has the cluster carry a change out as a job, and follows that. It is not
+// done where the relay keeps no jobs.
+func (a *nouns) start(ctx context.Context, l grpc.ClientConnInterface, c *change, ch *adminv1.Change) (done bool, err error) {
+	res, err := adminv1.NewJobServiceClient(l).Start(ctx, &adminv1.StartRequest{Verb: c.job(ch), Expect: ch.Expect})
+	switch {
+	case status.Code(err) == codes.Unimplemented:
+		return false, nil
+	case err != nil:
+		return true, err
+	case res.GetJob() == nil:
+		return true, a.printChange(c, res.GetResult())
+	case c.detach:
+		a.Talk("Job %s does it. Follow it with: clrelay job wait %s", res.GetJob().GetId(), res.GetJob().GetId())
+		return true, a.printJob(c, res.GetResult(), res.GetJob())
+	}
+	job, err := jobs.Follow(ctx, a.Console, jobs.Connect(a.with), res.GetJob().GetId())
+	if err != nil {
+		return true, err
+	}
+	if err := a.printJob(c, res.GetResult(), job); err != nil {
+		return true, err
+	}
+	return true, jobs.Verdict(job)
 }
 
 // confirm shows what would be changed and asks for the number of recipients.
@@ -172,13 +223,34 @@ type changed struct {
 	Oldest     *time.Time `json:"oldest"`
 	Samples    []string   `json:"samples"`
 	Failed     int64      `json:"failed"`
+	Job        string     `json:"job"`
+}
+
+func newChanged(c *change, res *adminv1.ChangeResult) changed {
+	return changed{
+		c.name, c.dryRun, res.GetMessages(), res.GetRecipients(), res.GetBytes(),
+		cmdline.Stamp(res.GetOldest()), append([]string{}, res.GetSamples()...), res.GetFailed(), "",
+	}
+}
+
+// printJob tells what a job has done, or, before it has ended, what it met.
+func (a *nouns) printJob(c *change, met *adminv1.ChangeResult, in *adminv1.Job) error {
+	j := jobs.New(in)
+	word := c.name
+	if j.Ended != nil {
+		word = c.past
+		met.Recipients, met.Messages, met.Bytes, met.Failed = j.Recipients, j.Messages, j.Bytes, j.Failed
+	}
+	out := newChanged(c, met)
+	out.Job = j.ID
+	return a.Object(out, func(w io.Writer) error {
+		_, err := fmt.Fprintf(w, "%s (job %s)\n", a.sentence(word, met), j.ID)
+		return err
+	})
 }
 
 func (a *nouns) printChange(c *change, res *adminv1.ChangeResult) error {
-	out := changed{
-		c.name, c.dryRun, res.GetMessages(), res.GetRecipients(), res.GetBytes(),
-		cmdline.Stamp(res.GetOldest()), append([]string{}, res.GetSamples()...), res.GetFailed(),
-	}
+	out := newChanged(c, res)
 	err := a.Object(out, func(w io.Writer) error {
 		var err error
 		switch {
