@@ -32,6 +32,13 @@ type fleet struct {
 // openFleet starts a cluster.
 func openFleet(t testing.TB, nodes int) *fleet {
 	t.Helper()
+	return openFleetWith(t, nodes, toSink)
+}
+
+// openFleetWith starts one with a configuration that has room for the sink's
+// address.
+func openFleetWith(t testing.TB, nodes int, format string) *fleet {
+	t.Helper()
 	f := &fleet{counted: map[*relayproc.Relay]float64{}}
 	f.sink = startSink(t, &peers.Sink{Hash: true, Seen: func(int64, []string) string {
 		if f.away.Load() {
@@ -40,7 +47,7 @@ func openFleet(t testing.TB, nodes int) *fleet {
 		return ""
 	}})
 	c, err := relayproc.NewCluster(relayproc.ClusterOptions{
-		Binary: binary(t), Dir: workDir(t), Nodes: nodes, Cluster: fmt.Sprintf(toSink, f.sink.Addr()),
+		Binary: binary(t), Dir: workDir(t), Nodes: nodes, Cluster: fmt.Sprintf(format, f.sink.Addr()),
 	})
 	if err != nil {
 		t.Fatal(err)
