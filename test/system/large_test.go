@@ -63,6 +63,7 @@ func TestLargeQueue(t *testing.T) {
 	f.away.Store(false)
 	wg.Go(func() { f.takes(t, f.Nodes[2], 300) })
 	timed("queue", "release", "--everything", "-o", "json")
+	timed("queue", "retry", "--everything", "-o", "json")
 	if s := summaryOf(t, asked); s.Held != 0 {
 		t.Errorf("%d are still held", s.Held)
 	}
