@@ -31,6 +31,8 @@ var floors = map[string]int{
 	"proto":                  0, // records and services as data
 	"proto/control/wire":     1, // the control plane's nouns as messages
 	"internal":               1, // tools that know nothing of mail's way through the relay
+	"internal/admin/mask":    3, // hides addresses in its answers
+	"internal/ledger":        2, // the audit log in files, and the records of a machine that is alone
 	"internal/config/strict": 0, // YAML into tagged structs, for internal/config alone
 	"spool/wal":              2, // the log under the spool
 	"spool/wal/logfile":      2, // what its files look like

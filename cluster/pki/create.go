@@ -19,6 +19,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/clrelay/clrelay/internal/roles"
 )
 
 // Lifetimes where none is asked for, in days.
@@ -51,6 +53,9 @@ type CertOptions struct {
 	Hosts []string // DNS names and IP addresses, for programs other than this
 	Days  int      // default CertDays; never longer than the authority lives
 	Now   func() time.Time
+
+	Role    roles.Role // of an operator; empty: a certificate without one, which stands for admin
+	Content bool       // he may read what is written in messages; takes a Role
 }
 
 // Made is what was made.
@@ -111,6 +116,9 @@ func create(o CertOptions) (Made, error) {
 	if err := ValidName(o.Name); err != nil {
 		return Made{}, err
 	}
+	if err := o.validRole(); err != nil {
+		return Made{}, err
+	}
 	end, err := lifetime(o.Days, CertDays, now)
 	if err != nil {
 		return Made{}, err
@@ -135,7 +143,7 @@ func create(o CertOptions) (Made, error) {
 	if err != nil {
 		return Made{}, err
 	}
-	peer := Peer{o.Kind, o.Name}
+	peer := Peer{Kind: o.Kind, Name: o.Name, Role: o.Role, Content: o.Content}
 	tmpl.Subject = pkix.Name{CommonName: o.Name}
 	tmpl.URIs = []*url.URL{peer.uri()}
 	tmpl.KeyUsage = x509.KeyUsageDigitalSignature
@@ -157,6 +165,22 @@ func create(o CertOptions) (Made, error) {
 		files = append(files, *copied)
 	}
 	return finish(o.Dir, der, files)
+}
+
+// validRole checks what the certificate is to allow.
+func (o *CertOptions) validRole() error {
+	reads := roles.Grant{Role: o.Role, Content: true}
+	switch {
+	case o.Role == "" && !o.Content:
+		return nil
+	case o.Kind != Admin:
+		return fmt.Errorf("a node has no role: %w", ErrInvalid)
+	case !roles.Known(string(o.Role)):
+		return fmt.Errorf("%q is no role: they are %s: %w", o.Role, roles.List(), ErrInvalid)
+	case o.Content && !reads.May(roles.Content):
+		return fmt.Errorf("who is %s cannot read what is written in messages; that takes support, operator or admin: %w", o.Role, ErrInvalid)
+	}
+	return nil
 }
 
 // copyCA says whether ca.crt must be put into the folder as well.

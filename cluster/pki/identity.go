@@ -54,7 +54,7 @@ func (id *Identity) Reload() error {
 	if err != nil {
 		return fmt.Errorf("pki: %w", err)
 	}
-	if was := id.Peer(); l.peer != was {
+	if was := id.Peer(); l.peer.Kind != was.Kind || l.peer.Name != was.Name {
 		return fmt.Errorf("pki: %w", wrong(l.file, ErrWrongName, fmt.Sprintf("it names %s, and this is %s", l.peer, was),
 			"put back the certificate of "+was.String()+", or restart under the new name"))
 	}
@@ -69,7 +69,7 @@ func (id *Identity) Peer() Peer { return id.cur.Load().peer }
 // what to do if not.
 func (id *Identity) Check(name string) error {
 	l := id.cur.Load()
-	if want := (Peer{id.opts.Kind, name}); l.peer != want {
+	if want := (Peer{Kind: id.opts.Kind, Name: name}); l.peer.Kind != want.Kind || l.peer.Name != want.Name {
 		return fmt.Errorf("pki: %w", wrong(l.file, ErrWrongName, fmt.Sprintf("it names %s, and this is %s", l.peer, want),
 			fmt.Sprintf("make the right one with \"clrelay cert create-%s --name %s\"", want.Kind, name)))
 	}

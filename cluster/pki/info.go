@@ -20,6 +20,9 @@ type Info struct {
 	NotBefore, NotAfter time.Time // UTC
 
 	SHA256 string // of the whole certificate, hexadecimal
+
+	Role    string // of an operator; empty: none stands there, which is admin
+	Content bool   // the operator may read what is written in messages
 }
 
 // Describe reads the certificates in a file, ours or not. It checks nothing.
@@ -46,7 +49,7 @@ func describe(c *x509.Certificate) Info {
 	if c.IsCA {
 		i.Kind = "ca"
 	} else if p, err := peerOf(c); err == nil {
-		i.Kind, i.Name = p.Kind.String(), p.Name
+		i.Kind, i.Name, i.Role, i.Content = p.Kind.String(), p.Name, string(p.Role), p.Content
 	}
 	i.Hosts = append(i.Hosts, c.DNSNames...)
 	for _, ip := range c.IPAddresses {

@@ -3,8 +3,9 @@
 // them into TLS configurations.
 //
 // A cluster has one certificate authority of its own (ca.crt, ca.key). Who
-// somebody is stands in a URI of their certificate, clrelay://node/NAME or
-// clrelay://admin/NAME; DNS names and addresses in it are for other programs
+// somebody is stands in a URI of their certificate, clrelay://node/NAME,
+// clrelay://admin/NAME, or clrelay://operator/NAME/ROLE[/content] for an operator
+// with a role; DNS names and addresses in it are for other programs
 // and never looked at here. Everything is TLS 1.3 and mutual.
 //
 // An Identity is safe for use by many goroutines, starts none, and takes new
@@ -23,6 +24,8 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+
+	"github.com/clrelay/clrelay/internal/roles"
 )
 
 // The files of a folder of certificates.
@@ -35,7 +38,11 @@ const (
 	AdminKeyFile = "admin.key"
 )
 
-const scheme = "clrelay"
+const (
+	scheme       = "clrelay"
+	operatorHost = "operator"
+	contentPath  = "/content"
+)
 
 // maxName is the length of the longest name, in octets.
 const maxName = 63
@@ -64,6 +71,10 @@ func (k Kind) String() string {
 type Peer struct {
 	Kind Kind
 	Name string
+	// Role is what an operator is trusted with; empty where the certificate was
+	// made without one.
+	Role    roles.Role
+	Content bool // may read what is written in messages
 }
 
 // String gives "node mx1".
@@ -71,6 +82,15 @@ func (p Peer) String() string { return p.Kind.String() + " " + p.Name }
 
 // uri is the name as it stands in a certificate.
 func (p Peer) uri() *url.URL {
+	if p.Role != "" {
+		// Programs from before there were roles do not know this form, and
+		// refuse the certificate.
+		u := &url.URL{Scheme: scheme, Host: operatorHost, Path: "/" + p.Name + "/" + string(p.Role)}
+		if p.Content {
+			u.Path += contentPath
+		}
+		return u
+	}
 	return &url.URL{Scheme: scheme, Host: p.Kind.String(), Path: "/" + p.Name}
 }
 
@@ -130,9 +150,17 @@ func peerOf(c *x509.Certificate) (Peer, error) {
 			p.Kind = Node
 		case "admin":
 			p.Kind = Admin
+		case operatorHost:
+			p.Kind = Admin
+			var role string
+			p.Name, p.Content = strings.CutSuffix(p.Name, contentPath)
+			p.Name, role, _ = strings.Cut(p.Name, "/")
+			if p.Role = roles.Role(role); !roles.Known(role) {
+				return Peer{}, fmt.Errorf("its name %q has no role that this version of clrelay knows: %w", u, ErrWrongName)
+			}
 		}
 		if p.Kind == 0 || ValidName(p.Name) != nil || u.String() != p.uri().String() {
-			return Peer{}, fmt.Errorf("its name %q is not of the form clrelay://node/NAME or clrelay://admin/NAME: %w", u, ErrWrongName)
+			return Peer{}, fmt.Errorf("its name %q is not of the form clrelay://node/NAME, clrelay://admin/NAME or clrelay://operator/NAME/ROLE: %w", u, ErrWrongName)
 		}
 		found = append(found, p)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/clrelay/clrelay/cluster/pki"
 	"github.com/clrelay/clrelay/internal/cmdline"
+	"github.com/clrelay/clrelay/internal/roles"
 )
 
 // certWarning is how long before its end a certificate is spoken of.
@@ -28,6 +29,8 @@ type certInfo struct {
 	NotBefore time.Time `json:"not_before"`
 	NotAfter  time.Time `json:"not_after"`
 	SHA256    string    `json:"sha256"`
+	Role      string    `json:"role"`    // of an operator; empty: none stands there, which is admin
+	Content   bool      `json:"content"` // of an operator: may read what is written in messages
 }
 
 // certMade is what a creation prints.
@@ -41,6 +44,8 @@ type certFlags struct {
 	dir, caDir, name string
 	hosts            []string
 	days             int
+	role             string
+	content          bool
 }
 
 // certCommand makes and shows the certificates of a cluster.
@@ -118,8 +123,14 @@ is what other nodes check. Hosts are for programs other than clrelay.`,
 		c.Short = "Make the certificate of an operator"
 		c.Long = `Make the certificate of an operator: admin.crt and admin.key, with ca.crt beside
 them. With this folder as --tls-dir the commands reach every node of the
-cluster over the network.`
-		c.Example = "clrelay cert create-admin --ca-dir ca --dir ops --name ops"
+cluster over the network.
+
+The role says what he may do: viewer looks, with addresses masked; support
+looks; operator changes the queue and takes nodes out of service and back;
+admin does everything; auditor reads the audit log alone. --content lets
+support, operator or admin read what is written in messages. Without a role he
+is admin. "access" in the cluster's configuration binds a name to another role.`
+		c.Example = "clrelay cert create-admin --ca-dir ca --dir jane --name jane --role support"
 		standard = "admin"
 	}
 	c.Flags().StringVar(&f.dir, "dir", "", "make the files in this `folder`")
@@ -127,6 +138,10 @@ cluster over the network.`
 	c.Flags().StringVar(&f.name, "name", standard, "`name` of the "+map[pki.Kind]string{pki.Node: "node", pki.Admin: "operator"}[kind])
 	c.Flags().StringSliceVar(&f.hosts, "host", nil, "`host`, a DNS name or IP address, to put into it as well; may be given again")
 	c.Flags().IntVar(&f.days, "days", pki.CertDays, "`days` it is valid, but not longer than the authority")
+	if kind == pki.Admin {
+		c.Flags().StringVar(&f.role, "role", "", "`role`: "+roles.List()+" (default: a certificate without one, which is admin)")
+		c.Flags().BoolVar(&f.content, "content", false, "he may read what is written in messages; takes --role")
+	}
 	return c
 }
 
@@ -139,7 +154,7 @@ func (a *App) createCert(cmd *cobra.Command, kind pki.Kind, f certFlags) error {
 	case f.days < 1:
 		return cmdline.Usagef(cmd.CommandPath(), "--days %d: from 1 on", f.days)
 	}
-	m, err := pki.Create(pki.CertOptions{Kind: kind, Dir: f.dir, CADir: f.caDir, Name: f.name, Hosts: f.hosts, Days: f.days, Now: a.Now})
+	m, err := pki.Create(pki.CertOptions{Kind: kind, Dir: f.dir, CADir: f.caDir, Name: f.name, Hosts: f.hosts, Days: f.days, Now: a.Now, Role: roles.Role(f.role), Content: f.content})
 	if err != nil {
 		return fromCert(cmd, err)
 	}
@@ -178,8 +193,11 @@ With one that is not valid now the exit code is 8.`,
 					bad++
 				}
 				kind := i.Kind
-				if kind == "" {
+				switch {
+				case kind == "":
 					kind = "-"
+				case i.Role != "":
+					kind = i.Role
 				}
 				hosts := strings.Join(i.Hosts, ",")
 				if hosts == "" {

@@ -1,0 +1,101 @@
+package ledger
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/clrelay/clrelay/cluster/fsm/audit"
+	"github.com/clrelay/clrelay/proto/control"
+)
+
+// Source is the chain as a cluster agrees about it.
+type Source interface {
+	// Audited gives the place of the last entry, and a channel that is closed
+	// once there may be another one.
+	Audited() (control.AuditMark, <-chan struct{})
+	// AuditsAfter gives the entries that come after number n, as far as they are
+	// kept.
+	AuditsAfter(n uint64) []control.AuditLine
+}
+
+// Follow writes the entries of a chain into the files until ctx ends. It never
+// holds up the source: what it has missed it finds there later, and what is
+// not kept any more it notes as missing.
+func Follow(ctx context.Context, f *Files, src Source, log *slog.Logger) {
+	for warned := false; ; {
+		head, changed := src.Audited()
+		if err := catchUp(f, src, head, log); err != nil && !warned {
+			warned = true
+			log.Error("the audit log of this node cannot be written; the cluster has it still", "error", err)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// catchUp writes what the files lack.
+func catchUp(f *Files, src Source, head control.AuditMark, log *slog.Logger) error {
+	last := f.Last()
+	if head == last || head.Sequence == 0 && last.Sequence == 0 {
+		return nil
+	}
+	list := src.AuditsAfter(last.Sequence)
+	if len(list) > 0 && list[0].Sequence == last.Sequence+1 && prevOf(&list[0]) == last.Hash {
+		return f.Append(list...)
+	}
+	all := src.AuditsAfter(0)
+	if len(all) == 0 {
+		return nil // of an older state that was restored: there will be an entry
+	}
+	n := Note{AtMS: now(), From: last.Sequence + 1, To: all[0].Sequence - 1}
+	switch {
+	case last.Sequence == 0 && all[0].Sequence > 1:
+		n.Begins, n.Text = true, "this node came to the cluster behind them"
+	case last.Sequence == 0:
+		return f.Append(all...)
+	case all[0].Sequence > last.Sequence:
+		n.Text = "this node was away for so long that the cluster does not keep them any more; other nodes have them in their files"
+	default:
+		n.From, n.To, n.Restarts = all[0].Sequence, last.Sequence, true
+		n.Text = "what stands above is of another chain: the cluster was restored from a backup, or founded anew"
+	}
+	log.Warn("the audit log of this node has a gap", "from", n.From, "to", n.To, "reason", n.Text)
+	if err := f.Note(n); err != nil {
+		return err
+	}
+	return f.Append(all...)
+}
+
+// settleWait is how long Settle waits.
+const settleWait = 2 * time.Second
+
+// Settle waits until the files have come to the head of the source, or not
+// for long.
+func Settle(ctx context.Context, f *Files, src Source) control.AuditMark {
+	ctx, cancel := context.WithTimeout(ctx, settleWait)
+	defer cancel()
+	head, _ := src.Audited()
+	t := time.NewTicker(10 * time.Millisecond)
+	defer t.Stop()
+	for f.Last().Sequence < head.Sequence {
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return head
+		}
+	}
+	return head
+}
+
+// prevOf reads the hash that an entry holds of the one before it.
+func prevOf(l *control.AuditLine) [32]byte {
+	p, err := audit.Parse(l.Text)
+	if err != nil {
+		return [32]byte{}
+	}
+	return p.Prev
+}
