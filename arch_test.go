@@ -31,6 +31,8 @@ var floors = map[string]int{
 	"proto":                  0, // records and services as data
 	"proto/control/wire":     1, // the control plane's nouns as messages
 	"internal":               1, // tools that know nothing of mail's way through the relay
+	"internal/admin/audit":   4, // writes down what operators do, and shows it
+	"internal/admin/who":     3, // who calls, and what he may do
 	"internal/admin/mask":    3, // hides addresses in its answers
 	"internal/ledger":        2, // the audit log in files, and the records of a machine that is alone
 	"internal/config/strict": 0, // YAML into tagged structs, for internal/config alone
@@ -77,7 +79,7 @@ var floors = map[string]int{
 	"cluster/ledger":         4, // the operators' records and the audit chain, on a node
 	"cluster/drive":          4, // runs the protocol on the spool and the queue
 	"cluster":                5, // a node of the cluster: wires the above with the spool
-	"internal/admin":         4, // the operator's API
+	"internal/admin":         5, // the operator's API
 	"internal/admin/configs": 3, // the part of it about the shared configuration
 	"internal/admin/rescue":  3, // the part of it for disasters
 	"internal/admin/fleet":   2, // asks the other nodes

@@ -3,35 +3,34 @@ package admin
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
-	"github.com/clrelay/clrelay/cluster/pki"
+	"github.com/clrelay/clrelay/internal/admin/audit"
 	"github.com/clrelay/clrelay/internal/admin/fleet"
+	"github.com/clrelay/clrelay/internal/admin/mask"
+	"github.com/clrelay/clrelay/internal/admin/who"
 	"github.com/clrelay/clrelay/internal/metrics"
+	"github.com/clrelay/clrelay/internal/roles"
 )
 
-// Access says what a method does to the node or the cluster.
-type Access uint8
-
-// The kinds of access. A method without one cannot be called.
-const (
-	denied  Access = iota
-	Looks          // shows something, changes nothing
-	Changes        // changes something, and is logged
-)
+// Access is what a method does to the node or the cluster; package roles says
+// who may.
+type Access = roles.Access
 
 // AccessTo tells what a method, by its full name, does. It is the list of all
 // methods that can be called.
 func AccessTo(method string) Access {
 	switch method {
+	case "/admin.v1.AccessService/Whoami":
+		return roles.Anyone
 	case "/admin.v1.QueueService/Summary",
 		"/admin.v1.QueueService/List",
 		"/admin.v1.QueueService/Shape",
@@ -42,32 +41,39 @@ func AccessTo(method string) Access {
 		"/admin.v1.ConfigService/Get",
 		"/admin.v1.ConfigService/History",
 		"/admin.v1.ConfigService/Nodes",
-		"/admin.v1.RescueService/Backup",
 		"/admin.v1.JobService/List",
 		"/admin.v1.JobService/Watch",
+		"/admin.v1.AccessService/List",
 		"/grpc.health.v1.Health/Check",
 		"/grpc.health.v1.Health/List",
 		"/grpc.health.v1.Health/Watch",
 		"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
 		"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo":
-		return Looks
+		return roles.Looks
 	case "/admin.v1.QueueService/Retry",
 		"/admin.v1.QueueService/Hold",
 		"/admin.v1.QueueService/Release",
 		"/admin.v1.QueueService/Drop",
 		"/admin.v1.QueueService/Bounce",
-		"/admin.v1.NodeService/Drain",
-		"/admin.v1.NodeService/Resume",
-		"/admin.v1.NodeService/Remove",
-		"/admin.v1.ClusterService/TransferLeader",
-		"/admin.v1.ConfigService/Apply",
-		"/admin.v1.RescueService/WriteOff",
 		"/admin.v1.JobService/Start",
 		"/admin.v1.JobService/Cancel",
-		"/admin.v1.JobService/Work":
-		return Changes
+		"/admin.v1.JobService/Work",
+		"/admin.v1.NodeService/Drain",
+		"/admin.v1.NodeService/Resume":
+		return roles.Operates
+	case "/admin.v1.NodeService/Remove",
+		"/admin.v1.ClusterService/TransferLeader",
+		"/admin.v1.ConfigService/Apply",
+		"/admin.v1.RescueService/WriteOff":
+		return roles.Administers
+	case "/admin.v1.RescueService/Backup":
+		return roles.Exports
+	case "/admin.v1.AuditService/List",
+		"/admin.v1.AuditService/Tail",
+		"/admin.v1.AuditService/Verify":
+		return roles.Audits
 	}
-	return denied
+	return roles.Denied
 }
 
 // OpenToNodes tells whether other nodes of the cluster may call a method.
@@ -84,7 +90,8 @@ func OpenToNodes(method string) (open, local bool) {
 		"/admin.v1.QueueService/Hold",
 		"/admin.v1.QueueService/Release",
 		"/admin.v1.QueueService/Drop",
-		"/admin.v1.QueueService/Bounce":
+		"/admin.v1.QueueService/Bounce",
+		"/admin.v1.AuditService/Verify":
 		return true, true
 	case "/admin.v1.NodeService/Status",
 		"/admin.v1.JobService/Work",
@@ -94,44 +101,13 @@ func OpenToNodes(method string) (open, local bool) {
 	return false, false
 }
 
-// caller is who calls.
-type caller struct {
-	operator bool
-	node     string // another node; empty when it is none
-	text     string // for the log
-}
-
-// callerOf tells who calls: by the kernel's word on a unix socket, by the
-// verified certificate elsewhere. Without either it is nobody.
-func callerOf(ctx context.Context) caller {
-	p, ok := peer.FromContext(ctx)
-	if !ok {
-		return caller{text: "unknown"}
-	}
-	switch info := p.AuthInfo.(type) {
-	case PeerInfo:
-		return caller{operator: true, text: info.String()}
-	case credentials.TLSInfo:
-		if len(info.State.VerifiedChains) == 0 {
-			break
-		}
-		who, err := pki.PeerOf(info.State)
-		switch {
-		case err != nil:
-		case who.Kind == pki.Admin:
-			return caller{operator: true, text: who.String()}
-		case who.Kind == pki.Node:
-			return caller{node: who.Name, text: who.String()}
-		}
-	}
-	return caller{text: "unknown"}
-}
-
 // gate stands before every method.
 type gate struct {
-	log     *slog.Logger
-	metrics *metrics.Node
-	peers   Peers // nil: there are no other nodes
+	log      *slog.Logger
+	metrics  *metrics.Node
+	peers    Peers           // nil: there are no other nodes
+	audit    *audit.Recorder // nil: nothing is written down
+	bindings who.Bindings
 }
 
 // isOurs tells our methods from those that others put on the same gRPC
@@ -155,24 +131,34 @@ func (g *gate) sharedStream(srv any, ss grpc.ServerStream, info *grpc.StreamServ
 	return g.stream(srv, ss, info, next)
 }
 
-func (g *gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
-	c := &call{ctx: ctx, method: info.FullMethod, who: callerOf(ctx), req: req}
-	err = g.pass(c, func() error {
+func (g *gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	c := &call{ctx: ctx, method: info.FullMethod, who: g.bindings.Of(ctx), req: req}
+	err := g.pass(c, func() error {
 		if err := g.admit(c); err != nil {
 			return err
 		}
-		resp, err = next(ctx, req)
+		resp, err := next(ctx, req)
+		c.answer = resp
 		return err
 	})
-	return resp, err
+	return g.shown(c, c.answer), err
+}
+
+// shown is what of an answer the caller may see.
+func (g *gate) shown(c *call, answer any) any {
+	if m, ok := answer.(proto.Message); ok && c.who.Masked() {
+		return mask.Message(m)
+	}
+	return answer
 }
 
 func (g *gate) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-	c := &call{ctx: ss.Context(), method: info.FullMethod, who: callerOf(ss.Context())}
+	c := &call{ctx: ss.Context(), method: info.FullMethod, who: g.bindings.Of(ss.Context())}
 	return g.pass(c, func() error { return next(srv, &guarded{ss, g, c}) })
 }
 
-// guarded looks at the requests of a stream before the method sees them.
+// guarded looks at the requests of a stream before the method sees them, and
+// at the answers before the caller does.
 type guarded struct {
 	grpc.ServerStream
 	gate *gate
@@ -188,12 +174,18 @@ func (s *guarded) RecvMsg(m any) error {
 	return s.gate.admit(s.call)
 }
 
+// SendMsg sends what the caller may see of an answer.
+func (s *guarded) SendMsg(m any) error { return s.ServerStream.SendMsg(s.gate.shown(s.call, m)) }
+
 // call is a call of a method.
 type call struct {
 	ctx    context.Context
 	method string
-	who    caller
+	who    who.Caller
 	req    any // nil until it is there
+	answer any // nil until it is there, and of a stream
+	open   *audit.Open
+	noted  bool // it is in the audit log, or need not be
 }
 
 // errNotLocal is what a node hears that asks for more than it may.
@@ -201,11 +193,30 @@ var errNotLocal = status.Error(codes.PermissionDenied, "a node may ask for anoth
 
 // admit looks at a request of a caller who may call the method.
 func (g *gate) admit(c *call) error {
-	if _, local := OpenToNodes(c.method); local && !c.who.operator && !isLocal(c.req) {
-		g.log.Warn("admin call denied", "method", c.method, "peer", c.who.text)
+	if _, local := OpenToNodes(c.method); local && !c.who.Operator && !isLocal(c.req) {
+		g.log.Warn("admin call denied", "method", c.method, "peer", c.who.Text)
 		return errNotLocal
 	}
-	return nil
+	access := AccessTo(c.method)
+	if r, ok := c.req.(interface{ GetReason() string }); access == roles.Content && c.who.Operator && (!ok || strings.TrimSpace(r.GetReason()) == "") {
+		return status.Error(codes.InvalidArgument, "who reads what is written in messages says why: a reason is missing")
+	}
+	if c.noted || g.audit == nil || !access.Audited() || !c.who.Operator || isDry(c.req) {
+		return nil // what nodes ask of each other is in the log of the one that was asked first
+	}
+	var err error
+	c.open, err = g.audit.Begin(c.ctx, audit.Call{Method: c.method, Who: c.who.Text, Role: c.who.Role(), Request: c.req})
+	c.noted = err == nil
+	return err
+}
+
+// isDry tells whether a request is to change nothing.
+func isDry(req any) bool {
+	if c, ok := req.(changeRequest); ok {
+		return c.GetChange().GetDryRun()
+	}
+	d, ok := req.(interface{ GetDryRun() bool })
+	return ok && d.GetDryRun()
 }
 
 // isLocal tells whether a request is for the node that is asked alone.
@@ -218,42 +229,57 @@ func isLocal(req any) bool {
 }
 
 // may tells whether somebody may call a method at all.
-func (g *gate) may(method string, who caller) bool {
-	if who.operator {
-		return true
+func (g *gate) may(method string, c who.Caller) bool {
+	if c.Operator {
+		return c.Grant.May(AccessTo(method))
 	}
 	open, _ := OpenToNodes(method)
-	return who.node != "" && open && g.peers != nil && g.peers.Knows(who.node)
+	return c.Node != "" && open && g.peers != nil && g.peers.Knows(c.Node)
 }
 
 // pass lets a call through, counts it and logs what changes something. The
 // error it returns is the one that travels.
 func (g *gate) pass(c *call, run func() error) error {
 	access := AccessTo(c.method)
-	if access == denied {
+	if access == roles.Denied {
 		g.metrics.AdminRequests.Inc("denied")
-		g.log.Warn("admin call denied", "method", c.method, "peer", c.who.text)
+		g.log.Warn("admin call denied", "method", c.method, "peer", c.who.Text)
 		return status.Error(codes.PermissionDenied, "this method is closed")
 	}
 	if !g.may(c.method, c.who) {
 		g.metrics.AdminRequests.Inc("denied")
-		g.log.Warn("admin call denied", "method", c.method, "peer", c.who.text)
-		return status.Error(codes.PermissionDenied, "you may not call this")
+		g.log.Warn("admin call denied", "method", c.method, "peer", c.who.Text)
+		return status.Error(codes.PermissionDenied, c.refusal(access))
 	}
 	start := time.Now()
 	err := g.travels(c.method, fleet.Safely(run))
+	c.open.End(c.ctx, err, c.answer)
+	if err != nil && c.who.Masked() {
+		err = status.Error(status.Code(err), mask.Text(status.Convert(err).Message()))
+	}
 	result := "ok"
 	if err != nil {
 		result = "failed"
 	}
 	g.metrics.AdminRequests.Inc(result)
-	attrs := []any{"method", c.method, "peer", c.who.text, "took", time.Since(start), "code", status.Code(err).String()}
-	if access == Changes {
+	attrs := []any{"method", c.method, "peer", c.who.Text, "role", c.who.Role(), "took", time.Since(start), "code", status.Code(err).String()}
+	if access.Audited() {
 		g.log.Info("admin change", append(attrs, changeAttrs(c.req)...)...)
 	} else {
 		g.log.Debug("admin call", attrs...)
 	}
 	return err
+}
+
+// refusal says why a caller may not.
+func (c *call) refusal(access Access) string {
+	switch {
+	case !c.who.Operator:
+		return "you may not call this"
+	case access == roles.Content && !c.who.Grant.Content:
+		return fmt.Sprintf("%s may not read what is written in messages", c.who.Grant.Name)
+	}
+	return fmt.Sprintf("%s is %s here, and that role may not do this", c.who.Grant.Name, c.who.Grant.Role)
 }
 
 // changeAttrs is what the log says of a request that changes something.

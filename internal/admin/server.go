@@ -11,10 +11,12 @@ import (
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection"
 
+	"github.com/clrelay/clrelay/internal/admin/audit"
 	"github.com/clrelay/clrelay/internal/admin/configs"
 	"github.com/clrelay/clrelay/internal/admin/fleet"
 	"github.com/clrelay/clrelay/internal/admin/jobs"
 	"github.com/clrelay/clrelay/internal/admin/rescue"
+	"github.com/clrelay/clrelay/internal/admin/who"
 	"github.com/clrelay/clrelay/internal/metrics"
 	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
 )
@@ -25,7 +27,6 @@ const maxRequest = 1 << 20
 // Options are what a server needs. Cluster, Nodes, Rescue and Peers are nil on a
 // single machine.
 type Options struct {
-	Self     string // the node's name
 	Queue    Queue
 	Messages Messages
 	Node     Node
@@ -39,6 +40,13 @@ type Options struct {
 	Log      *slog.Logger
 	Metrics  *metrics.Node
 	Now      func() time.Time // time.Now when nil
+
+	// Bindings gives operators by their names other roles than stand in their
+	// certificates; nil: none.
+	Bindings who.Bindings
+	Audit    *audit.Log      // nil: there is none to show
+	Recorder *audit.Recorder // nil: nothing is written into it
+	Name     string          // of the node
 }
 
 // Server is the admin API of one node.
@@ -59,11 +67,11 @@ func New(o Options) *Server {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	g := &gate{log: o.Log, metrics: o.Metrics, peers: o.Peers}
+	g := &gate{log: o.Log, metrics: o.Metrics, peers: o.Peers, audit: o.Recorder, bindings: o.Bindings}
 	s := &Server{
 		o: o, gate: g,
 		grpc: grpc.NewServer(
-			grpc.Creds(socketCredentials{}),
+			grpc.Creds(who.SocketCredentials{}),
 			grpc.MaxRecvMsgSize(maxRequest),
 			grpc.ChainUnaryInterceptor(g.unary),
 			grpc.ChainStreamInterceptor(g.stream),
@@ -73,8 +81,8 @@ func New(o Options) *Server {
 	}
 	s.ctx, s.end = context.WithCancel(context.Background())
 	s.jobs, s.driver = jobs.New(s.ctx, jobs.Options{
-		Node: o.Self, Queue: s.queue, Fleet: fleet.Fleet{Peers: o.Peers}, Ground: o.Ground, Records: o.Jobs,
-		Caller: func(ctx context.Context) string { return callerOf(ctx).text }, Log: o.Log, Now: o.Now,
+		Node: o.Name, Queue: s.queue, Fleet: fleet.Fleet{Peers: o.Peers}, Ground: o.Ground, Records: o.Jobs,
+		Caller: func(ctx context.Context) string { return g.bindings.Of(ctx).Text }, Log: o.Log, Now: o.Now,
 	})
 	s.Register(s.grpc)
 	reflection.Register(s.grpc)
@@ -83,8 +91,8 @@ func New(o Options) *Server {
 
 // Register puts the services on another gRPC server as well, which must have
 // Unary and Stream among its interceptors, for these guard them, and
-// credentials whose AuthInfo is a TLSInfo: an operator's certificate may do
-// everything, that of a node what nodes need of each other, and nobody else
+// credentials whose AuthInfo is a TLSInfo: an operator's certificate may do what
+// his role may, that of a node what nodes need of each other, and nobody else
 // anything.
 func (s *Server) Register(r grpc.ServiceRegistrar) {
 	o, f := &s.o, fleet.Fleet{Peers: s.o.Peers}
@@ -95,9 +103,11 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	adminv1.RegisterNodeServiceServer(r, node)
 	adminv1.RegisterClusterServiceServer(r, &clusterService{cluster: o.Cluster, node: o.Node, queue: o.Queue, fleet: f})
 	adminv1.RegisterConfigServiceServer(r, &configs.Service{
-		Plane: o.Configs, Caller: func(ctx context.Context) string { return callerOf(ctx).text }, Self: node.Status,
+		Plane: o.Configs, Caller: func(ctx context.Context) string { return s.gate.bindings.Of(ctx).Text }, Self: node.Status,
 	})
 	adminv1.RegisterRescueServiceServer(r, &rescue.Service{Plane: o.Rescue})
+	adminv1.RegisterAuditServiceServer(r, &audit.Service{Log: o.Audit, Node: o.Name, Fleet: f})
+	adminv1.RegisterAccessServiceServer(r, &who.Service{Bindings: o.Bindings})
 	healthv1.RegisterHealthServer(r, s.health)
 }
 

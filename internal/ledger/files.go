@@ -265,6 +265,15 @@ type Line struct {
 	Stated [32]byte // the hash that stands in the file
 }
 
+// Read reads an entry of a chain.
+func Read(l *control.AuditLine) (*Line, error) {
+	p, err := audit.Parse(l.Text)
+	if err != nil {
+		return nil, fmt.Errorf("ledger: %w", err)
+	}
+	return &Line{Line: p, Stated: l.Hash}, nil
+}
+
 // Each calls visit for all entries that can be read, the oldest first. What
 // cannot be read is for Verify.
 func (f *Files) Each(visit func(*Line) error) error {

@@ -122,6 +122,13 @@ func TestVerifyFinds(t *testing.T) {
 		{"the last is missing", 3, func(l [][]byte) [][]byte { return l[:2] }, 0, "entries 9 to 9 are missing"},
 		{"another order", 3, swap, 1, "entry 8 follows entry 6"},
 		{"twice", 1, func(l [][]byte) [][]byte { return append(l, l[2]) }, 4, "entry 3 follows entry 3"},
+		{"one more", 3, func(l [][]byte) [][]byte {
+			text, _, _ := split(l[2])
+			p, _ := audit.Parse(text)
+			c := audit.At(p.AuditMark)
+			x, _ := c.Append(entry("forged"))
+			return append(l, bytes.TrimSuffix(join(&x), []byte("\n")))
+		}, 4, "entry 10 was never agreed"},
 		{"nonsense", 3, func(l [][]byte) [][]byte { l[1] = []byte("x"); return l }, 2, "cannot be read"},
 		{"endless", 3, func(l [][]byte) [][]byte { l[1] = make([]byte, 3*maxLine); return l }, 2, "cannot be read"},
 		{"a note", 1, func(l [][]byte) [][]byte { return append(l, []byte(`{"note":"gone","from":2,"to":3}`)) }, 4, "entries 2 to 3: gone"},

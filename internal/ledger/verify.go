@@ -27,30 +27,67 @@ type Finding struct {
 	Text string
 }
 
-// Verify reads all files and computes the chain anew. Head is where it must
-// end, and agreed are lines of it that are known from elsewhere.
-func (f *Files) Verify(head control.AuditMark, agreed []control.AuditLine) (Report, error) {
-	v := verifier{report: Report{Head: head.Sequence}, agreed: map[uint64][32]byte{}, begins: true}
-	for _, l := range agreed {
-		v.agreed[l.Sequence] = l.Hash
-	}
+// Check verifies the files while they are being written.
+func (f *Files) Check(src Source) (Report, error) {
+	head, _ := src.Audited()
+	v := newVerifier(head, src.AuditsAfter(0))
 	if err := f.each(v.line); err != nil {
 		return Report{}, err
 	}
-	switch {
-	case v.last.Sequence > head.Sequence:
-		v.find("", 0, "the files end with entry %d, and the chain was agreed up to %d", v.last.Sequence, head.Sequence)
-	case v.last.Sequence < head.Sequence:
-		v.find("", 0, "the files end with entry %d: entries %d to %d are missing", v.last.Sequence, v.last.Sequence+1, head.Sequence)
-	case v.last != head:
-		v.find("", 0, "entry %d, the last, is not the one that was agreed", head.Sequence)
-	}
+	v.end(src.AuditsAfter(head.Sequence))
 	return v.report, nil
+}
+
+// Verify reads all files and computes the chain anew. Head is where it must
+// end, and agreed are lines of it that are known from elsewhere.
+func (f *Files) Verify(head control.AuditMark, agreed []control.AuditLine) (Report, error) {
+	v := newVerifier(head, agreed)
+	if err := f.each(v.line); err != nil {
+		return Report{}, err
+	}
+	v.end(nil)
+	return v.report, nil
+}
+
+func newVerifier(head control.AuditMark, agreed []control.AuditLine) *verifier {
+	v := &verifier{report: Report{Head: head.Sequence}, head: head, agreed: map[uint64][32]byte{}, begins: true}
+	for _, l := range agreed {
+		v.agreed[l.Sequence] = l.Hash
+	}
+	return v
+}
+
+// end looks at where the files end. Later are the entries that were agreed
+// about while they were read: what stands behind the head must be one of them.
+func (v *verifier) end(later []control.AuditLine) {
+	for _, l := range later {
+		v.agreed[l.Sequence] = l.Hash
+	}
+	for _, p := range v.late {
+		if v.agreed[p.mark.Sequence] != p.mark.Hash {
+			v.find(p.file, p.line, "entry %d was never agreed", p.mark.Sequence)
+		}
+	}
+	switch {
+	case v.last.Sequence < v.head.Sequence:
+		v.find("", 0, "the files end with entry %d: entries %d to %d are missing", v.last.Sequence, v.last.Sequence+1, v.head.Sequence)
+	case v.last.Sequence == v.head.Sequence && v.last != v.head:
+		v.find("", 0, "entry %d, the last, is not the one that was agreed", v.head.Sequence)
+	}
+}
+
+// place is where an entry was read.
+type place struct {
+	file string
+	line int
+	mark control.AuditMark
 }
 
 type verifier struct {
 	report Report
 	agreed map[uint64][32]byte
+	head   control.AuditMark // that was agreed before anything was read
+	late   []place           // entries behind it
 	last   control.AuditMark // of the line before
 	begins bool              // nothing was read yet
 	other  []int             // findings that are none where another chain begins behind them
@@ -74,6 +111,9 @@ func (v *verifier) line(file string, n int, line []byte) error {
 		v.find(file, n, "the line cannot be read")
 		v.lost, v.begins = true, false
 		return nil
+	}
+	if l.Sequence > v.head.Sequence {
+		v.late = append(v.late, place{file, n, l.AuditMark})
 	}
 	if stated != l.Hash {
 		v.find(file, n, "entry %d was changed: its hash is another one than stands there", l.Sequence)
@@ -116,7 +156,7 @@ func (v *verifier) note(file string, n int, line []byte) {
 		for _, at := range slices.Backward(v.other) {
 			v.report.Findings = slices.Delete(v.report.Findings, at, at+1)
 		}
-		v.other = nil
+		v.other, v.late = nil, nil
 	}
 	if note.Text != "" && (!note.Begins || !v.begins) {
 		v.find(file, n, "entries %d to %d: %s", note.From, note.To, note.Text)

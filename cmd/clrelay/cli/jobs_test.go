@@ -28,7 +28,7 @@ func serveJobs(t *testing.T, env *testscript.Env) error {
 		return err
 	}
 	o := adminOptions(newRelay())
-	o.Self, o.Jobs = "mx1", keptJobs(t)
+	o.Name, o.Jobs = "mx1", keptJobs(t)
 	srv := admin.New(o)
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l) }()

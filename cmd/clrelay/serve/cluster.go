@@ -265,7 +265,7 @@ func (r *relay) guardStream(srv any, ss grpc.ServerStream, info *grpc.StreamServ
 // adminOptions is what the admin API asks.
 func (r *relay) adminOptions() admin.Options {
 	op := &operator{node: string(r.conf().node.Name), queue: r.parts.queue}
-	o := admin.Options{Self: op.node, Queue: op, Messages: op, Node: r, Configs: shared.OwnFile(func() []byte { return r.conf().cluster.Text }), Log: r.log, Metrics: r.metrics.Node}
+	o := admin.Options{Name: op.node, Queue: op, Messages: op, Node: r, Configs: shared.OwnFile(func() []byte { return r.conf().cluster.Text }), Log: r.log, Metrics: r.metrics.Node}
 	if m := r.parts.member; m != nil {
 		r.parts.conns = m.Conns()
 		c := &clusterOperator{node: m, conns: r.parts.conns, copies: func() int { return r.conf().cluster.Spool.Copies }}

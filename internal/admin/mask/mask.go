@@ -40,7 +40,9 @@ func message(m protoreflect.Message) {
 		}
 		return true
 	})
-	m.SetUnknown(nil) // what cannot be read cannot be masked
+	if len(m.GetUnknown()) > 0 {
+		m.SetUnknown(nil) // what cannot be read cannot be masked
+	}
 }
 
 // fields masks a map, its keys too.
