@@ -22,6 +22,7 @@ func (s check) cluster(c *Cluster) {
 	s.checkRoutes(c.Routes)
 	s.checkQueue(c.Queue)
 	s.checkFailover(c.Failover)
+	s.checkAccess(c.Access)
 	if pem := s.readable("deliver.ca_file", c.Deliver.CAFile, false); pem != nil && !x509.NewCertPool().AppendCertsFromPEM(pem) {
 		s.Bad("deliver.ca_file", "%s holds no certificate in PEM form", c.Deliver.CAFile)
 	}
@@ -81,6 +82,21 @@ func (s check) checkSenders(senders []Sender) {
 			if n.IsValid() && n.Bits() == 0 {
 				s.Warn(fmt.Sprintf("%s.networks[%d]", key, j), "lets everybody on the internet relay: an open relay is soon blocked everywhere")
 			}
+		}
+	}
+}
+
+func (s check) checkAccess(rules []AccessRule) {
+	names := map[Name]int{}
+	for i, r := range rules {
+		key := fmt.Sprintf("access[%d]", i)
+		if first, dup := names[r.Name]; dup && r.Name != "" {
+			s.Bad(key+".name", "%q already has a role in line %d", r.Name, first)
+		} else {
+			names[r.Name] = s.Line(key + ".name")
+		}
+		if r.Content && (r.Role == "viewer" || r.Role == "auditor" || r.Role == "none") {
+			s.Bad(key+".content", "takes the role support, operator or admin, not %s", r.Role)
 		}
 	}
 }

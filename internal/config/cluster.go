@@ -25,6 +25,11 @@ type Cluster struct {
 	Queue Queue `key:"queue"`
 	// How mail is handed on.
 	Deliver Deliver `key:"deliver"`
+	// What operators may do, by the names in their certificates. It wins over the
+	// role in the certificate; who is not listed keeps that one, which is admin in
+	// a certificate without a role. On the machine itself root and the user of the
+	// relay may do everything.
+	Access []AccessRule `key:"access"`
 	// Rates and connections by destination, for the whole cluster.
 	Limits strict.Later `key:"limits" later:"no rate is limited by this version; leave the section out"`
 	// Name resolution.
@@ -43,6 +48,19 @@ type Sender struct {
 	// Addresses of the group: networks with the number of their fixed bits, or
 	// single addresses. Quote IPv6.
 	Networks []Network `key:"networks" required:"yes" example:"[10.0.0.0/8, \"2001:db8::/32\"]"`
+}
+
+// AccessRule says what one operator may do.
+type AccessRule struct {
+	// Name of the operator, as "clrelay cert create-admin --name" was given it.
+	Name Name `key:"name" required:"yes" example:"jane"`
+	// What he may do: viewer looks, with addresses masked; support looks, with
+	// all addresses; operator also changes the queue and drains and resumes nodes;
+	// admin does everything; auditor reads the audit log alone; none locks him out.
+	Role string `key:"role" enum:"viewer|support|operator|admin|auditor|none" required:"yes" example:"support"`
+	// Whether he may read what is written in messages, giving a reason each time.
+	// It takes support, operator or admin.
+	Content bool `key:"content" default:"false"`
 }
 
 // LocalDomain is a domain that is ours.

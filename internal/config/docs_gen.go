@@ -23,6 +23,8 @@ func comment(field string) string {
 		return "When delivery is tried again, and when it is given up."
 	case "Cluster.Deliver":
 		return "How mail is handed on."
+	case "Cluster.Access":
+		return "What operators may do, by the names in their certificates. It wins over the role in the certificate; who is not listed keeps that one, which is admin in a certificate without a role. On the machine itself root and the user of the relay may do everything."
 	case "Cluster.Limits":
 		return "Rates and connections by destination, for the whole cluster."
 	case "Cluster.DNS":
@@ -31,6 +33,12 @@ func comment(field string) string {
 		return "Name of the group, as the log shows it."
 	case "Sender.Networks":
 		return "Addresses of the group: networks with the number of their fixed bits, or single addresses. Quote IPv6."
+	case "AccessRule.Name":
+		return "Name of the operator, as \"clrelay cert create-admin --name\" was given it."
+	case "AccessRule.Role":
+		return "What he may do: viewer looks, with addresses masked; support looks, with all addresses; operator also changes the queue and drains and resumes nodes; admin does everything; auditor reads the audit log alone; none locks him out."
+	case "AccessRule.Content":
+		return "Whether he may read what is written in messages, giving a reason each time. It takes support, operator or admin."
 	case "LocalDomain.Name":
 		return "The domain. Each one is listed: patterns are for routes."
 	case "LocalDomain.Recipients":
