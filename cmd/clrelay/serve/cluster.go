@@ -14,6 +14,7 @@ import (
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/shared"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/work"
 	"github.com/clrelay/clrelay/internal/admin"
+	"github.com/clrelay/clrelay/internal/roles"
 )
 
 // clusterOperator answers the admin API from the node of the cluster that this
@@ -265,7 +266,8 @@ func (r *relay) guardStream(srv any, ss grpc.ServerStream, info *grpc.StreamServ
 // adminOptions is what the admin API asks.
 func (r *relay) adminOptions() admin.Options {
 	op := &operator{node: string(r.conf().node.Name), queue: r.parts.queue}
-	o := admin.Options{Name: op.node, Queue: op, Messages: op, Node: r, Configs: shared.OwnFile(func() []byte { return r.conf().cluster.Text }), Log: r.log, Metrics: r.metrics.Node}
+	o := admin.Options{Queue: op, Messages: op, Node: r, Configs: shared.OwnFile(func() []byte { return r.conf().cluster.Text }), Log: r.log, Metrics: r.metrics.Node,
+		Name: op.node, Bindings: r.bindings, Audit: r.parts.books.Log, Recorder: r.parts.books.Recorder}
 	if m := r.parts.member; m != nil {
 		r.parts.conns = m.Conns()
 		c := &clusterOperator{node: m, conns: r.parts.conns, copies: func() int { return r.conf().cluster.Spool.Copies }}
@@ -275,4 +277,13 @@ func (r *relay) adminOptions() admin.Options {
 		o.Configs = &shared.Cluster{Node: m, Self: op.node, Settings: r.clusterSettings, Operator: c, Refusal: refusal}
 	}
 	return o
+}
+
+// bindings give operators by their names other roles than stand in their
+// certificates.
+func (r *relay) bindings() (out []roles.Binding) {
+	for _, a := range r.conf().cluster.Access {
+		out = append(out, roles.Binding{Name: string(a.Name), Role: roles.Role(a.Role), Content: a.Content})
+	}
+	return out
 }

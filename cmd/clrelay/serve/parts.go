@@ -12,6 +12,7 @@ import (
 
 	"github.com/clrelay/clrelay/cluster"
 	"github.com/clrelay/clrelay/cluster/pki"
+	"github.com/clrelay/clrelay/cmd/clrelay/serve/books"
 	"github.com/clrelay/clrelay/delivery"
 	"github.com/clrelay/clrelay/delivery/queue"
 	"github.com/clrelay/clrelay/delivery/route"
@@ -35,6 +36,7 @@ type parts struct {
 	smtp     *smtpd.Server
 	ports    []port
 	admin    *admin.Server
+	books    *books.Books
 	identity *pki.Identity  // of the cluster; nil on a single machine
 	member   *cluster.Node  // likewise
 	conns    *cluster.Conns // likewise: of the admin API to the other nodes
@@ -212,6 +214,12 @@ func (r *relay) startAdmin() error {
 	if err != nil {
 		return err
 	}
+	r.parts.books, err = books.Open(books.Options{
+		DataDir: string(r.conf().node.DataDir), Node: string(r.conf().node.Name), Member: r.parts.member, Log: r.log,
+	})
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
 	r.parts.admin = admin.New(r.adminOptions())
 	r.background("admin", func() error { return r.parts.admin.Serve(l) })
 	return nil
@@ -284,6 +292,9 @@ func (r *relay) stop() error {
 	}
 	if p.admin != nil {
 		end(r.wait.requests, func(ctx context.Context) error { p.admin.Shutdown(ctx); return nil }, "")
+	}
+	if p.books != nil {
+		errs = append(errs, p.books.Close())
 	}
 	if p.delivery != nil {
 		p.delivery.Close()
