@@ -28,6 +28,7 @@ type Local struct {
 	table   records.Table
 	chain   audit.Chain
 	changed chan struct{} // closed, and replaced, with every audit entry
+	written chan struct{} // likewise with every record
 }
 
 // stored is the file of records.
@@ -45,7 +46,7 @@ type storedRecord struct {
 // OpenLocal reads what is kept in a folder. The audit log goes on where files
 // ends.
 func OpenLocal(dir string, files *Files) (*Local, error) {
-	l := &Local{files: files, path: filepath.Join(dir, recordsFile), chain: audit.At(files.Last()), changed: make(chan struct{})}
+	l := &Local{files: files, path: filepath.Join(dir, recordsFile), chain: audit.At(files.Last()), changed: make(chan struct{}), written: make(chan struct{})}
 	text, err := os.ReadFile(l.path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -91,6 +92,13 @@ func (l *Local) Records(prefix string) []control.Record {
 	return l.table.List(prefix)
 }
 
+// RecordsChanged gives a channel that is closed once a record was written.
+func (l *Local) RecordsChanged() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.written
+}
+
 // PutRecord does a RecordPut and returns when it is on stable storage. A
 // refusal is a *RefusedError.
 func (l *Local) PutRecord(_ context.Context, c control.RecordPut) (uint64, error) {
@@ -113,6 +121,8 @@ func (l *Local) PutRecord(_ context.Context, c control.RecordPut) (uint64, error
 		return 0, fmt.Errorf("ledger: %w", err)
 	}
 	l.table = next
+	close(l.written)
+	l.written = make(chan struct{})
 	return version, nil
 }
 

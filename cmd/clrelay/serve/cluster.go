@@ -11,6 +11,7 @@ import (
 	"github.com/clrelay/clrelay/cluster"
 	"github.com/clrelay/clrelay/cluster/fsm"
 	"github.com/clrelay/clrelay/cluster/raftnode"
+	"github.com/clrelay/clrelay/cmd/clrelay/serve/notes"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/shared"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/work"
 	"github.com/clrelay/clrelay/internal/admin"
@@ -48,78 +49,8 @@ func (c *clusterOperator) Status(context.Context) (admin.ClusterStatus, error) {
 			in++
 		}
 	}
-	out.Notes = notes(&o, in, c.copies())
+	out.Notes = notes.Of(&o, in, c.copies())
 	return out, nil
-}
-
-// notes is what an operator should know of a cluster.
-func notes(o *cluster.Overview, nodes, copies int) (out []string) {
-	voters, there := 0, 0
-	for _, m := range o.Nodes {
-		if m.Voter {
-			voters++
-			if m.State != admin.NodeDead {
-				there++
-			}
-		}
-	}
-	if !o.Quorum {
-		out = append(out, fmt.Sprintf("%d of %d voters seem to be there: nothing can be decided, and no mail is taken", there, voters))
-	}
-	if copies > o.Copies {
-		out = append(out, fmt.Sprintf("spool.copies is %d, but with %s a message is on %s alone: the promise does not hold yet",
-			copies, nodesOf(nodes), machinesOf(o.Copies)))
-	}
-	if o.UnderReplicated > 0 {
-		out = append(out, fmt.Sprintf("%d of the segments have fewer than %d copies", o.UnderReplicated, o.Copies))
-	}
-	if o.Lost > 0 {
-		out = append(out, fmt.Sprintf("%d of the segments have no copy on any disk that the cluster counts on; bring such a disk back, or give them up: clrelay cluster write-off --lost", o.Lost))
-	}
-	if note := mixed(o); note != "" {
-		out = append(out, note)
-	}
-	for _, m := range o.Nodes {
-		if m.State == admin.NodeDead {
-			out = append(out, fmt.Sprintf("%s is silent; if it does not come back: clrelay node remove %s --force", m.Name, m.Name))
-		}
-	}
-	return out
-}
-
-// mixed says which nodes a feature level waits for that others know; empty
-// when there is none.
-func mixed(o *cluster.Overview) string {
-	highest := uint32(0)
-	for _, m := range o.Nodes {
-		if m.State != admin.NodeLeft {
-			highest = max(highest, m.Level)
-		}
-	}
-	var old []string
-	for _, m := range o.Nodes {
-		if m.State != admin.NodeLeft && m.Level < highest {
-			old = append(old, m.Name)
-		}
-	}
-	if len(old) == 0 {
-		return ""
-	}
-	return fmt.Sprintf("feature level %d is in force; %d comes when a version that knows it runs on %s too", o.Level, highest, strings.Join(old, ", "))
-}
-
-func nodesOf(n int) string {
-	if n == 1 {
-		return "one node"
-	}
-	return fmt.Sprintf("%d nodes", n)
-}
-
-func machinesOf(n int) string {
-	if n == 1 {
-		return "one machine"
-	}
-	return fmt.Sprintf("%d machines", n)
 }
 
 func (c *clusterOperator) TransferLeader(ctx context.Context, to string) (string, error) {
@@ -267,13 +198,13 @@ func (r *relay) guardStream(srv any, ss grpc.ServerStream, info *grpc.StreamServ
 func (r *relay) adminOptions() admin.Options {
 	op := &operator{node: string(r.conf().node.Name), queue: r.parts.queue}
 	o := admin.Options{Queue: op, Messages: op, Node: r, Configs: shared.OwnFile(func() []byte { return r.conf().cluster.Text }), Log: r.log, Metrics: r.metrics.Node,
-		Name: op.node, Bindings: r.bindings, Audit: r.parts.books.Log, Recorder: r.parts.books.Recorder}
+		Name: op.node, Bindings: r.bindings, Audit: r.parts.books.Log, Recorder: r.parts.books.Recorder,
+		Jobs: &work.Records{Kept: r.parts.books.Records, Refusal: refusal}}
 	if m := r.parts.member; m != nil {
 		r.parts.conns = m.Conns()
 		c := &clusterOperator{node: m, conns: r.parts.conns, copies: func() int { return r.conf().cluster.Spool.Copies }}
 		o.Cluster, o.Nodes, o.Peers, o.Rescue = c, c, c, &controlPlane{m}
-		w := &work.Cluster{Node: m, Refusal: refusal}
-		o.Jobs, o.Ground = w, w
+		o.Ground = work.Ground{Node: m}
 		o.Configs = &shared.Cluster{Node: m, Self: op.node, Settings: r.clusterSettings, Operator: c, Refusal: refusal}
 	}
 	return o

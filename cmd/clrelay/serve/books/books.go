@@ -31,6 +31,8 @@ type Records interface {
 	// PutRecord writes or deletes a record by compare-and-swap and gives its
 	// version.
 	PutRecord(ctx context.Context, c control.RecordPut) (uint64, error)
+	// RecordsChanged gives a channel that is closed once one was written.
+	RecordsChanged() <-chan struct{}
 }
 
 // Books are the audit log and the records.

@@ -1,4 +1,4 @@
-// Package work gives jobs what they need of a cluster: the records that they are
+// Package work gives jobs what they need of the relay: the records that they are
 // kept in, and who owns what.
 package work
 
@@ -8,56 +8,69 @@ import (
 
 	"github.com/clrelay/clrelay/cluster"
 	"github.com/clrelay/clrelay/cluster/fsm"
-	"github.com/clrelay/clrelay/cluster/ledger"
+	cluledger "github.com/clrelay/clrelay/cluster/ledger"
 	"github.com/clrelay/clrelay/internal/admin/jobs"
+	"github.com/clrelay/clrelay/internal/ledger"
+	"github.com/clrelay/clrelay/proto/control"
 )
 
-// Cluster is a node as jobs see it.
-type Cluster struct {
-	Node *cluster.Node
+// Kept are records of the cluster, or of a machine that is alone.
+type Kept interface {
+	Records(prefix string) []control.Record
+	PutRecord(ctx context.Context, c control.RecordPut) (uint64, error)
+	RecordsChanged() <-chan struct{}
+}
+
+// Records are Kept as jobs want them.
+type Records struct {
+	Kept Kept
 	// Refusal makes errors of the cluster those of the admin API.
 	Refusal func(err error, what string) error
 }
 
 // Records is of jobs.Records.
-func (c *Cluster) Records(prefix string) (list []jobs.Record) {
-	for _, r := range c.Node.Records(prefix) {
-		list = append(list, jobs.Record{Key: r.Key, Value: r.Value, Version: r.Version})
+func (r *Records) Records(prefix string) (list []jobs.Record) {
+	for _, k := range r.Kept.Records(prefix) {
+		list = append(list, jobs.Record{Key: k.Key, Value: k.Value, Version: k.Version})
 	}
 	return list
 }
 
 // Put is of jobs.Records.
-func (c *Cluster) Put(ctx context.Context, key string, value []byte, ifVersion uint64) error {
-	_, err := c.Node.PutRecord(ctx, fsm.RecordPut{Key: key, Value: value, IfVersion: ifVersion, Delete: value == nil})
+func (r *Records) Put(ctx context.Context, key string, value []byte, ifVersion uint64) error {
+	_, err := r.Kept.PutRecord(ctx, control.RecordPut{Key: key, Value: value, IfVersion: ifVersion, Delete: value == nil})
 	var refused *cluster.RefusedError
+	var alone *ledger.RefusedError
 	switch {
-	case errors.As(err, &refused) && refused.Code == fsm.WrongVersion:
+	case errors.As(err, &refused) && refused.Code == control.WrongVersion, errors.As(err, &alone) && alone.Code == control.WrongVersion:
 		return jobs.ErrConflict
-	case errors.Is(err, ledger.ErrLevel):
+	case errors.Is(err, cluledger.ErrLevel):
 		return jobs.ErrLevel
 	}
-	return c.Refusal(err, "the job is not kept")
+	return r.Refusal(err, "the job is not kept")
 }
 
 // Changed is of jobs.Records.
-func (c *Cluster) Changed() <-chan struct{} { return c.Node.RecordsChanged() }
+func (r *Records) Changed() <-chan struct{} { return r.Kept.RecordsChanged() }
+
+// Ground is a node as jobs see it.
+type Ground struct{ Node *cluster.Node }
 
 // Leads is of jobs.Ground.
-func (c *Cluster) Leads() bool { return c.Node.Leads() }
+func (g Ground) Leads() bool { return g.Node.Leads() }
 
 // Claimed is of jobs.Ground.
-func (c *Cluster) Claimed() map[uint64]uint64 { return c.Node.Claimed() }
+func (g Ground) Claimed() map[uint64]uint64 { return g.Node.Claimed() }
 
 // Segments is of jobs.Ground.
-func (c *Cluster) Segments() (list []jobs.Segment) {
-	c.Node.Read(func(s *fsm.State) {
+func (g Ground) Segments() (list []jobs.Segment) {
+	g.Node.Read(func(s *fsm.State) {
 		lost := map[fsm.SegmentID]bool{}
-		for _, g := range s.Lost() {
-			lost[g.ID] = true
+		for _, l := range s.Lost() {
+			lost[l.ID] = true
 		}
-		for _, g := range s.Segments() {
-			list = append(list, jobs.Segment{ID: uint64(g.ID), Owner: g.Owner.Node, Lost: lost[g.ID]})
+		for _, seg := range s.Segments() {
+			list = append(list, jobs.Segment{ID: uint64(seg.ID), Owner: seg.Owner.Node, Lost: lost[seg.ID]})
 		}
 	})
 	return list
