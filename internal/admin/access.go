@@ -276,6 +276,8 @@ func (c *call) refusal(access Access) string {
 	switch {
 	case !c.who.Operator:
 		return "you may not call this"
+	case c.who.Grant.Role == roles.None:
+		return c.who.Grant.Name + " is locked out by the cluster's configuration (access)"
 	case access == roles.Content && !c.who.Grant.Content:
 		return fmt.Sprintf("%s may not read what is written in messages", c.who.Grant.Name)
 	}

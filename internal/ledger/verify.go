@@ -127,7 +127,7 @@ func (v *verifier) line(file string, n int, line []byte) error {
 	case l.Prev != v.last.Hash:
 		v.find(file, n, "entry %d does not follow the line before it: that one was changed, or this is another chain's", l.Sequence)
 	}
-	if hash, ok := v.agreed[l.Sequence]; ok && hash != l.Hash {
+	if hash, ok := v.agreed[l.Sequence]; ok && hash != l.Hash && stated == l.Hash {
 		v.find(file, n, "entry %d is not the one that was agreed", l.Sequence)
 		if at := len(v.report.Findings) - 1; !slices.Contains(v.other, at) {
 			v.other = append(v.other, at)

@@ -22,6 +22,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/clrelay/clrelay/cmd/clrelay/cli/access"
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/cluster"
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/jobs"
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/queue"
@@ -86,6 +87,7 @@ safe), 5 denied, 6 conflict or guard refused, 7 partly done, 8 findings,
 	root.AddCommand(cluster.Commands(a.console(), a.with)...)
 	root.AddCommand(queue.Commands(a.console(), a.with)...)
 	root.AddCommand(jobs.Commands(a.console(), a.with)...)
+	root.AddCommand(access.Commands(a.console(), a.with)...)
 	return root
 }
 

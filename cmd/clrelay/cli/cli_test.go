@@ -65,7 +65,11 @@ func TestScripts(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			srv := admin.New(adminOptions(newRelay()))
+			o := adminOptions(newRelay())
+			if err := keepsAudits(env, &o, "ALONE"); err != nil {
+				return err
+			}
+			srv := admin.New(o)
 			served := make(chan error, 1)
 			go func() { served <- srv.Serve(l) }()
 			env.Defer(func() {

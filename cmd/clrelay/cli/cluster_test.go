@@ -15,7 +15,10 @@ import (
 	"github.com/clrelay/clrelay/cluster/fsm"
 	"github.com/clrelay/clrelay/cluster/pki"
 	"github.com/clrelay/clrelay/internal/admin"
+	"github.com/clrelay/clrelay/internal/admin/audit"
 	"github.com/clrelay/clrelay/internal/admin/rescue"
+	"github.com/clrelay/clrelay/internal/ledger"
+	"github.com/clrelay/clrelay/internal/roles"
 )
 
 // control is the control plane of an invented cluster of three nodes, of which
@@ -104,6 +107,9 @@ func certificates(dir string) (node *pki.Identity, err error) {
 		made(pki.CreateCA(pki.CAOptions{Dir: d}))
 		made(pki.Create(pki.CertOptions{Kind: pki.Admin, Dir: d, Name: "ops"}))
 	}
+	for name, role := range map[string]roles.Role{"viewer": roles.Viewer, "auditor": roles.Auditor, "bound": roles.Viewer, "gone": ""} {
+		made(pki.Create(pki.CertOptions{Kind: pki.Admin, Dir: filepath.Join(dir, name), CADir: filepath.Join(dir, "tls"), Name: name, Role: role}))
+	}
 	made(pki.Create(pki.CertOptions{Kind: pki.Node, Dir: filepath.Join(dir, "node"), CADir: filepath.Join(dir, "tls"), Name: "mx1"}))
 	if err != nil {
 		return nil, err
@@ -130,6 +136,9 @@ func serveCluster(env *testscript.Env, fail func(error)) error {
 		c.relay.conf = conf
 		o := adminOptions(c.relay)
 		o.Cluster, o.Nodes, o.Configs, o.Peers, o.Rescue = c, c, conf, c, plane{}
+		if err := keepsAudits(env, &o, name); err != nil {
+			return err
+		}
 		srv := admin.New(o)
 		gs := grpc.NewServer(grpc.Creds(credentials.NewTLS(node.Server("h2"))), grpc.UnaryInterceptor(srv.Unary()), grpc.StreamInterceptor(srv.Stream()))
 		srv.Register(gs)
@@ -145,6 +154,26 @@ func serveCluster(env *testscript.Env, fail func(error)) error {
 			srv.Shutdown(context.Background())
 			fail(<-served)
 		})
+	}
+	return nil
+}
+
+// keepsAudits gives a server an audit log in the folder FOLDER, and bindings.
+func keepsAudits(env *testscript.Env, o *admin.Options, folder string) error {
+	dir := filepath.Join(env.WorkDir, folder)
+	files, err := ledger.Open(filepath.Join(dir, "audit"))
+	if err != nil {
+		return err
+	}
+	env.Defer(func() { _ = files.Close() }) // its files are thrown away
+	local, err := ledger.OpenLocal(dir, files)
+	if err != nil {
+		return err
+	}
+	o.Name, o.Audit = "mx1", &audit.Log{Files: files, Chain: local}
+	o.Recorder = &audit.Recorder{Keeper: local, Node: "mx1", Log: o.Log, Now: now}
+	o.Bindings = func() []roles.Binding {
+		return []roles.Binding{{Name: "bound", Role: roles.Support, Content: true}, {Name: "gone", Role: roles.None}}
 	}
 	return nil
 }
