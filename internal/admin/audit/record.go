@@ -68,6 +68,13 @@ func (r *Recorder) Begin(ctx context.Context, c Call) (*Open, error) {
 	if m, ok := c.Request.(proto.Message); ok {
 		e.Target, e.Reason = describe(m.ProtoReflect())
 	}
+	if v, ok := c.Request.(interface{ GetVerb() *adminv1.Verb }); ok && v.GetVerb() != nil { // a job stands for what it does
+		m := v.GetVerb().ProtoReflect()
+		if f := m.WhichOneof(m.Descriptor().Oneofs().ByName("kind")); f != nil {
+			e.Action = "queue " + string(f.Name())
+			e.Target, e.Reason = describe(m.Get(f).Message())
+		}
+	}
 	mark, err := r.Keeper.AppendAudit(ctx, e)
 	switch {
 	case errors.Is(err, ErrNotYet):
