@@ -4,8 +4,10 @@
 // It knows the protocol, who may call what, and how errors travel; it knows
 // nothing of how mail is queued or kept. What it shows and changes it asks for
 // through the small interfaces of this file, which cmd fills in. Every method
-// is closed until the table in access.go opens it. A peer is root or the user
-// the relay runs as, by the kernel's word, and nobody else.
+// is closed until the table in access.go opens it, and then to the roles that
+// package roles names. On the socket a peer is root or the user the relay runs
+// as, by the kernel's word, and nobody else. What changes something is in the
+// audit log before it is done; a viewer's answers have their addresses masked.
 //
 // Each request runs on a goroutine of its own; the interfaces are called from
 // many at once. A panic in a request ends that request with INTERNAL. What an

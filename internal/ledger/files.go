@@ -201,15 +201,18 @@ func (f *Files) write(b []byte, last control.AuditMark) error {
 	if f.err != nil {
 		return f.err
 	}
-	err := f.rotate()
-	if err == nil {
-		_, err = f.file.Write(b)
+	if err := f.rotate(); err != nil {
+		return fmt.Errorf("ledger: the audit log: %w", err)
 	}
-	if err == nil {
-		err = f.file.Sync()
+	if _, err := f.file.Write(b); err != nil { // such as on a full disk: it is tried again
+		err = fmt.Errorf("ledger: the audit log: %w", err)
+		if cut := f.file.Truncate(f.used); cut != nil {
+			f.err = errors.Join(err, cut)
+		}
+		return err
 	}
-	if err != nil {
-		f.err = fmt.Errorf("ledger: the audit log: %w", err)
+	if err := f.file.Sync(); err != nil {
+		f.err = fmt.Errorf("ledger: the audit log: %w", err) // what is on the disk is not known any more
 		return f.err
 	}
 	f.used += int64(len(b))

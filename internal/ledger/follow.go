@@ -25,10 +25,11 @@ type Source interface {
 func Follow(ctx context.Context, f *Files, src Source, log *slog.Logger) {
 	for warned := false; ; {
 		head, changed := src.Audited()
-		if err := catchUp(f, src, head, log); err != nil && !warned {
-			warned = true
+		err := catchUp(f, src, head, log)
+		if err != nil && !warned {
 			log.Error("the audit log of this node cannot be written; the cluster has it still", "error", err)
 		}
+		warned = err != nil
 		select {
 		case <-changed:
 		case <-ctx.Done():

@@ -282,3 +282,30 @@ func TestLocal(t *testing.T) {
 		t.Errorf("a damaged file: %v", err)
 	}
 }
+
+// A full disk leaves no half line, and is tried again.
+func TestAFullDisk(t *testing.T) {
+	if _, err := os.Stat("/dev/full"); err != nil {
+		t.Skip("there is no /dev/full")
+	}
+	dir, src := written(t)
+	f := open(t, dir)
+	well := f.file
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	f.file = full
+	src.add(1)
+	if err := catchUp(f, src, src.c.Head(), quiet()); err == nil || f.Last().Sequence != 9 {
+		t.Errorf("a full disk took it: %v, %v", f.Last(), err)
+	}
+	f.file, f.err = well, nil // /dev/full cannot be cut, which a file can
+	if err := catchUp(f, src, src.c.Head(), quiet()); err != nil {
+		t.Fatal(err)
+	}
+	if r := verify(t, f, src); len(r.Findings) > 0 || r.Entries != 10 {
+		t.Errorf("then: %+v", r)
+	}
+}
