@@ -209,7 +209,7 @@ func (b *body) endChunk() error {
 func (b *body) finish() {
 	b.done, b.ended = true, time.Now()
 	if env := b.s.env; env != nil {
-		env.Arrived = b.ended
+		env.Arrived, env.MessageID = b.ended, b.header.MessageID
 	}
 }
 

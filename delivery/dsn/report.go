@@ -202,6 +202,7 @@ func (w *writer) envelope(orig *part) *mail.Envelope {
 		RequireTLS: w.Envelope.RequireTLS, // RFC 8689 5: protected as the original was
 		Arrived:    w.Now,
 		Client:     mail.Client{Protocol: "LOCAL"},
+		MessageID:  w.messageID(),
 	}
 	if w.encoding(orig) == "8bit" {
 		env.Body = mail.Body8BitMIME
@@ -231,7 +232,7 @@ func (w *writer) header(orig *part) {
 		{"To", "<" + w.to.String() + ">"},
 		{"Subject", title},
 		{"Date", date(w.Now)},
-		{"Message-ID", "<" + w.ID.String() + "@" + w.ReportingMTA + ">"},
+		{"Message-ID", "<" + w.messageID() + ">"},
 		{"MIME-Version", "1.0"},
 		{"Auto-Submitted", "auto-replied"}, // RFC 3834 5
 		// The same type for message/global-delivery-status (RFC 6533 4).
@@ -253,3 +254,5 @@ func (w *writer) part(p part) {
 }
 
 func date(t time.Time) string { return t.UTC().Format("Mon, 2 Jan 2006 15:04:05 -0700") }
+
+func (w *writer) messageID() string { return w.ID.String() + "@" + w.ReportingMTA }

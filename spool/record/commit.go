@@ -49,7 +49,8 @@ func AppendCommit(dst []byte, c *Commit, env *mail.Envelope) []byte {
 	dst = appendBool(dst, 12, env.RequireTLS)
 	dst = appendUint(dst, 13, uint64(env.Ret))
 	dst = appendString(dst, 14, env.EnvID)
-	return appendClient(dst, &env.Client)
+	dst = appendClient(dst, &env.Client)
+	return appendString(dst, 16, env.MessageID)
 }
 
 func appendRecipient(dst []byte, r *mail.Recipient) []byte {
@@ -160,6 +161,8 @@ func ParseCommit(data []byte, c *Commit, env *mail.Envelope) error {
 			env.EnvID = str(f)
 		case 15:
 			return parseClient(f.data, &env.Client, str)
+		case 16:
+			env.MessageID = str(f)
 		default:
 			return c.field(f)
 		}

@@ -24,7 +24,7 @@ func envelope() *mail.Envelope {
 			{Addr: mail.Address{Local: "\xff not utf-8", Domain: "[192.0.2.1]"}, Notify: mail.NotifyDelay | mail.NotifyFailure, ORcptType: "rfc822", ORcpt: "x@y"},
 			{Addr: mail.Address{Local: "postmaster"}},
 		},
-		Body: mail.Body8BitMIME, SMTPUTF8: true, RequireTLS: true, Ret: mail.ReturnHeaders, EnvID: "env id",
+		Body: mail.Body8BitMIME, SMTPUTF8: true, RequireTLS: true, Ret: mail.ReturnHeaders, EnvID: "env id", MessageID: "a.b@example.edu",
 		Arrived: time.UnixMilli(1_800_000_000_123),
 		Client: mail.Client{Addr: netip.MustParseAddr("2001:db8::1%eth0"), Helo: "h\xe9lo", Protocol: "ESMTPS",
 			TLS: "TLSv1.3 TLS_AES_128_GCM_SHA256", Sender: "campus"},
@@ -43,7 +43,7 @@ func TestCommitIsTheProtoMessage(t *testing.T) {
 	if len(pb.ProtoReflect().GetUnknown()) > 0 {
 		t.Error("the generated code does not know every field")
 	}
-	if !bytes.Equal(pb.Id, env.ID[:]) || pb.First != 7 || !reflect.DeepEqual(pb.More, c.More) || pb.Length != c.Length || pb.Crc32C != c.CRC32C ||
+	if !bytes.Equal(pb.Id, env.ID[:]) || pb.First != 7 || !reflect.DeepEqual(pb.More, c.More) || pb.Length != c.Length || pb.Crc32C != c.CRC32C || string(pb.MessageId) != env.MessageID ||
 		string(pb.FromLocal) != "sender" || len(pb.Recipients) != 3 || string(pb.Recipients[1].Orcpt) != "x@y" ||
 		string(pb.Client.Helo) != env.Client.Helo || pb.ArrivedMs != env.Arrived.UnixMilli() || string(pb.EnvId) != env.EnvID {
 		t.Errorf("the generated code reads %v", &pb)

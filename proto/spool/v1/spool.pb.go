@@ -454,6 +454,7 @@ type Commit struct {
 	Ret           uint32                 `protobuf:"varint,13,opt,name=ret,proto3" json:"ret,omitempty"` // mail.Return
 	EnvId         []byte                 `protobuf:"bytes,14,opt,name=env_id,json=envId,proto3" json:"env_id,omitempty"`
 	Client        *Client                `protobuf:"bytes,15,opt,name=client,proto3" json:"client,omitempty"`
+	MessageId     []byte                 `protobuf:"bytes,16,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"` // that of its header, without brackets; empty: none, or not seen
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -589,6 +590,13 @@ func (x *Commit) GetEnvId() []byte {
 func (x *Commit) GetClient() *Client {
 	if x != nil {
 		return x.Client
+	}
+	return nil
+}
+
+func (x *Commit) GetMessageId() []byte {
+	if x != nil {
+		return x.MessageId
 	}
 	return nil
 }
@@ -1093,7 +1101,7 @@ const file_spool_v1_spool_proto_rawDesc = "" +
 	"\vLiveMessage\x12\x14\n" +
 	"\x05first\x18\x01 \x01(\x04R\x05first\x12\x16\n" +
 	"\x06commit\x18\x02 \x01(\x04R\x06commit\x12\x18\n" +
-	"\aresults\x18\x03 \x01(\fR\aresults\"\xaa\x03\n" +
+	"\aresults\x18\x03 \x01(\fR\aresults\"\xc9\x03\n" +
 	"\x06Commit\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x14\n" +
 	"\x05first\x18\x02 \x01(\x04R\x05first\x12\x12\n" +
@@ -1116,7 +1124,9 @@ const file_spool_v1_spool_proto_rawDesc = "" +
 	"requireTls\x12\x10\n" +
 	"\x03ret\x18\r \x01(\rR\x03ret\x12\x15\n" +
 	"\x06env_id\x18\x0e \x01(\fR\x05envId\x12(\n" +
-	"\x06client\x18\x0f \x01(\v2\x10.spool.v1.ClientR\x06client\"\x86\x01\n" +
+	"\x06client\x18\x0f \x01(\v2\x10.spool.v1.ClientR\x06client\x12\x1d\n" +
+	"\n" +
+	"message_id\x18\x10 \x01(\fR\tmessageId\"\x86\x01\n" +
 	"\tRecipient\x12\x14\n" +
 	"\x05local\x18\x01 \x01(\fR\x05local\x12\x16\n" +
 	"\x06domain\x18\x02 \x01(\fR\x06domain\x12\x16\n" +
