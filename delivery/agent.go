@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/clrelay/clrelay/delivery/smtpc"
+	"github.com/clrelay/clrelay/internal/dialogue"
 	"github.com/clrelay/clrelay/internal/dnsx"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/internal/metrics"
@@ -62,6 +63,7 @@ type Options struct {
 	RootCAs  *x509.CertPool // nil: the system's
 	MXPort   uint16         // 25
 	Dial     func(ctx context.Context, network, addr string) (net.Conn, error)
+	Tap      *dialogue.Tap // who listens to sessions; may be nil
 	Log      *slog.Logger
 	Metrics  *metrics.Delivery
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/clrelay/clrelay/delivery/smtpc"
+	"github.com/clrelay/clrelay/internal/dialogue"
 	"github.com/clrelay/clrelay/internal/mail"
 )
 
@@ -123,13 +124,16 @@ func (d *attempt) host(ctx context.Context, h host) {
 	fresh := false
 	for n := 0; n < 4 && len(d.open) > 0; n++ { // kept, fresh, without TLS, without BDAT
 		t := d.target(h)
+		said := d.said(&t)
 		var c *smtpc.Conn
 		if !fresh {
-			c = d.a.pool.Idle(t)
+			if c = d.a.pool.Idle(t); c != nil {
+				c.Listen(said)
+			}
 		}
 		if c == nil {
 			var f *smtpc.Failure
-			if c, f = d.a.pool.Dial(ctx, t); f != nil {
+			if c, f = d.a.pool.Dial(dialogue.With(ctx, said), t); f != nil {
 				if d.refused(&t, f) {
 					fresh = true
 					continue
@@ -159,6 +163,20 @@ func (d *attempt) host(ctx context.Context, h host) {
 			return
 		}
 	}
+}
+
+// said gives who listens to what is said to a host; nil: nobody.
+func (d *attempt) said(t *smtpc.Target) *dialogue.Session {
+	if !d.a.o.Tap.On() {
+		return nil
+	}
+	return d.a.o.Tap.Client(t.Label(), t.Name, func(yield func(string) bool) {
+		for _, r := range d.at.Recipients {
+			if r >= 0 && r < len(d.at.Envelope.Recipients) && !yield(d.at.Envelope.Recipients[r].Addr.Domain) {
+				return
+			}
+		}
+	})
 }
 
 // refused deals with a session that did not come about. It tells whether to

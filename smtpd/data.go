@@ -138,6 +138,7 @@ func (s *session) accept(b *body) mail.Reply {
 	s.body = b
 	err := s.srv.acceptor.Accept(s.srv.ctx, env, b)
 	took := time.Since(b.ended)
+	s.said.Content(b.got)
 	r := s.outcome(b, err)
 	if r.Code/100 == 2 {
 		s.srv.observer.Accepted(env, b.size, took)

@@ -18,6 +18,9 @@ func (s *session) open() bool {
 		return false
 	}
 	s.client.Addr = addr
+	if s.said = s.srv.tap.Server(addr); s.said != nil {
+		s.said.Note("connected from " + s.remote)
+	}
 	n := network(addr)
 	if n.IsValid() && !s.srv.enter(s, n) {
 		// It has not spoken, so its answer is safe without patience for it,
@@ -55,6 +58,7 @@ func (s *session) turnAway(r mail.Reply, patience time.Duration) bool {
 	s.write(&r)
 	s.wire.HangUp(patience)
 	s.wire.Release()
+	s.said.End("turned away")
 	return false
 }
 
@@ -101,5 +105,8 @@ func (s *session) startTLS() error {
 	}
 	version := strings.Replace(tls.VersionName(st.Version), "TLS ", "TLSv", 1) // as mail servers write it
 	s.client.TLS = version + " " + tls.CipherSuiteName(st.CipherSuite)
+	if s.said != nil {
+		s.said.Note("TLS: " + s.client.TLS)
+	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/clrelay/clrelay/internal/dialogue"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/smtpd/wire"
 )
@@ -71,6 +72,7 @@ type Options struct {
 	// reply to give instead (451 4.3.0). A nil Ready is always ready.
 	Ready    func() *mail.Reply
 	Observer Observer
+	Tap      *dialogue.Tap // who listens to sessions; may be nil
 	Log      *slog.Logger
 }
 
@@ -89,6 +91,7 @@ type Server struct {
 	policy   Policy
 	ready    func() *mail.Reply
 	observer Observer
+	tap      *dialogue.Tap
 	log      *slog.Logger
 	limits   atomic.Pointer[Limits]
 	pool     wire.Pool
@@ -112,7 +115,7 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{
 		hostname: o.Hostname, acceptor: o.Acceptor, policy: o.Policy, ready: o.Ready,
-		observer: o.Observer, log: o.Log,
+		observer: o.Observer, tap: o.Tap, log: o.Log,
 		listeners: map[net.Listener]struct{}{},
 		sessions:  map[*session]struct{}{},
 		clients:   map[netip.Prefix]int{},

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/clrelay/clrelay/internal/dialogue"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/smtpd/wire"
 )
@@ -32,7 +33,8 @@ type session struct {
 	limits  *Limits
 	log     *slog.Logger
 	client  mail.Client
-	network netip.Prefix // what it is counted under, when it is
+	said    *dialogue.Session // nil while nobody listens
+	network netip.Prefix      // what it is counted under, when it is
 	begun   time.Time
 	expires time.Time // when it has lived long enough; zero: never
 	begins  int       // transactions that were begun
@@ -91,6 +93,7 @@ func (s *session) serve() {
 		}
 	}
 	s.wire.Release()
+	s.said.End(s.endWord)
 	s.sum.Duration, s.sum.End = time.Since(s.begun), s.endWord
 	s.srv.observer.Closed(&s.client, s.sum)
 }
@@ -126,7 +129,11 @@ func (s *session) nextLine() (string, error) {
 func (s *session) lineUntil(deadline time.Time) (string, error) {
 	line, err := s.wire.Line(deadline, s.env == nil)
 	s.sum.Commands++
-	return string(line), err
+	text := string(line)
+	if err == nil {
+		s.said.Command(text)
+	}
+	return text, err
 }
 
 // broken ends the session after a line that is none.
@@ -261,6 +268,9 @@ func (s *session) overdone(r mail.Reply) {
 }
 
 func (s *session) write(r *mail.Reply) {
+	if s.said != nil {
+		s.said.Reply(string(wire.AppendReply(nil, r)))
+	}
 	if err := s.wire.Reply(r); err != nil {
 		s.lost(err)
 	}

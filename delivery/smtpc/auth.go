@@ -41,7 +41,9 @@ func (c *Conn) auth() *Failure {
 	if err != nil {
 		return authFailure("no way to authenticate to the next hop", err)
 	}
+	c.secret = true
 	rep, f := c.exchange(client)
+	c.secret = false
 	switch {
 	case f != nil:
 		return f

@@ -45,6 +45,7 @@ func (t *txn) content() *Failure {
 	c.w.Limit = time.Now().Add(contentGrace + time.Duration(size/minRate)*time.Second)
 	b := &body{t: t, left: size, last: '\n'}
 	err := b.send()
+	c.said.Content(size - max(0, b.left))
 	switch {
 	case err != nil && b.ending:
 		// All of it may be there but for some octets at the end, and there are
@@ -206,6 +207,9 @@ func (b *body) bdat(p []byte, last bool) error {
 		return err
 	}
 	b.due++
+	if c.said != nil {
+		c.said.Command("BDAT " + strconv.Itoa(len(b.pend)+len(p)))
+	}
 	return b.flush()
 }
 

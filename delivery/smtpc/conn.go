@@ -2,9 +2,12 @@ package smtpc
 
 import (
 	"context"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/clrelay/clrelay/delivery/smtpc/wire"
+	"github.com/clrelay/clrelay/internal/dialogue"
 	"github.com/clrelay/clrelay/internal/mail"
 )
 
@@ -25,6 +28,8 @@ type Conn struct {
 	dirty  bool // a transaction may be open: RSET before the next
 	gone   bool // closed
 
+	said   *dialogue.Session // nil while nobody listens
+	secret bool              // AUTH is under way
 	idle   *time.Timer
 	expect []int // kept between transactions for its memory
 }
@@ -47,10 +52,20 @@ func (c *Conn) Usable() bool { return !c.w.Broken && !c.w.Aborted() && !c.spent(
 // spent tells whether the host allows no more transactions (RFC 9422).
 func (c *Conn) spent() bool { return c.ext.MaxMails > 0 && c.sent >= c.ext.MaxMails }
 
+// Listen lets an operator listen to what is said from now on; nil changes
+// nothing.
+func (c *Conn) Listen(s *dialogue.Session) {
+	if s != nil && c.said == nil {
+		c.said, c.w.Heard = s, c.heard
+		s.Note("a connection that was open already, " + c.label + " " + c.tls)
+	}
+}
+
 // Dial opens a session with a host: connection, greeting, EHLO, and TLS and
 // AUTH as the target asks for. A failure has closed the connection.
 func (p *Pool) Dial(ctx context.Context, t Target) (*Conn, *Failure) {
 	start := time.Now()
+	said := dialogue.From(ctx)
 	dctx, cancel := context.WithTimeout(ctx, p.o.Timeouts.Connect)
 	raw, err := p.o.Dial(dctx, "tcp", t.Addr.String())
 	cancel()
@@ -60,11 +75,16 @@ func (p *Pool) Dial(ctx context.Context, t Target) (*Conn, *Failure) {
 			f = interrupted(StageConnect, ctx.Err())
 		}
 		p.o.Metrics.ConnectErrors.Inc(f.reason())
+		said.End(f.Error())
 		return nil, f
 	}
+	said.Note("connected")
 	p.o.Metrics.AttemptDuration.Observe("connect", time.Since(start))
 	p.o.Metrics.Outbound.Inc()
 	c := &Conn{pool: p, target: t, label: t.Label(), w: wire.New(raw, p.o.Timeouts.Block), born: start}
+	if said != nil {
+		c.said, c.w.Heard = said, c.heard
+	}
 	stop := context.AfterFunc(ctx, c.w.Abort)
 	f := c.start()
 	if !stop() {
@@ -72,6 +92,9 @@ func (p *Pool) Dial(ctx context.Context, t Target) (*Conn, *Failure) {
 	}
 	if f != nil {
 		p.o.Metrics.ConnectErrors.Inc(f.reason())
+		if c.said != nil {
+			c.said.Note(f.Error())
+		}
 		c.leave(f)
 		return nil, f
 	}
@@ -85,6 +108,7 @@ func (c *Conn) close() {
 		c.gone = true
 		c.w.Close()
 		c.pool.o.Metrics.Outbound.Dec()
+		c.said.End("by us, or lost")
 	}
 }
 
@@ -164,6 +188,7 @@ func (c *Conn) hello() *Failure {
 // cmd sends one command and reads its reply.
 func (c *Conn) cmd(s Stage, line string) (*wire.Reply, *Failure) {
 	c.w.Out = append(append(c.w.Out, line...), '\r', '\n')
+	c.saying(line)
 	if err := c.w.Flush(); err != nil {
 		return nil, broken(s, err)
 	}
@@ -177,4 +202,30 @@ func (c *Conn) read(s Stage) (*wire.Reply, *Failure) {
 		return nil, broken(s, err)
 	}
 	return rep, nil
+}
+
+// saying tells who listens of a command.
+func (c *Conn) saying(line string) {
+	switch {
+	case c.said == nil:
+	case c.secret && !strings.HasPrefix(line, "AUTH "):
+		c.said.Secret(true, "", len(line))
+	default:
+		c.said.Command(line)
+	}
+}
+
+// heard tells who listens of a reply.
+func (c *Conn) heard(rep *wire.Reply) {
+	code := strconv.Itoa(rep.Code) + " "
+	if c.secret && !rep.Negative() { // it may hold a part of the mechanism
+		c.said.Secret(false, code, len(rep.Text))
+		return
+	}
+	for line := range strings.Lines(string(rep.Text)) {
+		c.said.Reply(code + line)
+	}
+	if len(rep.Text) == 0 {
+		c.said.Reply(code)
+	}
 }

@@ -80,6 +80,7 @@ func (t *txn) due(what int) *Failure {
 // drain writes what is gathered and reads every reply that is due.
 func (t *txn) drain() *Failure {
 	c := t.c
+	c.said.Commands(c.w.Out)
 	if err := c.w.Flush(); err != nil {
 		if len(c.expect) == 0 {
 			return broken(StageMail, err)

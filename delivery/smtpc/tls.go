@@ -105,6 +105,7 @@ func (c *Conn) handshake() *Failure {
 		c.tls += " verified"
 	}
 	c.w.Upgrade(conn)
+	c.said.Note("TLS: " + c.tls)
 	return nil
 }
 

@@ -30,6 +30,8 @@ type Conn struct {
 	// is not waited for longer.
 	Block  time.Duration
 	Broken bool // nothing can be said on it any more
+	// Heard, if it is not nil, is called for each reply.
+	Heard func(*Reply)
 
 	raw     net.Conn // the socket; closing it ends everything
 	nc      net.Conn // what is read and written: raw, or TLS over it
@@ -100,6 +102,9 @@ func (c *Conn) Read(patience time.Duration) (*Reply, error) {
 	if err != nil {
 		c.Broken = true
 		return nil, err
+	}
+	if c.Heard != nil {
+		c.Heard(rep)
 	}
 	if rep.Code == 421 { // RFC 5321 3.8: the host closes the connection
 		c.Broken = true
