@@ -43,11 +43,12 @@ func (n *Node) Conns() *Conns {
 }
 
 // Others gives a connection to each other node that was not removed and that
-// seems to be there or owns something; an error comes from its calls.
-func (c *Conns) Others() []Conn {
+// seems to be there or owns something, with silent each that was not removed; an
+// error comes from its calls.
+func (c *Conns) Others(silent bool) []Conn {
 	var out []Conn
 	for _, m := range c.n.Overview().Nodes {
-		if m.Name == c.n.o.Name || m.State == "left" || m.State == "dead" && m.Segments == 0 {
+		if m.Name == c.n.o.Name || m.State == "left" || m.State == "dead" && m.Segments == 0 && !silent {
 			continue
 		}
 		if conn, err := c.to(m.Name, m.Address); err == nil {

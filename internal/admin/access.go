@@ -36,6 +36,7 @@ func AccessTo(method string) Access {
 		"/admin.v1.QueueService/Shape",
 		"/admin.v1.QueueService/Reasons",
 		"/admin.v1.MessageService/Show",
+		"/admin.v1.TraceService/Find", "/admin.v1.TraceService/Search", "/admin.v1.EventService/Tail",
 		"/admin.v1.NodeService/Status",
 		"/admin.v1.ClusterService/Status",
 		"/admin.v1.ConfigService/Get",
@@ -54,7 +55,7 @@ func AccessTo(method string) Access {
 		"/admin.v1.QueueService/Hold",
 		"/admin.v1.QueueService/Release",
 		"/admin.v1.QueueService/Drop",
-		"/admin.v1.QueueService/Bounce",
+		"/admin.v1.QueueService/Bounce", "/admin.v1.TraceService/Listen",
 		"/admin.v1.JobService/Start",
 		"/admin.v1.JobService/Cancel",
 		"/admin.v1.JobService/Work",
@@ -66,6 +67,8 @@ func AccessTo(method string) Access {
 		"/admin.v1.ConfigService/Apply",
 		"/admin.v1.RescueService/WriteOff":
 		return roles.Administers
+	case "/admin.v1.ContentService/Headers", "/admin.v1.ContentService/Body":
+		return roles.Content
 	case "/admin.v1.RescueService/Backup":
 		return roles.Exports
 	case "/admin.v1.AuditService/List",
@@ -86,6 +89,8 @@ func OpenToNodes(method string) (open, local bool) {
 		"/admin.v1.QueueService/Shape",
 		"/admin.v1.QueueService/Reasons",
 		"/admin.v1.MessageService/Show",
+		"/admin.v1.ContentService/Headers", "/admin.v1.ContentService/Body",
+		"/admin.v1.TraceService/Search", "/admin.v1.TraceService/Listen", "/admin.v1.EventService/Tail",
 		"/admin.v1.QueueService/Retry",
 		"/admin.v1.QueueService/Hold",
 		"/admin.v1.QueueService/Release",
@@ -304,6 +309,9 @@ func changeAttrs(req any) (attrs []any) {
 	}
 	if r, ok := req.(interface{ GetReason() string }); ok {
 		attrs = append(attrs, "reason", r.GetReason())
+	}
+	if m, ok := req.(interface{ GetId() string }); ok {
+		attrs = append(attrs, "id", m.GetId())
 	}
 	return attrs
 }

@@ -13,9 +13,11 @@ import (
 
 	"github.com/clrelay/clrelay/internal/admin/audit"
 	"github.com/clrelay/clrelay/internal/admin/configs"
+	"github.com/clrelay/clrelay/internal/admin/content"
 	"github.com/clrelay/clrelay/internal/admin/fleet"
 	"github.com/clrelay/clrelay/internal/admin/jobs"
 	"github.com/clrelay/clrelay/internal/admin/rescue"
+	"github.com/clrelay/clrelay/internal/admin/trace"
 	"github.com/clrelay/clrelay/internal/admin/who"
 	"github.com/clrelay/clrelay/internal/metrics"
 	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
@@ -34,6 +36,8 @@ type Options struct {
 	Nodes    Nodes
 	Configs  configs.Plane
 	Rescue   rescue.Plane
+	Content  content.Store
+	Traces   trace.Sources
 	Peers    Peers
 	Jobs     jobs.Records // nil: there are none
 	Ground   jobs.Ground  // nil on a single machine
@@ -98,7 +102,10 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	o, f := &s.o, fleet.Fleet{Peers: s.o.Peers}
 	adminv1.RegisterQueueServiceServer(r, s.queue)
 	adminv1.RegisterJobServiceServer(r, s.jobs)
-	adminv1.RegisterMessageServiceServer(r, &messageService{messages: o.Messages, fleet: f})
+	messages := &messageService{messages: o.Messages, fleet: f}
+	adminv1.RegisterMessageServiceServer(r, messages)
+	adminv1.RegisterContentServiceServer(r, &content.Service{Store: o.Content, Fleet: f})
+	trace.Register(r, o.Traces, f, messages.Show)
 	node := &nodeService{node: o.Node, nodes: o.Nodes, queue: o.Queue, fleet: f, every: progressEvery}
 	adminv1.RegisterNodeServiceServer(r, node)
 	adminv1.RegisterClusterServiceServer(r, &clusterService{cluster: o.Cluster, node: o.Node, queue: o.Queue, fleet: f})

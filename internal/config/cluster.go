@@ -30,6 +30,8 @@ type Cluster struct {
 	// a certificate without a role. On the machine itself root and the user of the
 	// relay may do everything.
 	Access []AccessRule `key:"access"`
+	// What is remembered of messages: clrelay trace.
+	Trace Trace `key:"trace"`
 	// Rates and connections by destination, for the whole cluster.
 	Limits strict.Later `key:"limits" later:"no rate is limited by this version; leave the section out"`
 	// Name resolution.
@@ -224,6 +226,14 @@ type Deliver struct {
 	// PEM file with certificates that are trusted for tls: verify besides the
 	// system's.
 	CAFile Path `key:"ca_file" restart:"yes" derived:"the system's alone" example:"ca.pem"`
+}
+
+// Trace says what each node remembers of the mail that went through it.
+type Trace struct {
+	// How long the events of a message are kept after its end.
+	Keep Duration `key:"keep" default:"7d" min:"1h" max:"365d"`
+	// Disk space that they may take in data_dir; the oldest go first.
+	MaxSize Size `key:"max_size" default:"2GiB" min:"16MiB" max:"1TiB"`
 }
 
 // DNS says how names are resolved.

@@ -304,7 +304,7 @@ change:   SIGHUP is enough
 	for key, want := range map[string]string{
 		"recieve.max_size": `did you mean "receive.max_size"?`,
 		"tls":              "smtp.tls or routes.action.tls",
-		"max_sizes":        "did you mean receive.max_size?",
+		"max_sizes":        "did you mean receive.max_size or trace.max_size?",
 		"qwertyuiop":       `there is no setting "qwertyuiop"`,
 		"":                 `there is no setting ""`,
 	} {

@@ -25,6 +25,8 @@ func comment(field string) string {
 		return "How mail is handed on."
 	case "Cluster.Access":
 		return "What operators may do, by the names in their certificates. It wins over the role in the certificate; who is not listed keeps that one, which is admin in a certificate without a role. On the machine itself root and the user of the relay may do everything."
+	case "Cluster.Trace":
+		return "What is remembered of messages: clrelay trace."
 	case "Cluster.Limits":
 		return "Rates and connections by destination, for the whole cluster."
 	case "Cluster.DNS":
@@ -123,6 +125,10 @@ func comment(field string) string {
 		return "Port of MX hosts. It is 25 on the internet; others are for tests."
 	case "Deliver.CAFile":
 		return "PEM file with certificates that are trusted for tls: verify besides the system's."
+	case "Trace.Keep":
+		return "How long the events of a message are kept after its end."
+	case "Trace.MaxSize":
+		return "Disk space that they may take in data_dir; the oldest go first."
 	case "DNS.Servers":
 		return "Resolvers, an address each with a port if it is not 53."
 	case "Node.Name":

@@ -91,6 +91,8 @@ func everySource() metrics.Sources {
 		SpoolFree:       func() uint64 { return 1 << 40 },
 		SpoolSize:       func() uint64 { return 1 << 41 },
 		MaillogLost:     func() uint64 { return 7 },
+		TracesLost:      func() uint64 { return 8 },
+		TraceBytes:      func() int64 { return 9 },
 		Ready:           func() bool { return true },
 		Version:         "v0.1",
 	}

@@ -19,6 +19,8 @@ type Sources struct {
 	SpoolBytes           func() int64  // octets of log files
 	SpoolFree, SpoolSize func() uint64 // of the file system under data_dir
 	MaillogLost          func() uint64 // lines lost to a reader that did not keep up
+	TracesLost           func() uint64 // events lost to a disk that did not keep up
+	TraceBytes           func() int64  // octets of the traces
 	Ready                func() bool   // what /readyz says
 	Version              string        // shown as a label of clrelay_node_info
 }
@@ -39,6 +41,7 @@ type watcher struct {
 	recipients, messages, oldest, segments, moved, under, imbalance *prometheus.Desc
 	lostSegments                                                    *prometheus.Desc
 	bytes, free, size, lost, ready, info, sessions                  *prometheus.Desc
+	traces, tracesLost                                              *prometheus.Desc
 }
 
 func newWatcher(s Sources) *watcher {
@@ -59,6 +62,8 @@ func newWatcher(s Sources) *watcher {
 		free:         desc("spool_free_bytes", "Free octets of the file system under data_dir."),
 		size:         desc("spool_size_bytes", "Octets of the file system under data_dir."),
 		lost:         desc("maillog_lost_lines_total", "Lines of the mail log that were lost because its reader did not keep up."),
+		traces:       desc("trace_bytes", "Octets of the traces of messages."),
+		tracesLost:   desc("trace_lost_events_total", "Events that the traces of messages lack because the disk did not keep up."),
 		ready:        desc("node_ready", "1 when the node would take mail now."),
 		sessions:     desc("smtp_sessions", "SMTP sessions that are open."),
 		info:         desc("node_info", "1, with facts about the node as labels.", "version"),
@@ -67,7 +72,7 @@ func newWatcher(s Sources) *watcher {
 
 // Describe implements prometheus.Collector.
 func (w *watcher) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{w.recipients, w.messages, w.oldest, w.segments, w.moved, w.under, w.lostSegments, w.imbalance, w.bytes, w.free, w.size, w.lost, w.ready, w.info, w.sessions} {
+	for _, d := range []*prometheus.Desc{w.recipients, w.messages, w.oldest, w.segments, w.moved, w.under, w.lostSegments, w.imbalance, w.bytes, w.free, w.size, w.lost, w.traces, w.tracesLost, w.ready, w.info, w.sessions} {
 		ch <- d
 	}
 }
@@ -95,7 +100,7 @@ func (w *watcher) Collect(ch chan<- prometheus.Metric) {
 		gauge(w.oldest, w.QueueOldestSeconds())
 	}
 	for d, f := range map[*prometheus.Desc]func() int64{
-		w.messages: w.QueueMessages, w.under: w.UnderReplicated, w.lostSegments: w.LostSegments, w.imbalance: w.LedgerImbalance, w.bytes: w.SpoolBytes,
+		w.messages: w.QueueMessages, w.under: w.UnderReplicated, w.lostSegments: w.LostSegments, w.imbalance: w.LedgerImbalance, w.bytes: w.SpoolBytes, w.traces: w.TraceBytes,
 	} {
 		if f != nil {
 			gauge(d, float64(f()))
@@ -106,7 +111,7 @@ func (w *watcher) Collect(ch chan<- prometheus.Metric) {
 			gauge(d, float64(f()))
 		}
 	}
-	for d, f := range map[*prometheus.Desc]func() uint64{w.lost: w.MaillogLost, w.moved: w.SegmentsMoved} {
+	for d, f := range map[*prometheus.Desc]func() uint64{w.lost: w.MaillogLost, w.tracesLost: w.TracesLost, w.moved: w.SegmentsMoved} {
 		if f != nil {
 			ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(f()))
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/clrelay/clrelay/cluster/fsm"
 	"github.com/clrelay/clrelay/cluster/raftnode"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/notes"
+	"github.com/clrelay/clrelay/cmd/clrelay/serve/observe"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/shared"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/work"
 	"github.com/clrelay/clrelay/internal/admin"
@@ -171,8 +172,19 @@ func (c *clusterOperator) Others(context.Context) []admin.Peer {
 	if !c.node.Started() {
 		return nil
 	}
-	var out []admin.Peer
-	for _, p := range c.conns.Others() {
+	return peers(c.conns.Others(false))
+}
+
+// All gives all other nodes.
+func (c *clusterOperator) All(context.Context) []admin.Peer {
+	if !c.node.Started() {
+		return nil
+	}
+	return peers(c.conns.Others(true))
+}
+
+func peers(conns []cluster.Conn) (out []admin.Peer) {
+	for _, p := range conns {
 		out = append(out, admin.Peer{Name: p.Node, Conn: p})
 	}
 	return out
@@ -197,7 +209,7 @@ func (r *relay) guardStream(srv any, ss grpc.ServerStream, info *grpc.StreamServ
 // adminOptions is what the admin API asks.
 func (r *relay) adminOptions() admin.Options {
 	op := &operator{node: string(r.conf().node.Name), queue: r.parts.queue}
-	o := admin.Options{Queue: op, Messages: op, Node: r, Configs: shared.OwnFile(func() []byte { return r.conf().cluster.Text }), Log: r.log, Metrics: r.metrics.Node,
+	o := admin.Options{Queue: op, Messages: op, Node: r, Content: &observe.Contents{Spool: r.parts.spool}, Traces: r.parts.traces, Configs: shared.OwnFile(func() []byte { return r.conf().cluster.Text }), Log: r.log, Metrics: r.metrics.Node,
 		Name: op.node, Bindings: r.bindings, Audit: r.parts.books.Log, Recorder: r.parts.books.Recorder,
 		Jobs: &work.Records{Kept: r.parts.books.Records, Refusal: refusal}}
 	if m := r.parts.member; m != nil {
@@ -205,6 +217,7 @@ func (r *relay) adminOptions() admin.Options {
 		c := &clusterOperator{node: m, conns: r.parts.conns, copies: func() int { return r.conf().cluster.Spool.Copies }}
 		o.Cluster, o.Nodes, o.Peers, o.Rescue = c, c, c, &controlPlane{m}
 		o.Ground = work.Ground{Node: m}
+		o.Traces.All = c.All
 		o.Configs = &shared.Cluster{Node: m, Self: op.node, Settings: r.clusterSettings, Operator: c, Refusal: refusal}
 	}
 	return o

@@ -13,6 +13,7 @@ import (
 	"github.com/clrelay/clrelay/cluster/fsm"
 	"github.com/clrelay/clrelay/cluster/pki"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/kept"
+	"github.com/clrelay/clrelay/cmd/clrelay/serve/observe"
 	"github.com/clrelay/clrelay/internal/config"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/spool"
@@ -65,7 +66,7 @@ func (r *relay) joinCluster() error {
 	if r.parts.member == nil {
 		return nil
 	}
-	return r.parts.member.Start(r.parts.spool, r.parts.queue)
+	return r.parts.member.Start(r.parts.spool, &observe.Traced{Runner: r.parts.queue, Traces: r.parts.traces.Log})
 }
 
 // placement is where the spool puts messages; nil on a single machine.

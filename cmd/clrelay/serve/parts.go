@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"path/filepath"
 	"sync/atomic"
@@ -13,10 +12,12 @@ import (
 	"github.com/clrelay/clrelay/cluster"
 	"github.com/clrelay/clrelay/cluster/pki"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/books"
+	"github.com/clrelay/clrelay/cmd/clrelay/serve/observe"
 	"github.com/clrelay/clrelay/delivery"
 	"github.com/clrelay/clrelay/delivery/queue"
 	"github.com/clrelay/clrelay/delivery/route"
 	"github.com/clrelay/clrelay/internal/admin"
+	"github.com/clrelay/clrelay/internal/admin/trace"
 	"github.com/clrelay/clrelay/internal/health"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/smtpd"
@@ -37,6 +38,7 @@ type parts struct {
 	ports    []port
 	admin    *admin.Server
 	books    *books.Books
+	traces   trace.Sources
 	identity *pki.Identity  // of the cluster; nil on a single machine
 	member   *cluster.Node  // likewise
 	conns    *cluster.Conns // likewise: of the admin API to the other nodes
@@ -142,7 +144,9 @@ func (r *relay) makeDelivery() error {
 	if err != nil {
 		return err
 	}
+	r.parts.traces.Tap = trace.NewTap()
 	r.parts.delivery = delivery.New(delivery.Options{
+		Tap:      r.parts.traces.Tap,
 		Hostname: string(r.conf().node.Hostname),
 		Resolver: r.makeResolver(),
 		Self:     r.conf().self(),
@@ -156,10 +160,11 @@ func (r *relay) makeDelivery() error {
 }
 
 func (r *relay) openSpool() error {
+	watch := &observe.Deliveries{Log: r.maillog, Metrics: r.metrics.Queue, Duplicates: &r.metrics.PossibleDuplicates}
 	o := queue.Options{
 		Router:    &r.routes,
 		Deliverer: r.parts.delivery,
-		Observer:  &deliveries{r.maillog, r.metrics.Queue, &r.metrics.PossibleDuplicates},
+		Observer:  watch,
 		Schedule:  r.conf().schedule(),
 		Mailboxes: r.conf().mailboxes(),
 		Hostname:  string(r.conf().node.Hostname),
@@ -183,6 +188,8 @@ func (r *relay) openSpool() error {
 		return err
 	}
 	r.parts.spool = sp
+	r.openTraces() // the spool must have found data_dir its own, or empty
+	watch.Traces = r.parts.traces.Log
 	r.tellDamage(rec.Damage)
 	r.log.Info("the spool is open", "messages", rec.Messages, "recipients", rec.Recipients,
 		"possible_duplicates", rec.PossibleDuplicates, "damage", len(rec.Damage), "took", rec.Duration.Round(time.Millisecond))
@@ -233,10 +240,11 @@ func (r *relay) startSMTP() error {
 	r.parts.smtp, err = smtpd.New(smtpd.Options{
 		Hostname: string(r.conf().node.Hostname),
 		Limits:   r.conf().limits(),
-		Acceptor: acceptor{r.parts.spool},
+		Acceptor: observe.Acceptor{Spool: r.parts.spool, Traces: r.parts.traces.Log},
 		Policy:   r.parts.policy,
 		Ready:    r.parts.ready,
-		Observer: &sessions{r.maillog, r.metrics.SMTP},
+		Observer: &observe.Sessions{Log: r.maillog, Traces: r.parts.traces.Log, Metrics: r.metrics.SMTP},
+		Tap:      r.parts.traces.Tap,
 		Log:      r.log,
 	})
 	if err != nil {
@@ -246,14 +254,6 @@ func (r *relay) startSMTP() error {
 		r.background("smtp "+p.Addr().String(), func() error { return r.parts.smtp.Serve(p.Listener, p.how) })
 	}
 	return nil
-}
-
-// acceptor is the spool's door as package smtpd wants it.
-type acceptor struct{ sp *spool.Spool }
-
-func (a acceptor) Accept(ctx context.Context, env *mail.Envelope, body io.Reader) error {
-	_, err := a.sp.Accept(ctx, env, body)
-	return err
 }
 
 // stop takes down what was started, in the reverse order. Each part ends
@@ -302,6 +302,7 @@ func (r *relay) stop() error {
 	if p.spool != nil {
 		errs = append(errs, p.spool.Close())
 	}
+	errs = append(errs, p.traces.Log.Close())
 	if p.agent != nil {
 		errs = append(errs, p.agent.Close())
 	}

@@ -265,6 +265,7 @@ func (r *relay) apply(s *settings) error {
 	r.routes.set(table)
 	r.parts.smtp.Reload(s.limits())
 	r.parts.queue.Configure(s.schedule(), s.mailboxes())
+	r.parts.traces.Log.Configure(s.traces())
 	for _, key := range later {
 		r.log.Warn("reload: this setting takes a restart", "setting", key)
 	}

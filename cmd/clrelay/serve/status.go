@@ -103,6 +103,8 @@ func (r *relay) sources(q *queue.Runner, sp *spool.Spool) metrics.Sources {
 		SpoolSize:       func() uint64 { return sp.Stats().Size },
 		Sessions:        r.sessions,
 		MaillogLost:     r.maillog.Lost,
+		TracesLost:      r.tracesLost,
+		TraceBytes:      r.parts.traces.Log.Size,
 		Ready:           func() bool { return r.notReady() == "" },
 		Version:         r.o.Version,
 	}

@@ -26,7 +26,7 @@ type HeadersRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Its ID.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// Why, for the log.
+	// Why, for the audit log. It is needed.
 	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	// The node that is asked alone. Nodes ask each other so.
 	Local         bool `protobuf:"varint,3,opt,name=local,proto3" json:"local,omitempty"`
@@ -136,7 +136,7 @@ type BodyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Its ID.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// Why, for the log. It is needed.
+	// Why, for the audit log. It is needed.
 	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	// The node that is asked alone. Nodes ask each other so.
 	Local         bool `protobuf:"varint,3,opt,name=local,proto3" json:"local,omitempty"`

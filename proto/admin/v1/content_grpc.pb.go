@@ -28,7 +28,8 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // ContentService shows the content of messages that are in the queue. It is
-// for emergencies: mail is not the operator's. Each call is logged.
+// for emergencies: mail is not the operator's. Each call takes a reason and is
+// written down.
 type ContentServiceClient interface {
 	// Headers gives the header of a message, octet by octet, up to and with the
 	// empty line that ends it. Any other ID than that of a message in the queue
@@ -90,7 +91,8 @@ type ContentService_BodyClient = grpc.ServerStreamingClient[BodyResponse]
 // for forward compatibility.
 //
 // ContentService shows the content of messages that are in the queue. It is
-// for emergencies: mail is not the operator's. Each call is logged.
+// for emergencies: mail is not the operator's. Each call takes a reason and is
+// written down.
 type ContentServiceServer interface {
 	// Headers gives the header of a message, octet by octet, up to and with the
 	// empty line that ends it. Any other ID than that of a message in the queue
