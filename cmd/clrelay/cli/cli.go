@@ -26,6 +26,7 @@ import (
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/cluster"
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/jobs"
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/queue"
+	"github.com/clrelay/clrelay/cmd/clrelay/cli/trace"
 	"github.com/clrelay/clrelay/internal/cmdline"
 	"github.com/clrelay/clrelay/internal/config"
 )
@@ -71,6 +72,9 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 unreachable (a retry is
 safe), 5 denied, 6 conflict or guard refused, 7 partly done, 8 findings,
 78 bad configuration, 130 interrupted.`,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if a.cmdline.Format == trace.Raw && cmd.Annotations[trace.Raw] != "" {
+				return nil
+			}
 			if err := cmdline.CheckFormat(a.cmdline.Format); err != nil {
 				return &cmdline.UsageError{Command: cmd.CommandPath(), Err: err}
 			}
@@ -88,6 +92,12 @@ safe), 5 denied, 6 conflict or guard refused, 7 partly done, 8 findings,
 	root.AddCommand(queue.Commands(a.console(), a.with)...)
 	root.AddCommand(jobs.Commands(a.console(), a.with)...)
 	root.AddCommand(access.Commands(a.console(), a.with)...)
+	root.AddCommand(trace.Commands(a.console(), a.with)...)
+	for _, c := range root.Commands() {
+		if c.Name() == "message" {
+			c.AddCommand(trace.MessageCommands(a.console(), a.with)...)
+		}
+	}
 	return root
 }
 

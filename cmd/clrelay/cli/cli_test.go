@@ -69,6 +69,7 @@ func TestScripts(t *testing.T) {
 			if err := keepsAudits(env, &o, "ALONE"); err != nil {
 				return err
 			}
+			o.Traces, o.Content = traces(env), contents{}
 			srv := admin.New(o)
 			served := make(chan error, 1)
 			go func() { served <- srv.Serve(l) }()

@@ -139,6 +139,7 @@ func serveCluster(env *testscript.Env, fail func(error)) error {
 		if err := keepsAudits(env, &o, name); err != nil {
 			return err
 		}
+		o.Traces, o.Content = traces(env), contents{}
 		srv := admin.New(o)
 		gs := grpc.NewServer(grpc.Creds(credentials.NewTLS(node.Server("h2"))), grpc.UnaryInterceptor(srv.Unary()), grpc.StreamInterceptor(srv.Stream()))
 		srv.Register(gs)
