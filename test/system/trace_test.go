@@ -272,6 +272,9 @@ func contentOf(t *testing.T, f *fleet, id, content string) {
 	if log := fullLog(t, f.Nodes[2]); !strings.Contains(log, "INC-4411 test") || !strings.Contains(log, id) {
 		t.Error("the log does not say who read it and why")
 	}
+	if text := cli(t, f.Nodes[1], 0, "audit", "list", "-o", "jsonl"); !strings.Contains(text, "ContentService/Body") || !strings.Contains(text, "INC-4411 test") {
+		t.Errorf("the audit log does not say who read it and why: %s", text)
+	}
 }
 
 // checkDialogues looks at what was heard: said by a client, out to the next
