@@ -65,6 +65,7 @@ func AccessTo(method string) Access {
 	case "/admin.v1.NodeService/Remove",
 		"/admin.v1.ClusterService/TransferLeader",
 		"/admin.v1.ConfigService/Apply",
+		"/admin.v1.ConfigService/Confirm",
 		"/admin.v1.RescueService/WriteOff":
 		return roles.Administers
 	case "/admin.v1.ContentService/Headers", "/admin.v1.ContentService/Body":

@@ -39,8 +39,9 @@ type Options struct {
 	Content  content.Store
 	Traces   trace.Sources
 	Peers    Peers
-	Jobs     jobs.Records // nil: there are none
-	Ground   jobs.Ground  // nil on a single machine
+	Jobs     jobs.Records    // nil: there are none
+	Trials   configs.Records // nil: there are none
+	Ground   jobs.Ground     // nil on a single machine
 	Log      *slog.Logger
 	Metrics  *metrics.Node
 	Now      func() time.Time // time.Now when nil
@@ -60,6 +61,7 @@ type Server struct {
 	queue  *queueService
 	jobs   *jobs.Service
 	driver *jobs.Driver
+	trials *configs.Probation
 	ctx    context.Context // ends when Shutdown begins
 	end    context.CancelFunc
 	grpc   *grpc.Server
@@ -88,6 +90,9 @@ func New(o Options) *Server {
 		Node: o.Name, Queue: s.queue, Fleet: fleet.Fleet{Peers: o.Peers}, Ground: o.Ground, Records: o.Jobs,
 		Caller: func(ctx context.Context) string { return g.bindings.Of(ctx).Text }, Log: o.Log, Now: o.Now,
 	})
+	if o.Trials != nil && o.Ground != nil {
+		s.trials = &configs.Probation{Plane: o.Configs, Records: o.Trials, Leads: o.Ground.Leads, Now: o.Now, Log: o.Log}
+	}
 	s.Register(s.grpc)
 	reflection.Register(s.grpc)
 	return s
@@ -110,7 +115,7 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	adminv1.RegisterNodeServiceServer(r, node)
 	adminv1.RegisterClusterServiceServer(r, &clusterService{cluster: o.Cluster, node: o.Node, queue: o.Queue, fleet: f})
 	adminv1.RegisterConfigServiceServer(r, &configs.Service{
-		Plane: o.Configs, Caller: func(ctx context.Context) string { return s.gate.bindings.Of(ctx).Text }, Self: node.Status,
+		Plane: o.Configs, Probation: s.trials, Caller: func(ctx context.Context) string { return s.gate.bindings.Of(ctx).Text }, Self: node.Status,
 	})
 	adminv1.RegisterRescueServiceServer(r, &rescue.Service{Plane: o.Rescue})
 	adminv1.RegisterAuditServiceServer(r, &audit.Service{Log: o.Audit, Node: o.Name, Fleet: f})
@@ -130,6 +135,9 @@ func (s *Server) Stream() grpc.StreamServerInterceptor { return s.gate.sharedStr
 func (s *Server) Serve(l net.Listener) error {
 	if s.o.Jobs != nil {
 		go s.driver.Run(s.ctx)
+	}
+	if s.trials != nil {
+		go s.trials.Run(s.ctx)
 	}
 	return s.grpc.Serve(l)
 }

@@ -211,7 +211,7 @@ func (r *relay) adminOptions() admin.Options {
 	op := &operator{node: string(r.conf().node.Name), queue: r.parts.queue}
 	o := admin.Options{Queue: op, Messages: op, Node: r, Content: &observe.Contents{Spool: r.parts.spool}, Traces: r.parts.traces, Configs: shared.OwnFile(func() []byte { return r.conf().cluster.Text }), Log: r.log, Metrics: r.metrics.Node,
 		Name: op.node, Bindings: r.bindings, Audit: r.parts.books.Log, Recorder: r.parts.books.Recorder,
-		Jobs: &work.Records{Kept: r.parts.books.Records, Refusal: refusal}}
+		Jobs: &work.Records{Kept: r.parts.books.Records, Refusal: refusal}, Trials: &work.Records{Kept: r.parts.books.Records, Refusal: refusal}}
 	if m := r.parts.member; m != nil {
 		r.parts.conns = m.Conns()
 		c := &clusterOperator{node: m, conns: r.parts.conns, copies: func() int { return r.conf().cluster.Spool.Copies }}

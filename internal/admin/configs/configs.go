@@ -75,6 +75,8 @@ var (
 type Service struct {
 	adminv1.UnimplementedConfigServiceServer
 	Plane Plane
+	// Probation is nil where no version can be on it.
+	Probation *Probation
 	// Caller names who calls, for the record.
 	Caller func(ctx context.Context) string
 	// Self tells how this node does.
@@ -104,9 +106,29 @@ func (s *Service) Get(ctx context.Context, req *adminv1.ConfigServiceGetRequest)
 	if err != nil {
 		return nil, failure(err)
 	}
-	return &adminv1.ConfigServiceGetResponse{
+	out := &adminv1.ConfigServiceGetResponse{
 		Version: v.Number, Text: v.Text, Author: text(v.Author), Reason: text(v.Reason), Applied: stamp(v.Applied),
-	}, nil
+	}
+	if s.Probation != nil {
+		if now, _ := s.Probation.get(); now.of(&v) {
+			out.Probation = now.ConfigProbation
+		}
+	}
+	return out, nil
+}
+
+// Confirm is of adminv1.ConfigServiceServer.
+func (s *Service) Confirm(ctx context.Context, req *adminv1.ConfigServiceConfirmRequest) (*adminv1.ConfigServiceConfirmResponse, error) {
+	if s.Plane == nil {
+		return nil, failure(ErrAlone)
+	}
+	ctx, cancel := context.WithTimeout(ctx, decideWait)
+	defer cancel()
+	version, err := s.Probation.confirm(ctx, req.GetVersion())
+	if err != nil {
+		return nil, failure(err)
+	}
+	return &adminv1.ConfigServiceConfirmResponse{Version: version}, nil
 }
 
 // History is of adminv1.ConfigServiceServer.
@@ -138,10 +160,14 @@ func (s *Service) Apply(ctx context.Context, req *adminv1.ConfigServiceApplyRequ
 	}
 	ctx, cancel := context.WithTimeout(ctx, decideWait)
 	defer cancel()
-	version, err := s.Plane.Apply(ctx, Change{
-		Text: req.GetText(), IfVersion: req.GetIfVersion(), Author: s.Caller(ctx), Reason: req.GetReason(), DryRun: req.GetDryRun(),
-	})
-	if err != nil {
+	c := Change{Text: req.GetText(), IfVersion: req.GetIfVersion(), Author: s.Caller(ctx), Reason: req.GetReason(), DryRun: req.GetDryRun()}
+	if req.GetProbation() != nil && !req.GetDryRun() {
+		if err := s.Probation.begin(ctx, &c, req.GetProbation().AsDuration()); err != nil {
+			return nil, failure(err)
+		}
+	}
+	version, err := s.Plane.Apply(ctx, c)
+	if err != nil { // what is on probation then is no version's text, and Probation sees that
 		return nil, failure(err)
 	}
 	return &adminv1.ConfigServiceApplyResponse{Version: version}, nil

@@ -9,6 +9,7 @@ package adminv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -552,7 +553,9 @@ type ConfigServiceGetResponse struct {
 	// Why.
 	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
 	// When.
-	Applied       *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=applied,proto3" json:"applied,omitempty"`
+	Applied *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=applied,proto3" json:"applied,omitempty"`
+	// The newest version is on probation; left out where it is not.
+	Probation     *ConfigProbation `protobuf:"bytes,6,opt,name=probation,proto3" json:"probation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -622,6 +625,187 @@ func (x *ConfigServiceGetResponse) GetApplied() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *ConfigServiceGetResponse) GetProbation() *ConfigProbation {
+	if x != nil {
+		return x.Probation
+	}
+	return nil
+}
+
+// ConfigProbation is a version that does not stay unless it is confirmed.
+type ConfigProbation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The version.
+	Version uint64 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	// The one whose text comes back.
+	Previous uint64 `protobuf:"varint,2,opt,name=previous,proto3" json:"previous,omitempty"`
+	// When it does.
+	Until *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=until,proto3" json:"until,omitempty"`
+	// Who applied it.
+	Author string `protobuf:"bytes,4,opt,name=author,proto3" json:"author,omitempty"`
+	// SHA-256 of its text.
+	Sha256        []byte `protobuf:"bytes,5,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigProbation) Reset() {
+	*x = ConfigProbation{}
+	mi := &file_admin_v1_cluster_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigProbation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigProbation) ProtoMessage() {}
+
+func (x *ConfigProbation) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_cluster_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigProbation.ProtoReflect.Descriptor instead.
+func (*ConfigProbation) Descriptor() ([]byte, []int) {
+	return file_admin_v1_cluster_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ConfigProbation) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *ConfigProbation) GetPrevious() uint64 {
+	if x != nil {
+		return x.Previous
+	}
+	return 0
+}
+
+func (x *ConfigProbation) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+func (x *ConfigProbation) GetAuthor() string {
+	if x != nil {
+		return x.Author
+	}
+	return ""
+}
+
+func (x *ConfigProbation) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
+// ConfigServiceConfirmRequest names the version that is to stay.
+type ConfigServiceConfirmRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its number; 0 stands for the one that is on probation.
+	Version       uint64 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigServiceConfirmRequest) Reset() {
+	*x = ConfigServiceConfirmRequest{}
+	mi := &file_admin_v1_cluster_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigServiceConfirmRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigServiceConfirmRequest) ProtoMessage() {}
+
+func (x *ConfigServiceConfirmRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_cluster_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigServiceConfirmRequest.ProtoReflect.Descriptor instead.
+func (*ConfigServiceConfirmRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_cluster_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ConfigServiceConfirmRequest) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+// ConfigServiceConfirmResponse says which stays.
+type ConfigServiceConfirmResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its number.
+	Version       uint64 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigServiceConfirmResponse) Reset() {
+	*x = ConfigServiceConfirmResponse{}
+	mi := &file_admin_v1_cluster_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigServiceConfirmResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigServiceConfirmResponse) ProtoMessage() {}
+
+func (x *ConfigServiceConfirmResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_cluster_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigServiceConfirmResponse.ProtoReflect.Descriptor instead.
+func (*ConfigServiceConfirmResponse) Descriptor() ([]byte, []int) {
+	return file_admin_v1_cluster_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ConfigServiceConfirmResponse) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
 // ConfigServiceHistoryRequest asks for all versions that are kept.
 type ConfigServiceHistoryRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -631,7 +815,7 @@ type ConfigServiceHistoryRequest struct {
 
 func (x *ConfigServiceHistoryRequest) Reset() {
 	*x = ConfigServiceHistoryRequest{}
-	mi := &file_admin_v1_cluster_proto_msgTypes[7]
+	mi := &file_admin_v1_cluster_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -643,7 +827,7 @@ func (x *ConfigServiceHistoryRequest) String() string {
 func (*ConfigServiceHistoryRequest) ProtoMessage() {}
 
 func (x *ConfigServiceHistoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_cluster_proto_msgTypes[7]
+	mi := &file_admin_v1_cluster_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -656,7 +840,7 @@ func (x *ConfigServiceHistoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigServiceHistoryRequest.ProtoReflect.Descriptor instead.
 func (*ConfigServiceHistoryRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_cluster_proto_rawDescGZIP(), []int{7}
+	return file_admin_v1_cluster_proto_rawDescGZIP(), []int{10}
 }
 
 // ConfigServiceHistoryResponse lists versions.
@@ -670,7 +854,7 @@ type ConfigServiceHistoryResponse struct {
 
 func (x *ConfigServiceHistoryResponse) Reset() {
 	*x = ConfigServiceHistoryResponse{}
-	mi := &file_admin_v1_cluster_proto_msgTypes[8]
+	mi := &file_admin_v1_cluster_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -682,7 +866,7 @@ func (x *ConfigServiceHistoryResponse) String() string {
 func (*ConfigServiceHistoryResponse) ProtoMessage() {}
 
 func (x *ConfigServiceHistoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_cluster_proto_msgTypes[8]
+	mi := &file_admin_v1_cluster_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -695,7 +879,7 @@ func (x *ConfigServiceHistoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigServiceHistoryResponse.ProtoReflect.Descriptor instead.
 func (*ConfigServiceHistoryResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_cluster_proto_rawDescGZIP(), []int{8}
+	return file_admin_v1_cluster_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ConfigServiceHistoryResponse) GetVersions() []*ConfigVersion {
@@ -724,7 +908,7 @@ type ConfigVersion struct {
 
 func (x *ConfigVersion) Reset() {
 	*x = ConfigVersion{}
-	mi := &file_admin_v1_cluster_proto_msgTypes[9]
+	mi := &file_admin_v1_cluster_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -736,7 +920,7 @@ func (x *ConfigVersion) String() string {
 func (*ConfigVersion) ProtoMessage() {}
 
 func (x *ConfigVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_cluster_proto_msgTypes[9]
+	mi := &file_admin_v1_cluster_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -749,7 +933,7 @@ func (x *ConfigVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigVersion.ProtoReflect.Descriptor instead.
 func (*ConfigVersion) Descriptor() ([]byte, []int) {
-	return file_admin_v1_cluster_proto_rawDescGZIP(), []int{9}
+	return file_admin_v1_cluster_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ConfigVersion) GetVersion() uint64 {
@@ -797,14 +981,17 @@ type ConfigServiceApplyRequest struct {
 	// Why, for the record.
 	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
 	// Check all that can be checked, and change nothing.
-	DryRun        bool `protobuf:"varint,4,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	DryRun bool `protobuf:"varint,4,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// The text of the version that it replaces comes back after this time unless
+	// Confirm is called before; left out, it stays. It takes if_version.
+	Probation     *durationpb.Duration `protobuf:"bytes,5,opt,name=probation,proto3" json:"probation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ConfigServiceApplyRequest) Reset() {
 	*x = ConfigServiceApplyRequest{}
-	mi := &file_admin_v1_cluster_proto_msgTypes[10]
+	mi := &file_admin_v1_cluster_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -816,7 +1003,7 @@ func (x *ConfigServiceApplyRequest) String() string {
 func (*ConfigServiceApplyRequest) ProtoMessage() {}
 
 func (x *ConfigServiceApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_cluster_proto_msgTypes[10]
+	mi := &file_admin_v1_cluster_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -829,7 +1016,7 @@ func (x *ConfigServiceApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigServiceApplyRequest.ProtoReflect.Descriptor instead.
 func (*ConfigServiceApplyRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_cluster_proto_rawDescGZIP(), []int{10}
+	return file_admin_v1_cluster_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ConfigServiceApplyRequest) GetText() []byte {
@@ -860,6 +1047,13 @@ func (x *ConfigServiceApplyRequest) GetDryRun() bool {
 	return false
 }
 
+func (x *ConfigServiceApplyRequest) GetProbation() *durationpb.Duration {
+	if x != nil {
+		return x.Probation
+	}
+	return nil
+}
+
 // ConfigServiceApplyResponse says what became of it.
 type ConfigServiceApplyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -871,7 +1065,7 @@ type ConfigServiceApplyResponse struct {
 
 func (x *ConfigServiceApplyResponse) Reset() {
 	*x = ConfigServiceApplyResponse{}
-	mi := &file_admin_v1_cluster_proto_msgTypes[11]
+	mi := &file_admin_v1_cluster_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -883,7 +1077,7 @@ func (x *ConfigServiceApplyResponse) String() string {
 func (*ConfigServiceApplyResponse) ProtoMessage() {}
 
 func (x *ConfigServiceApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_cluster_proto_msgTypes[11]
+	mi := &file_admin_v1_cluster_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -896,7 +1090,7 @@ func (x *ConfigServiceApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigServiceApplyResponse.ProtoReflect.Descriptor instead.
 func (*ConfigServiceApplyResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_cluster_proto_rawDescGZIP(), []int{11}
+	return file_admin_v1_cluster_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ConfigServiceApplyResponse) GetVersion() uint64 {
@@ -915,7 +1109,7 @@ type ConfigServiceNodesRequest struct {
 
 func (x *ConfigServiceNodesRequest) Reset() {
 	*x = ConfigServiceNodesRequest{}
-	mi := &file_admin_v1_cluster_proto_msgTypes[12]
+	mi := &file_admin_v1_cluster_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -927,7 +1121,7 @@ func (x *ConfigServiceNodesRequest) String() string {
 func (*ConfigServiceNodesRequest) ProtoMessage() {}
 
 func (x *ConfigServiceNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_cluster_proto_msgTypes[12]
+	mi := &file_admin_v1_cluster_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -940,7 +1134,7 @@ func (x *ConfigServiceNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigServiceNodesRequest.ProtoReflect.Descriptor instead.
 func (*ConfigServiceNodesRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_cluster_proto_rawDescGZIP(), []int{12}
+	return file_admin_v1_cluster_proto_rawDescGZIP(), []int{15}
 }
 
 // ConfigServiceNodesResponse lists nodes.
@@ -954,7 +1148,7 @@ type ConfigServiceNodesResponse struct {
 
 func (x *ConfigServiceNodesResponse) Reset() {
 	*x = ConfigServiceNodesResponse{}
-	mi := &file_admin_v1_cluster_proto_msgTypes[13]
+	mi := &file_admin_v1_cluster_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -966,7 +1160,7 @@ func (x *ConfigServiceNodesResponse) String() string {
 func (*ConfigServiceNodesResponse) ProtoMessage() {}
 
 func (x *ConfigServiceNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_cluster_proto_msgTypes[13]
+	mi := &file_admin_v1_cluster_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -979,7 +1173,7 @@ func (x *ConfigServiceNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigServiceNodesResponse.ProtoReflect.Descriptor instead.
 func (*ConfigServiceNodesResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_cluster_proto_rawDescGZIP(), []int{13}
+	return file_admin_v1_cluster_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ConfigServiceNodesResponse) GetNodes() []*ConfigNode {
@@ -1009,7 +1203,7 @@ type ConfigNode struct {
 
 func (x *ConfigNode) Reset() {
 	*x = ConfigNode{}
-	mi := &file_admin_v1_cluster_proto_msgTypes[14]
+	mi := &file_admin_v1_cluster_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1021,7 +1215,7 @@ func (x *ConfigNode) String() string {
 func (*ConfigNode) ProtoMessage() {}
 
 func (x *ConfigNode) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_cluster_proto_msgTypes[14]
+	mi := &file_admin_v1_cluster_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1034,7 +1228,7 @@ func (x *ConfigNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigNode.ProtoReflect.Descriptor instead.
 func (*ConfigNode) Descriptor() ([]byte, []int) {
-	return file_admin_v1_cluster_proto_rawDescGZIP(), []int{14}
+	return file_admin_v1_cluster_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ConfigNode) GetName() string {
@@ -1076,7 +1270,7 @@ var File_admin_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_admin_v1_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\x16admin/v1/cluster.proto\x12\badmin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x1d\n" +
+	"\x16admin/v1/cluster.proto\x12\badmin.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x1d\n" +
 	"\x1bClusterServiceStatusRequest\"\xd5\x02\n" +
 	"\x1cClusterServiceStatusResponse\x12\x16\n" +
 	"\x06leader\x18\x01 \x01(\tR\x06leader\x12\x12\n" +
@@ -1110,13 +1304,24 @@ const file_admin_v1_cluster_proto_rawDesc = "" +
 	"\x16TransferLeaderResponse\x12\x16\n" +
 	"\x06leader\x18\x01 \x01(\tR\x06leader\"3\n" +
 	"\x17ConfigServiceGetRequest\x12\x18\n" +
-	"\aversion\x18\x01 \x01(\x04R\aversion\"\xae\x01\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\"\xe7\x01\n" +
 	"\x18ConfigServiceGetResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\fR\x04text\x12\x16\n" +
 	"\x06author\x18\x03 \x01(\tR\x06author\x12\x16\n" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x124\n" +
-	"\aapplied\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\aapplied\"\x1d\n" +
+	"\aapplied\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\aapplied\x127\n" +
+	"\tprobation\x18\x06 \x01(\v2\x19.admin.v1.ConfigProbationR\tprobation\"\xa9\x01\n" +
+	"\x0fConfigProbation\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x1a\n" +
+	"\bprevious\x18\x02 \x01(\x04R\bprevious\x120\n" +
+	"\x05until\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x16\n" +
+	"\x06author\x18\x04 \x01(\tR\x06author\x12\x16\n" +
+	"\x06sha256\x18\x05 \x01(\fR\x06sha256\"7\n" +
+	"\x1bConfigServiceConfirmRequest\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\"8\n" +
+	"\x1cConfigServiceConfirmResponse\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\"\x1d\n" +
 	"\x1bConfigServiceHistoryRequest\"S\n" +
 	"\x1cConfigServiceHistoryResponse\x123\n" +
 	"\bversions\x18\x01 \x03(\v2\x17.admin.v1.ConfigVersionR\bversions\"\xa3\x01\n" +
@@ -1125,13 +1330,14 @@ const file_admin_v1_cluster_proto_rawDesc = "" +
 	"\aapplied\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aapplied\x12\x16\n" +
 	"\x06author\x18\x03 \x01(\tR\x06author\x12\x16\n" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x12\n" +
-	"\x04size\x18\x05 \x01(\x03R\x04size\"\x7f\n" +
+	"\x04size\x18\x05 \x01(\x03R\x04size\"\xb8\x01\n" +
 	"\x19ConfigServiceApplyRequest\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\fR\x04text\x12\x1d\n" +
 	"\n" +
 	"if_version\x18\x02 \x01(\x04R\tifVersion\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x17\n" +
-	"\adry_run\x18\x04 \x01(\bR\x06dryRun\"6\n" +
+	"\adry_run\x18\x04 \x01(\bR\x06dryRun\x127\n" +
+	"\tprobation\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\tprobation\"6\n" +
 	"\x1aConfigServiceApplyResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\"\x1b\n" +
 	"\x19ConfigServiceNodesRequest\"H\n" +
@@ -1156,12 +1362,13 @@ const file_admin_v1_cluster_proto_rawDesc = "" +
 	"\x0fNODE_STATE_LEFT\x10\x062\xbe\x01\n" +
 	"\x0eClusterService\x12W\n" +
 	"\x06Status\x12%.admin.v1.ClusterServiceStatusRequest\x1a&.admin.v1.ClusterServiceStatusResponse\x12S\n" +
-	"\x0eTransferLeader\x12\x1f.admin.v1.TransferLeaderRequest\x1a .admin.v1.TransferLeaderResponse2\xdf\x02\n" +
+	"\x0eTransferLeader\x12\x1f.admin.v1.TransferLeaderRequest\x1a .admin.v1.TransferLeaderResponse2\xb9\x03\n" +
 	"\rConfigService\x12L\n" +
 	"\x03Get\x12!.admin.v1.ConfigServiceGetRequest\x1a\".admin.v1.ConfigServiceGetResponse\x12X\n" +
 	"\aHistory\x12%.admin.v1.ConfigServiceHistoryRequest\x1a&.admin.v1.ConfigServiceHistoryResponse\x12R\n" +
 	"\x05Apply\x12#.admin.v1.ConfigServiceApplyRequest\x1a$.admin.v1.ConfigServiceApplyResponse\x12R\n" +
-	"\x05Nodes\x12#.admin.v1.ConfigServiceNodesRequest\x1a$.admin.v1.ConfigServiceNodesResponseB3Z1github.com/clrelay/clrelay/proto/admin/v1;adminv1b\x06proto3"
+	"\x05Nodes\x12#.admin.v1.ConfigServiceNodesRequest\x1a$.admin.v1.ConfigServiceNodesResponse\x12X\n" +
+	"\aConfirm\x12%.admin.v1.ConfigServiceConfirmRequest\x1a&.admin.v1.ConfigServiceConfirmResponseB3Z1github.com/clrelay/clrelay/proto/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_admin_v1_cluster_proto_rawDescOnce sync.Once
@@ -1176,7 +1383,7 @@ func file_admin_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_admin_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_admin_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_admin_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_admin_v1_cluster_proto_goTypes = []any{
 	(NodeState)(0),                       // 0: admin.v1.NodeState
 	(*ClusterServiceStatusRequest)(nil),  // 1: admin.v1.ClusterServiceStatusRequest
@@ -1186,41 +1393,50 @@ var file_admin_v1_cluster_proto_goTypes = []any{
 	(*TransferLeaderResponse)(nil),       // 5: admin.v1.TransferLeaderResponse
 	(*ConfigServiceGetRequest)(nil),      // 6: admin.v1.ConfigServiceGetRequest
 	(*ConfigServiceGetResponse)(nil),     // 7: admin.v1.ConfigServiceGetResponse
-	(*ConfigServiceHistoryRequest)(nil),  // 8: admin.v1.ConfigServiceHistoryRequest
-	(*ConfigServiceHistoryResponse)(nil), // 9: admin.v1.ConfigServiceHistoryResponse
-	(*ConfigVersion)(nil),                // 10: admin.v1.ConfigVersion
-	(*ConfigServiceApplyRequest)(nil),    // 11: admin.v1.ConfigServiceApplyRequest
-	(*ConfigServiceApplyResponse)(nil),   // 12: admin.v1.ConfigServiceApplyResponse
-	(*ConfigServiceNodesRequest)(nil),    // 13: admin.v1.ConfigServiceNodesRequest
-	(*ConfigServiceNodesResponse)(nil),   // 14: admin.v1.ConfigServiceNodesResponse
-	(*ConfigNode)(nil),                   // 15: admin.v1.ConfigNode
-	(*timestamppb.Timestamp)(nil),        // 16: google.protobuf.Timestamp
+	(*ConfigProbation)(nil),              // 8: admin.v1.ConfigProbation
+	(*ConfigServiceConfirmRequest)(nil),  // 9: admin.v1.ConfigServiceConfirmRequest
+	(*ConfigServiceConfirmResponse)(nil), // 10: admin.v1.ConfigServiceConfirmResponse
+	(*ConfigServiceHistoryRequest)(nil),  // 11: admin.v1.ConfigServiceHistoryRequest
+	(*ConfigServiceHistoryResponse)(nil), // 12: admin.v1.ConfigServiceHistoryResponse
+	(*ConfigVersion)(nil),                // 13: admin.v1.ConfigVersion
+	(*ConfigServiceApplyRequest)(nil),    // 14: admin.v1.ConfigServiceApplyRequest
+	(*ConfigServiceApplyResponse)(nil),   // 15: admin.v1.ConfigServiceApplyResponse
+	(*ConfigServiceNodesRequest)(nil),    // 16: admin.v1.ConfigServiceNodesRequest
+	(*ConfigServiceNodesResponse)(nil),   // 17: admin.v1.ConfigServiceNodesResponse
+	(*ConfigNode)(nil),                   // 18: admin.v1.ConfigNode
+	(*timestamppb.Timestamp)(nil),        // 19: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),          // 20: google.protobuf.Duration
 }
 var file_admin_v1_cluster_proto_depIdxs = []int32{
 	3,  // 0: admin.v1.ClusterServiceStatusResponse.nodes:type_name -> admin.v1.ClusterNode
 	0,  // 1: admin.v1.ClusterNode.state:type_name -> admin.v1.NodeState
-	16, // 2: admin.v1.ConfigServiceGetResponse.applied:type_name -> google.protobuf.Timestamp
-	10, // 3: admin.v1.ConfigServiceHistoryResponse.versions:type_name -> admin.v1.ConfigVersion
-	16, // 4: admin.v1.ConfigVersion.applied:type_name -> google.protobuf.Timestamp
-	15, // 5: admin.v1.ConfigServiceNodesResponse.nodes:type_name -> admin.v1.ConfigNode
-	0,  // 6: admin.v1.ConfigNode.state:type_name -> admin.v1.NodeState
-	1,  // 7: admin.v1.ClusterService.Status:input_type -> admin.v1.ClusterServiceStatusRequest
-	4,  // 8: admin.v1.ClusterService.TransferLeader:input_type -> admin.v1.TransferLeaderRequest
-	6,  // 9: admin.v1.ConfigService.Get:input_type -> admin.v1.ConfigServiceGetRequest
-	8,  // 10: admin.v1.ConfigService.History:input_type -> admin.v1.ConfigServiceHistoryRequest
-	11, // 11: admin.v1.ConfigService.Apply:input_type -> admin.v1.ConfigServiceApplyRequest
-	13, // 12: admin.v1.ConfigService.Nodes:input_type -> admin.v1.ConfigServiceNodesRequest
-	2,  // 13: admin.v1.ClusterService.Status:output_type -> admin.v1.ClusterServiceStatusResponse
-	5,  // 14: admin.v1.ClusterService.TransferLeader:output_type -> admin.v1.TransferLeaderResponse
-	7,  // 15: admin.v1.ConfigService.Get:output_type -> admin.v1.ConfigServiceGetResponse
-	9,  // 16: admin.v1.ConfigService.History:output_type -> admin.v1.ConfigServiceHistoryResponse
-	12, // 17: admin.v1.ConfigService.Apply:output_type -> admin.v1.ConfigServiceApplyResponse
-	14, // 18: admin.v1.ConfigService.Nodes:output_type -> admin.v1.ConfigServiceNodesResponse
-	13, // [13:19] is the sub-list for method output_type
-	7,  // [7:13] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	19, // 2: admin.v1.ConfigServiceGetResponse.applied:type_name -> google.protobuf.Timestamp
+	8,  // 3: admin.v1.ConfigServiceGetResponse.probation:type_name -> admin.v1.ConfigProbation
+	19, // 4: admin.v1.ConfigProbation.until:type_name -> google.protobuf.Timestamp
+	13, // 5: admin.v1.ConfigServiceHistoryResponse.versions:type_name -> admin.v1.ConfigVersion
+	19, // 6: admin.v1.ConfigVersion.applied:type_name -> google.protobuf.Timestamp
+	20, // 7: admin.v1.ConfigServiceApplyRequest.probation:type_name -> google.protobuf.Duration
+	18, // 8: admin.v1.ConfigServiceNodesResponse.nodes:type_name -> admin.v1.ConfigNode
+	0,  // 9: admin.v1.ConfigNode.state:type_name -> admin.v1.NodeState
+	1,  // 10: admin.v1.ClusterService.Status:input_type -> admin.v1.ClusterServiceStatusRequest
+	4,  // 11: admin.v1.ClusterService.TransferLeader:input_type -> admin.v1.TransferLeaderRequest
+	6,  // 12: admin.v1.ConfigService.Get:input_type -> admin.v1.ConfigServiceGetRequest
+	11, // 13: admin.v1.ConfigService.History:input_type -> admin.v1.ConfigServiceHistoryRequest
+	14, // 14: admin.v1.ConfigService.Apply:input_type -> admin.v1.ConfigServiceApplyRequest
+	16, // 15: admin.v1.ConfigService.Nodes:input_type -> admin.v1.ConfigServiceNodesRequest
+	9,  // 16: admin.v1.ConfigService.Confirm:input_type -> admin.v1.ConfigServiceConfirmRequest
+	2,  // 17: admin.v1.ClusterService.Status:output_type -> admin.v1.ClusterServiceStatusResponse
+	5,  // 18: admin.v1.ClusterService.TransferLeader:output_type -> admin.v1.TransferLeaderResponse
+	7,  // 19: admin.v1.ConfigService.Get:output_type -> admin.v1.ConfigServiceGetResponse
+	12, // 20: admin.v1.ConfigService.History:output_type -> admin.v1.ConfigServiceHistoryResponse
+	15, // 21: admin.v1.ConfigService.Apply:output_type -> admin.v1.ConfigServiceApplyResponse
+	17, // 22: admin.v1.ConfigService.Nodes:output_type -> admin.v1.ConfigServiceNodesResponse
+	10, // 23: admin.v1.ConfigService.Confirm:output_type -> admin.v1.ConfigServiceConfirmResponse
+	17, // [17:24] is the sub-list for method output_type
+	10, // [10:17] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_admin_v1_cluster_proto_init() }
@@ -1229,14 +1445,14 @@ func file_admin_v1_cluster_proto_init() {
 		return
 	}
 	file_admin_v1_cluster_proto_msgTypes[2].OneofWrappers = []any{}
-	file_admin_v1_cluster_proto_msgTypes[14].OneofWrappers = []any{}
+	file_admin_v1_cluster_proto_msgTypes[17].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_v1_cluster_proto_rawDesc), len(file_admin_v1_cluster_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   15,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

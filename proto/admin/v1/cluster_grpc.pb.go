@@ -175,6 +175,7 @@ const (
 	ConfigService_History_FullMethodName = "/admin.v1.ConfigService/History"
 	ConfigService_Apply_FullMethodName   = "/admin.v1.ConfigService/Apply"
 	ConfigService_Nodes_FullMethodName   = "/admin.v1.ConfigService/Nodes"
+	ConfigService_Confirm_FullMethodName = "/admin.v1.ConfigService/Confirm"
 )
 
 // ConfigServiceClient is the client API for ConfigService service.
@@ -196,6 +197,9 @@ type ConfigServiceClient interface {
 	// Nodes asks every node that belongs to the cluster which version is in
 	// force there.
 	Nodes(ctx context.Context, in *ConfigServiceNodesRequest, opts ...grpc.CallOption) (*ConfigServiceNodesResponse, error)
+	// Confirm ends the probation of the newest version: it stays. It fails with
+	// NOT_FOUND where none is on probation.
+	Confirm(ctx context.Context, in *ConfigServiceConfirmRequest, opts ...grpc.CallOption) (*ConfigServiceConfirmResponse, error)
 }
 
 type configServiceClient struct {
@@ -246,6 +250,16 @@ func (c *configServiceClient) Nodes(ctx context.Context, in *ConfigServiceNodesR
 	return out, nil
 }
 
+func (c *configServiceClient) Confirm(ctx context.Context, in *ConfigServiceConfirmRequest, opts ...grpc.CallOption) (*ConfigServiceConfirmResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ConfigServiceConfirmResponse)
+	err := c.cc.Invoke(ctx, ConfigService_Confirm_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ConfigServiceServer is the server API for ConfigService service.
 // All implementations must embed UnimplementedConfigServiceServer
 // for forward compatibility.
@@ -265,6 +279,9 @@ type ConfigServiceServer interface {
 	// Nodes asks every node that belongs to the cluster which version is in
 	// force there.
 	Nodes(context.Context, *ConfigServiceNodesRequest) (*ConfigServiceNodesResponse, error)
+	// Confirm ends the probation of the newest version: it stays. It fails with
+	// NOT_FOUND where none is on probation.
+	Confirm(context.Context, *ConfigServiceConfirmRequest) (*ConfigServiceConfirmResponse, error)
 	mustEmbedUnimplementedConfigServiceServer()
 }
 
@@ -286,6 +303,9 @@ func (UnimplementedConfigServiceServer) Apply(context.Context, *ConfigServiceApp
 }
 func (UnimplementedConfigServiceServer) Nodes(context.Context, *ConfigServiceNodesRequest) (*ConfigServiceNodesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Nodes not implemented")
+}
+func (UnimplementedConfigServiceServer) Confirm(context.Context, *ConfigServiceConfirmRequest) (*ConfigServiceConfirmResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Confirm not implemented")
 }
 func (UnimplementedConfigServiceServer) mustEmbedUnimplementedConfigServiceServer() {}
 func (UnimplementedConfigServiceServer) testEmbeddedByValue()                       {}
@@ -380,6 +400,24 @@ func _ConfigService_Nodes_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ConfigService_Confirm_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ConfigServiceConfirmRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ConfigServiceServer).Confirm(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ConfigService_Confirm_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ConfigServiceServer).Confirm(ctx, req.(*ConfigServiceConfirmRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ConfigService_ServiceDesc is the grpc.ServiceDesc for ConfigService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -402,6 +440,10 @@ var ConfigService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Nodes",
 			Handler:    _ConfigService_Nodes_Handler,
+		},
+		{
+			MethodName: "Confirm",
+			Handler:    _ConfigService_Confirm_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/clrelay/clrelay/internal/cmdline"
 	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
@@ -32,6 +33,7 @@ type change struct {
 	reason    string
 	dryRun    bool
 	wait      time.Duration
+	probation time.Duration
 	confirm   func() error // asks once the differences are shown; may be nil
 }
 
@@ -39,17 +41,19 @@ type change struct {
 func (c *change) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&c.reason, "reason", "", "`why`, for the record")
+	f.DurationVar(&c.probation, "probation", 0, "bring the version before back after this `long`, such as 5m, unless \"config confirm\" is said before")
 	f.DurationVar(&c.wait, "wait", defaultWait, "how long nodes are waited for; 0 does not wait")
 }
 
 // applied is what a change prints.
 type applied struct {
-	Version     uint64   `json:"version"` // the newest
-	Changed     bool     `json:"changed"` // it is new
-	DryRun      bool     `json:"dry_run"`
-	Differences int      `json:"differences"`
-	Nodes       []node   `json:"nodes"`         // empty where none was waited for
-	Missing     []string `json:"missing_nodes"` // those of them that do not have it in force
+	Version     uint64     `json:"version"` // the newest
+	Changed     bool       `json:"changed"` // it is new
+	DryRun      bool       `json:"dry_run"`
+	Differences int        `json:"differences"`
+	Nodes       []node     `json:"nodes"`           // empty where none was waited for
+	Missing     []string   `json:"missing_nodes"`   // those of them that do not have it in force
+	Until       *time.Time `json:"probation_until"` // null where it stays
 }
 
 // node is how far a node has come.
@@ -135,6 +139,11 @@ func (a *verbs) apply(ctx context.Context, conn grpc.ClientConnInterface, c *cha
 		return err
 	}
 	out := &applied{Version: version, Changed: !dry, DryRun: c.dryRun, Differences: len(list), Nodes: []node{}, Missing: []string{}}
+	if out.Changed && c.probation > 0 {
+		until := a.Now().Add(c.probation).UTC().Truncate(time.Second)
+		out.Until = &until
+		a.Talk("Version %d is on probation: unless you say \"clrelay config confirm\" within %s, the version before comes back.", version, cmdline.Span(c.probation))
+	}
 	if !out.Changed || c.wait <= 0 {
 		return a.printApplied(out)
 	}
@@ -152,9 +161,11 @@ func (a *verbs) apply(ctx context.Context, conn grpc.ClientConnInterface, c *cha
 func propose(ctx context.Context, conn grpc.ClientConnInterface, c *change, dryRun bool) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	res, err := adminv1.NewConfigServiceClient(conn).Apply(ctx, &adminv1.ConfigServiceApplyRequest{
-		Text: c.text, IfVersion: c.ifVersion, Reason: c.reason, DryRun: dryRun,
-	})
+	req := &adminv1.ConfigServiceApplyRequest{Text: c.text, IfVersion: c.ifVersion, Reason: c.reason, DryRun: dryRun}
+	if c.probation != 0 {
+		req.Probation = durationpb.New(c.probation)
+	}
+	res, err := adminv1.NewConfigServiceClient(conn).Apply(ctx, req)
 	if status.Code(err) == codes.InvalidArgument {
 		err = cmdline.Exitf(cmdline.ExitConfig, "%s", status.Convert(err).Message())
 	}
@@ -336,4 +347,35 @@ func (a *verbs) rollback(ctx context.Context, conn grpc.ClientConnInterface, c *
 	c.text, c.reason = textOf(old), reason
 	a.Talk("# version %d would replace version %d", to, c.base.GetVersion())
 	return a.apply(ctx, conn, c)
+}
+
+func (a *verbs) confirmCommand() *cobra.Command {
+	var version uint64
+	cmd := &cobra.Command{
+		Use:   "confirm",
+		Short: "Let a version that is on probation stay",
+		Long: `Let the version stay that was applied with --probation. Without it the version
+before comes back when the time is over, as a new version. Another version that
+is applied meanwhile ends the probation too.`,
+		Args: cmdline.AtMost[*cobra.Command](0, "the version is given with --version"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.with(func(conn grpc.ClientConnInterface) error {
+				ctx, cancel := context.WithTimeout(cmd.Context(), askTimeout)
+				defer cancel()
+				res, err := adminv1.NewConfigServiceClient(conn).Confirm(ctx, &adminv1.ConfigServiceConfirmRequest{Version: version})
+				if err != nil {
+					return err
+				}
+				out := struct {
+					Version uint64 `json:"version"`
+				}{res.GetVersion()}
+				return a.Object(out, func(w io.Writer) error {
+					_, err := fmt.Fprintf(w, "version %d stays\n", out.Version)
+					return err
+				})
+			})
+		},
+	}
+	versionFlag(cmd, &version, "version", "the `version` that is to be on probation; with another one nothing is changed")
+	return cmd
 }

@@ -38,7 +38,7 @@ type verbs struct {
 func Commands(c *cmdline.Console, with Connect, getenv func(string) string) []*cobra.Command {
 	v := &verbs{c, with, getenv}
 	return []*cobra.Command{
-		v.getCommand(), v.exportCommand(), v.historyCommand(), v.diffCommand(), v.applyCommand(), v.rollbackCommand(), v.editCommand(),
+		v.getCommand(), v.exportCommand(), v.historyCommand(), v.diffCommand(), v.applyCommand(), v.rollbackCommand(), v.confirmCommand(), v.editCommand(),
 	}
 }
 
@@ -133,7 +133,11 @@ func (a *verbs) printConfig(res *adminv1.ConfigServiceGetResponse) error {
 		Reason  string     `json:"reason"`
 		Applied *time.Time `json:"applied"`
 		Text    string     `json:"text"`
-	}{res.GetVersion(), res.GetAuthor(), res.GetReason(), cmdline.Stamp(res.GetApplied()), string(res.GetText())}
+		Until   *time.Time `json:"probation_until"`
+	}{res.GetVersion(), res.GetAuthor(), res.GetReason(), cmdline.Stamp(res.GetApplied()), string(res.GetText()), cmdline.Stamp(res.GetProbation().GetUntil())}
+	if out.Until != nil {
+		a.Talk("# on probation: unless it is confirmed, version %d comes back at %s", res.GetProbation().GetPrevious(), out.Until.Format(time.RFC3339))
+	}
 	if a.Format != cmdline.FormatTable {
 		return a.Object(out, nil)
 	}

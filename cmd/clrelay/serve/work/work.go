@@ -16,6 +16,7 @@ import (
 
 // Kept are records of the cluster, or of a machine that is alone.
 type Kept interface {
+	Record(key string) (control.Record, bool)
 	Records(prefix string) []control.Record
 	PutRecord(ctx context.Context, c control.RecordPut) (uint64, error)
 	RecordsChanged() <-chan struct{}
@@ -36,6 +37,12 @@ func (r *Records) Records(prefix string) (list []jobs.Record) {
 	return list
 }
 
+// Record is of configs.Records.
+func (r *Records) Record(key string) (value []byte, version uint64) {
+	k, _ := r.Kept.Record(key)
+	return k.Value, k.Version
+}
+
 // Put is of jobs.Records.
 func (r *Records) Put(ctx context.Context, key string, value []byte, ifVersion uint64) error {
 	_, err := r.Kept.PutRecord(ctx, control.RecordPut{Key: key, Value: value, IfVersion: ifVersion, Delete: value == nil})
@@ -47,7 +54,7 @@ func (r *Records) Put(ctx context.Context, key string, value []byte, ifVersion u
 	case errors.Is(err, cluledger.ErrLevel):
 		return jobs.ErrLevel
 	}
-	return r.Refusal(err, "the job is not kept")
+	return r.Refusal(err, "it is not kept")
 }
 
 // Changed is of jobs.Records.
