@@ -41,6 +41,8 @@ type (
 	RecipientState = record.RecipientState
 	// Result is what became of one recipient.
 	Result = record.Outcome
+	// Orders are what an operator said of one recipient beyond its state.
+	Orders = record.Orders
 	// FinalError says that recipients have a final result already.
 	FinalError = state.FinalError
 	// Content is the content of a message, to be read from the log as often

@@ -13,10 +13,14 @@ const (
 	StateDelivered State = 3 // final: the next hop took it
 	StateFailed    State = 4 // final: it bounced or expired; the sender was told where it is to be told
 	StateDropped   State = 5 // final: an operator dropped it without telling anyone
+	// StateTrashed is that of one that an operator dropped and can still bring
+	// back. In records it is StateHeld, and a mark: a program that does not
+	// know it keeps such a recipient.
+	StateTrashed State = 6
 )
 
 // Final tells whether nothing more will be done for a recipient in that state.
-func (s State) Final() bool { return s >= StateDelivered }
+func (s State) Final() bool { return s >= StateDelivered && s != StateTrashed }
 
 // String gives the word that the command line and the log use.
 func (s State) String() string {
@@ -33,6 +37,8 @@ func (s State) String() string {
 		return "failed"
 	case StateDropped:
 		return "dropped"
+	case StateTrashed:
+		return "trash"
 	}
 	return "unknown"
 }

@@ -51,7 +51,7 @@ func (s *Source) results(live []record.LiveMessage, l record.LiveMessage, m *sta
 		rec.Settled, size = rec.Settled[:0], 0
 	}
 	err := s.eachResult(m, at, func(o *record.Settled) {
-		if size += len(o.Reply.Text) + len(o.Remote) + record.SettledMax; size > record.ResultsMax {
+		if size += len(o.Reply.Text) + len(o.Remote) + len(o.Orders.Route) + len(o.Orders.Rule) + record.SettledMax; size > record.ResultsMax {
 			flush()
 		}
 		rec.Settled = append(rec.Settled, *o)

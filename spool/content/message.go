@@ -23,7 +23,7 @@ func (s *Source) States(m *state.Message) ([]record.RecipientState, error) {
 	err := s.eachResult(m, at, func(o *record.Settled) {
 		out[o.Recipient] = record.RecipientState{
 			State: o.State, Version: o.Version, Attempts: o.Attempts,
-			Next: fromMillis(o.NextMS), At: fromMillis(o.AtMS), Reply: o.Reply, Remote: o.Remote,
+			Next: fromMillis(o.NextMS), At: fromMillis(o.AtMS), Reply: o.Reply, Remote: o.Remote, Orders: o.Orders,
 		}
 	})
 	if err != nil {

@@ -75,7 +75,7 @@ const (
 	// begins another before.
 	ResultsMax = PieceMax / 2
 	// SettledMax bounds the encoded form of a Settled without its texts.
-	SettledMax = 96
+	SettledMax = 128
 )
 
 // Sort brings the messages into their order, as Pieces wants them.
@@ -180,7 +180,7 @@ const VersionMax = math.MaxUint32 / 2
 // Check tells whether a result that another node sends may be entered.
 func (r *Result) Check() error {
 	for i := range r.Settled {
-		if o := &r.Settled[i]; o.State > mail.StateDropped || o.Version > VersionMax {
+		if o := &r.Settled[i]; o.State > mail.StateTrashed || o.Version > VersionMax {
 			return fmt.Errorf("%w: result of recipient %d with state %d, version %d", ErrPayload, o.Recipient, o.State, o.Version)
 		}
 	}

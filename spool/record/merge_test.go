@@ -15,7 +15,9 @@ func TestOrderDoesNotMatter(t *testing.T) {
 		{{Version: 1, State: mail.StateDelivered}, {Version: 2, State: mail.StateDeferred}, {Version: 3, State: mail.StateActive}},
 		{{Version: 5, State: mail.StateDropped}, {Version: 1, State: mail.StateFailed}, {Version: 2, State: mail.StateDelivered}, {Version: 9, State: mail.StateHeld}},
 	}
-	wins := []int{2, 0, 2}
+	sets = append(sets, []Settled{{Version: 1, State: mail.StateHeld}, {Version: 2, State: mail.StateTrashed}, {Version: 3, State: mail.StateActive}, {Version: 4, State: mail.StateTrashed}},
+		[]Settled{{Version: 7, State: mail.StateTrashed}, {Version: 1, State: mail.StateDropped}})
+	wins := []int{2, 0, 2, 3, 1}
 	for n, set := range sets {
 		permute(set, 0, func(order []Settled) {
 			var r Rcpt

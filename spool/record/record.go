@@ -103,6 +103,30 @@ type Settled struct {
 	AtMS      int64
 	Reply     mail.Reply
 	Remote    string
+	Orders    Orders
+}
+
+// Orders are what an operator said of one recipient beyond its state. They
+// hold until it is final, and go with each of its results.
+type Orders struct {
+	Route string     // where it is sent, whatever the routes say; empty: by the routes
+	EndMS int64      // Unix time when it is given up; 0: by the queue's settings
+	Rule  string     // while held or in the trash: the hold rule that keeps it; empty: none
+	Back  mail.State // while in the trash: what it is when it comes back, active or held
+}
+
+// For gives the orders that still mean something in a state.
+func (o Orders) For(st mail.State) Orders {
+	if st.Final() {
+		return Orders{}
+	}
+	if st != mail.StateTrashed {
+		o.Back = mail.StateActive
+		if st != mail.StateHeld {
+			o.Rule = ""
+		}
+	}
+	return o
 }
 
 // Result is the payload of a result record.
@@ -257,7 +281,14 @@ func AppendResult(dst []byte, r *Result) []byte {
 func appendSettled(dst []byte, s *Settled) []byte {
 	dst = appendUint(dst, 1, uint64(s.Recipient))
 	dst = appendUint(dst, 2, uint64(s.Version))
-	dst = appendUint(dst, 3, uint64(s.State))
+	state, trash := s.State, uint64(0)
+	if state == mail.StateTrashed {
+		state, trash = mail.StateHeld, 1
+		if s.Orders.Back == mail.StateHeld {
+			trash = 2
+		}
+	}
+	dst = appendUint(dst, 3, uint64(state))
 	dst = appendUint(dst, 4, uint64(s.Attempts))
 	dst = appendUint(dst, 5, uint64(s.NextMS))
 	dst = appendUint(dst, 6, uint64(s.AtMS))
@@ -266,7 +297,11 @@ func appendSettled(dst []byte, s *Settled) []byte {
 	dst = appendUint(dst, 9, uint64(s.Reply.Enhanced[1]))
 	dst = appendUint(dst, 10, uint64(s.Reply.Enhanced[2]))
 	dst = appendString(dst, 11, s.Reply.Text)
-	return appendString(dst, 12, s.Remote)
+	dst = appendString(dst, 12, s.Remote)
+	dst = appendUint(dst, 13, trash)
+	dst = appendString(dst, 14, s.Orders.Route)
+	dst = appendUint(dst, 15, uint64(s.Orders.EndMS))
+	return appendString(dst, 16, s.Orders.Rule)
 }
 
 // ParseResult decodes data into r; the memory of r.Settled is used again.
@@ -293,8 +328,12 @@ func parseResult(data []byte, r *Result, texts bool) error {
 	})
 }
 
+// noState is that of a result with a state that no record may hold.
+const noState mail.State = 255
+
 func parseSettled(data []byte, s *Settled, texts bool) error {
-	return fields(data, func(f field) error {
+	trash := uint64(0)
+	err := fields(data, func(f field) error {
 		switch f.num {
 		case 1:
 			s.Recipient = uint32(f.val)
@@ -320,7 +359,25 @@ func parseSettled(data []byte, s *Settled, texts bool) error {
 			if texts {
 				s.Remote = string(f.data)
 			}
+		case 13:
+			trash = f.val
+		case 14:
+			s.Orders.Route = string(f.data)
+		case 15:
+			s.Orders.EndMS = int64(f.val)
+		case 16:
+			s.Orders.Rule = string(f.data)
 		}
 		return nil
 	})
+	switch {
+	case s.State == mail.StateTrashed: // that is for memory alone
+		s.State = noState
+	case trash != 0 && s.State == mail.StateHeld:
+		s.State = mail.StateTrashed
+		if trash == 2 {
+			s.Orders.Back = mail.StateHeld
+		}
+	}
+	return err
 }

@@ -94,6 +94,41 @@ func TestUnknownFieldsAreSkipped(t *testing.T) {
 	}
 }
 
+// TestTrashIsHeldForOthers: what is in the trash is held for a program that
+// knows no trash, and a state that only memory has is none.
+func TestTrashIsHeldForOthers(t *testing.T) {
+	orders := record.Orders{Route: "mx", EndMS: 1_900_000_000_000, Rule: "r1", Back: mail.StateHeld}
+	in := record.Result{ID: mail.ID{1}, Settled: []record.Settled{
+		{Recipient: 1, Version: 2, State: mail.StateTrashed, NextMS: 5000, Orders: orders},
+		{Recipient: 2, Version: 2, State: mail.StateTrashed},
+		{Recipient: 3, Version: 2, State: mail.StateHeld, Orders: record.Orders{Rule: "r1"}},
+	}}
+	data := record.AppendResult(nil, &in)
+	var pb spoolv1.Result
+	if err := proto.Unmarshal(data, &pb); err != nil {
+		t.Fatal(err)
+	}
+	for i, trash := range []uint32{2, 1, 0} {
+		if s := pb.GetSettled()[i]; s.GetState() != uint32(mail.StateHeld) || s.GetTrash() != trash || len(s.ProtoReflect().GetUnknown()) > 0 {
+			t.Errorf("%v", s)
+		}
+	}
+	var out record.Result
+	for _, parse := range []func([]byte, *record.Result) error{record.ParseResult, record.SkimResult} {
+		if err := parse(data, &out); err != nil || !reflect.DeepEqual(out, in) || out.Check() != nil {
+			t.Errorf("%v\n%+v\n%+v", err, out, in)
+		}
+	}
+	pb.GetSettled()[0].State, pb.GetSettled()[0].Trash = uint32(mail.StateTrashed), 0
+	data, err := proto.Marshal(&pb)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := record.ParseResult(data, &out); err != nil || out.Check() == nil {
+		t.Errorf("%v, %+v", err, out.Settled[0])
+	}
+}
+
 func TestResultIsTheProtoMessage(t *testing.T) {
 	r := &record.Result{ID: mail.ID{9}, Finished: true, Victim: 77, Settled: []record.Settled{
 		{Recipient: 0, Version: 3, State: mail.StateDeferred, Attempts: 2, NextMS: 1_800_000_000_000, AtMS: 5,
@@ -160,6 +195,7 @@ func FuzzPayload(f *testing.F) {
 	env := envelope()
 	f.Add(record.AppendCommit(nil, &record.Commit{First: 1, More: []uint32{1, 2}, Length: 9}, env))
 	f.Add(record.AppendResult(nil, &record.Result{ID: env.ID, Settled: []record.Settled{{Recipient: 1, Reply: mail.Reply{Text: "x"}}}}))
+	f.Add(record.AppendResult(nil, &record.Result{ID: env.ID, Settled: []record.Settled{{State: mail.StateTrashed, Orders: record.Orders{Route: "mx", EndMS: 1, Rule: "r", Back: mail.StateHeld}}}}))
 	f.Add(record.AppendAttempt(nil, &record.Attempt{Recipients: []uint32{1}, Versions: []uint32{1}}))
 	f.Add(record.AppendSegment(nil, &record.Segment{State: record.SegmentOpen, Members: []record.Member{{Node: "a"}}}))
 	rnd := rand.New(rand.NewPCG(1, 1))
@@ -182,8 +218,8 @@ func FuzzPayload(f *testing.F) {
 		}
 		var r, r2 record.Result
 		if record.ParseResult(data, &r) == nil {
-			if err := record.ParseResult(record.AppendResult(nil, &r), &r2); err != nil || len(r.Settled) != len(r2.Settled) {
-				t.Fatal(err)
+			if err := record.ParseResult(record.AppendResult(nil, &r), &r2); err != nil || !reflect.DeepEqual(r.Settled, r2.Settled) && len(r.Settled) > 0 {
+				t.Fatalf("%v\n%+v\n%+v", err, r, r2)
 			}
 		}
 		_, _ = record.ParseSegment(data)

@@ -29,6 +29,7 @@ type RecipientState struct {
 	Remote   string
 	At       time.Time // of the result; zero when there is none
 	Version  uint32    // 0: no result yet
+	Orders   Orders
 }
 
 // Outcome is what became of one recipient: delivered, failed or dropped for
@@ -41,6 +42,7 @@ type Outcome struct {
 	Reply     mail.Reply
 	Remote    string
 	At        time.Time
+	Orders    *Orders // new ones; nil: as before
 }
 
 // Public gives what memory knows of a recipient.
@@ -102,7 +104,15 @@ func (r *Rcpt) Supersedes(old *Rcpt) bool {
 
 // Due tells whether the time of the next attempt has come.
 func (r *Rcpt) Due(now uint32) bool {
-	return r.State == mail.StateActive || r.State == mail.StateDeferred && r.Next <= now
+	switch r.State {
+	case mail.StateActive:
+		return true
+	case mail.StateDeferred:
+		return r.Next <= now
+	case mail.StateHeld: // for a time
+		return r.Next != 0 && r.Next <= now
+	}
+	return false
 }
 
 // Seconds makes seconds of milliseconds, rounding up, so that what waits until

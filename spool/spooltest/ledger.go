@@ -14,6 +14,7 @@ import (
 	"sync"
 
 	"github.com/clrelay/clrelay/internal/mail"
+	"github.com/clrelay/clrelay/spool"
 )
 
 // Entry is what a ledger knows of one message.
@@ -38,6 +39,7 @@ type Standing struct {
 	State    mail.State
 	Attempts uint32
 	Next     int64 // Unix time in seconds
+	Orders   spool.Orders
 }
 
 // Ledger is what a spool was asked and what it acknowledged.

@@ -289,7 +289,7 @@ func (w *world) settle(l *letter, id mail.ID) {
 		w.t.Fatalf("%s cannot be found at its owner", id)
 	}
 	i := w.rnd.IntN(len(l.states))
-	st := []mail.State{mail.StateDelivered, mail.StateDelivered, mail.StateFailed, mail.StateDeferred}[w.rnd.IntN(4)]
+	st := []mail.State{mail.StateDelivered, mail.StateDelivered, mail.StateFailed, mail.StateDeferred, mail.StateTrashed}[w.rnd.IntN(5)]
 	if l.states[i].Final() {
 		return
 	}

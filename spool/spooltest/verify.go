@@ -72,7 +72,7 @@ func Verify(o spool.Options, l *Ledger, lost bool) (*spool.Spool, error) {
 }
 
 func standing(st spool.RecipientState) Standing {
-	out := Standing{State: st.State, Attempts: st.Attempts}
+	out := Standing{State: st.State, Attempts: st.Attempts, Orders: st.Orders}
 	if !st.Next.IsZero() {
 		out.Next = st.Next.Unix()
 	}

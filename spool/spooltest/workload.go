@@ -144,8 +144,9 @@ func (w *Workload) settle(s *spool.Spool, id mail.ID) error {
 		if old || w.rnd.IntN(4) == 0 {
 			st = Standing{State: mail.StateDeferred, Attempts: w.tick, Next: int64(1_800_000_000 + w.tick)}
 		}
+		orders := w.order(&st, w.last(id, i).Orders)
 		to[i] = st
-		r := spool.Result{Recipient: i, State: st.State, Attempts: st.Attempts, Reply: mail.Reply{Code: 250, Text: "ok"}, Remote: "mx.example:25"}
+		r := spool.Result{Orders: orders, Recipient: i, State: st.State, Attempts: st.Attempts, Reply: mail.Reply{Code: 250, Text: "ok"}, Remote: "mx.example:25"}
 		if st.Next > 0 {
 			r.Next = time.Unix(st.Next, 0)
 		}
@@ -166,4 +167,32 @@ func (w *Workload) settle(s *spool.Spool, id mail.ID) error {
 		w.Ledger.Durable()
 	}
 	return nil
+}
+
+// order lets an operator say something of some of the recipients that have no
+// final result: it changes what st says, and gives what is to be recorded. old
+// is what was said before, and holds if nothing is.
+func (w *Workload) order(st *Standing, old spool.Orders) *spool.Orders {
+	if st.State.Final() {
+		return nil
+	}
+	var out *spool.Orders
+	said := old
+	switch w.rnd.IntN(6) {
+	case 0:
+		said = spool.Orders{Route: "smarthost:other.example:25", EndMS: 1_900_000_000_000}
+		out = &said
+	case 1:
+		st.State = mail.StateHeld
+		said.Rule = "r1"
+		out = &said
+	case 2:
+		st.State = mail.StateTrashed
+		said.Back = mail.StateHeld
+		out = &said
+	case 3:
+		st.State, st.Next = mail.StateActive, 0
+	}
+	st.Orders = said.For(st.State)
+	return out
 }

@@ -38,6 +38,7 @@ type found struct {
 	results  []foundResult
 	attempts []foundAttempt
 	killers  []foundKiller
+	orders   map[resultKey]record.Orders
 	gone     wal.Pos // what lies no further was forgotten
 }
 
@@ -50,6 +51,12 @@ type foundResult struct {
 	first uint32
 	index uint16
 	record.Rcpt
+}
+
+// resultKey names what a result record says of one recipient.
+type resultKey struct {
+	pos  wal.Pos
+	rcpt uint16
 }
 
 type foundAttempt struct {
@@ -169,6 +176,12 @@ func (f *Replay) outcome(g *found, pos wal.Pos, h wal.Header, data []byte) error
 		r.Put(uint64(pos))
 		r.Share = share
 		g.results = append(g.results, r)
+		if s.Orders != (record.Orders{}) {
+			if g.orders == nil {
+				g.orders = map[resultKey]record.Orders{}
+			}
+			g.orders[resultKey{pos, r.index}] = s.Orders
+		}
 	}
 	return nil
 }
@@ -257,6 +270,9 @@ func (s *State) restore(g *found, rec *Recovered) {
 		for i := range rcpts {
 			if wal.Pos(rcpts[i].At()) != 0 {
 				s.books.Add(wal.Pos(rcpts[i].At()).File(), rcpts[i].Bytes())
+				if o, ok := g.orders[resultKey{wal.Pos(rcpts[i].At()), uint16(i)}]; ok {
+					s.orders.set(m, i, o)
+				}
 			}
 			if m.seg.Owned && !rcpts[i].State.Final() {
 				rec.Recipients++

@@ -24,6 +24,7 @@ type State struct {
 	// only look.
 	OwnAll  bool
 	adopted uint64
+	orders  orders
 }
 
 // New makes an empty state.
@@ -190,7 +191,9 @@ type Standing struct {
 func (s *State) Standings(m *Message, dst []Standing) []Standing {
 	rcpts := m.rcpts()
 	for i := range rcpts {
-		dst = append(dst, Standing{rcpts[i].Public(), wal.Pos(rcpts[i].At())})
+		st := Standing{rcpts[i].Public(), wal.Pos(rcpts[i].At())}
+		st.Orders = s.orders.get(m, i)
+		dst = append(dst, st)
 	}
 	return dst
 }
@@ -271,9 +274,13 @@ func (s *State) Settle(m *Message, results []record.Outcome) (*record.Result, er
 		if r.State.Final() {
 			left--
 		}
+		orders := s.orders.get(m, r.Recipient)
+		if r.Orders != nil {
+			orders = *r.Orders
+		}
 		rec.Settled = append(rec.Settled, record.Settled{
 			Recipient: uint32(r.Recipient), Version: at.Version + 1, State: r.State, Attempts: r.Attempts,
-			NextMS: millis(r.Next), AtMS: millis(r.At), Reply: r.Reply, Remote: r.Remote,
+			NextMS: millis(r.Next), AtMS: millis(r.At), Reply: r.Reply, Remote: r.Remote, Orders: orders.For(r.State),
 		})
 	}
 	if len(rec.Settled) == 0 {
@@ -301,6 +308,7 @@ func (s *State) Settled(m *Message, rec *record.Result, pos wal.Pos, size int64)
 		}
 		r.Put(uint64(pos))
 		r.Share = share
+		s.orders.set(m, int(rec.Settled[i].Recipient), rec.Settled[i].Orders)
 		s.books.Add(pos.File(), r.Bytes())
 	}
 	if rec.Finished {
@@ -325,6 +333,7 @@ func (s *State) finish(m *Message, killer wal.Pos) {
 // remove takes a message out of the index and off the books.
 func (s *State) remove(m *Message) {
 	s.starts.EndAll(m)
+	s.orders.forget(m)
 	rcpts := m.rcpts()
 	for i := range rcpts {
 		if r := &rcpts[i]; wal.Pos(r.At()) != 0 {

@@ -954,8 +954,15 @@ type Settled struct {
 	EnhancedDetail  uint32                 `protobuf:"varint,10,opt,name=enhanced_detail,json=enhancedDetail,proto3" json:"enhanced_detail,omitempty"`
 	Text            []byte                 `protobuf:"bytes,11,opt,name=text,proto3" json:"text,omitempty"`
 	Remote          []byte                 `protobuf:"bytes,12,opt,name=remote,proto3" json:"remote,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// trash says that state, which is held, stands for one that was dropped and
+	// can be brought back until next: 1 to be due, 2 to be held.
+	Trash uint32 `protobuf:"varint,13,opt,name=trash,proto3" json:"trash,omitempty"`
+	// route is where an operator sends it; the routes do not count.
+	Route         []byte `protobuf:"bytes,14,opt,name=route,proto3" json:"route,omitempty"`
+	EndMs         int64  `protobuf:"varint,15,opt,name=end_ms,json=endMs,proto3" json:"end_ms,omitempty"` // when it is given up, if an operator said so
+	Rule          []byte `protobuf:"bytes,16,opt,name=rule,proto3" json:"rule,omitempty"`                 // the hold rule that keeps it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Settled) Reset() {
@@ -1072,6 +1079,34 @@ func (x *Settled) GetRemote() []byte {
 	return nil
 }
 
+func (x *Settled) GetTrash() uint32 {
+	if x != nil {
+		return x.Trash
+	}
+	return 0
+}
+
+func (x *Settled) GetRoute() []byte {
+	if x != nil {
+		return x.Route
+	}
+	return nil
+}
+
+func (x *Settled) GetEndMs() int64 {
+	if x != nil {
+		return x.EndMs
+	}
+	return 0
+}
+
+func (x *Settled) GetRule() []byte {
+	if x != nil {
+		return x.Rule
+	}
+	return nil
+}
+
 var File_spool_v1_spool_proto protoreflect.FileDescriptor
 
 const file_spool_v1_spool_proto_rawDesc = "" +
@@ -1152,7 +1187,7 @@ const file_spool_v1_spool_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12+\n" +
 	"\asettled\x18\x02 \x03(\v2\x11.spool.v1.SettledR\asettled\x12\x1a\n" +
 	"\bfinished\x18\x03 \x01(\bR\bfinished\x12\x16\n" +
-	"\x06victim\x18\x04 \x01(\rR\x06victim\"\xdc\x02\n" +
+	"\x06victim\x18\x04 \x01(\rR\x06victim\"\xb3\x03\n" +
 	"\aSettled\x12\x1c\n" +
 	"\trecipient\x18\x01 \x01(\rR\trecipient\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\rR\aversion\x12\x14\n" +
@@ -1166,7 +1201,11 @@ const file_spool_v1_spool_proto_rawDesc = "" +
 	"\x0fenhanced_detail\x18\n" +
 	" \x01(\rR\x0eenhancedDetail\x12\x12\n" +
 	"\x04text\x18\v \x01(\fR\x04text\x12\x16\n" +
-	"\x06remote\x18\f \x01(\fR\x06remote*}\n" +
+	"\x06remote\x18\f \x01(\fR\x06remote\x12\x14\n" +
+	"\x05trash\x18\r \x01(\rR\x05trash\x12\x14\n" +
+	"\x05route\x18\x0e \x01(\fR\x05route\x12\x15\n" +
+	"\x06end_ms\x18\x0f \x01(\x03R\x05endMs\x12\x12\n" +
+	"\x04rule\x18\x10 \x01(\fR\x04rule*}\n" +
 	"\fSegmentState\x12\x1d\n" +
 	"\x19SEGMENT_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12SEGMENT_STATE_OPEN\x10\x01\x12\x1c\n" +
