@@ -15,6 +15,9 @@ func (s *Scheduler[M]) startChores() {
 		if s.chores < s.cfg.Chores {
 			s.warn()
 		}
+		if s.chores < s.cfg.Chores {
+			s.purge()
+		}
 		if s.chores == began {
 			return
 		}
@@ -119,6 +122,24 @@ func (s *Scheduler[M]) warn() {
 	}
 }
 
+// purge starts the end of the message whose time in the trash was over first,
+// with all of its recipients of which that is true.
+func (s *Scheduler[M]) purge() {
+	id := s.purges.head
+	if id == 0 {
+		return
+	}
+	jid, j := s.newJob(Purge, 0)
+	for rid := s.msgs.at(s.rcpts.at(id).msg).head; rid != 0; rid = s.rcpts.at(rid).sib {
+		if r := s.rcpts.at(rid); r.state == spent {
+			s.unlink(&s.purges, rid)
+			s.take(rid, r, jid, j)
+		}
+	}
+	s.chores++
+	s.emit(jid, j, Action[M]{})
+}
+
 func (s *Scheduler[M]) isMsg(mid uint32, ref M) bool {
 	return mid != 0 && mid <= s.msgs.used && s.msgs.at(mid).left > 0 && s.msgs.at(mid).ref == ref
 }
@@ -131,7 +152,7 @@ func (s *Scheduler[M]) command(ev *Event[M]) {
 		for rid := s.msgs.at(ev.Msg).head; rid != 0; rid = s.rcpts.at(rid).sib {
 			r := s.rcpts.at(rid)
 			if ev.Which != nil {
-				if _, ok := slices.BinarySearch(ev.Which, r.index); !ok {
+				if _, ok := slices.BinarySearch(ev.Which, uint32(r.index)); !ok {
 					continue
 				}
 			}
@@ -164,7 +185,11 @@ func concerns(op Op, st state) bool {
 	case Release:
 		return st == held
 	case Hold:
-		return st != held && st != done
+		return st != held && st != done && !st.isTrash()
+	case Undrop:
+		return st.isTrash()
+	case Bounce, Trash, Reroute, Expire:
+		return st != done && !st.isTrash()
 	}
 	return st != done
 }
@@ -186,10 +211,17 @@ func (s *Scheduler[M]) leave(rid uint32, r *recipient) {
 	switch r.state {
 	case ready:
 		s.unready(rid, r)
-	case deferred:
+	case deferred, trashed:
 		s.due.remove(r.pos)
+	case held:
+		if r.flags&flagTimed != 0 {
+			s.due.remove(r.pos)
+			r.flags &^= flagTimed
+		}
 	case expired:
 		s.unlink(&s.expiries, rid)
+	case spent:
+		s.unlink(&s.purges, rid)
 	}
 }
 
@@ -220,7 +252,7 @@ func (s *Scheduler[M]) operateWanted(rids []uint32) {
 		w, mid := s.wants[rids[0]], s.rcpts.at(rids[0]).msg
 		n := 0
 		for n < len(rids) && s.wants[rids[n]] == w && s.rcpts.at(rids[n]).msg == mid {
-			s.rcpts.at(rids[n]).flags = 0
+			s.rcpts.at(rids[n]).flags &= flagEnds
 			n++
 		}
 		for _, rid := range rids[:n] {

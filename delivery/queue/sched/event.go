@@ -41,11 +41,13 @@ type Event[M comparable] struct {
 
 // Recipient is one recipient of an added message that is not final.
 type Recipient struct {
-	Index    uint32 // in the envelope
+	Index    uint32 // in the envelope, below 1<<16
+	Domain   uint16 // recipients of one domain have the same; comes back in a View
 	Lane     string // mail.NextHop.Key
 	State    mail.State
 	Attempts uint32
-	Next     time.Time // of a deferred one
+	Next     time.Time // of a deferred one; of a held one, until when, zero for good; of one in the trash, until when
+	End      time.Time // when it is given up; zero: by Config.Expire
 }
 
 // JobID names a job from the action that starts it to the event that ends it.
@@ -66,12 +68,15 @@ const (
 // Result is what became of one recipient of a job.
 type Result struct {
 	// State is a final one; StateDeferred, a try that failed for now;
-	// StateHeld; or StateActive: nothing was tried.
+	// StateHeld, StateTrashed; or StateActive: nothing was tried.
 	State mail.State
 	// Next is when a deferred one is tried again, as the caller recorded it.
-	// With StateActive: not before then, zero is at once.
+	// With StateActive: not before then, zero is at once. With StateHeld: until
+	// then, zero is until released. With StateTrashed: until then.
 	Next time.Time
-	Lane string // with StateActive: the lane it belongs to now; empty: unchanged
+	Same bool      // with StateDeferred: nothing was tried
+	Lane string    // with StateActive and StateHeld: the lane it belongs to now; empty: unchanged
+	End  time.Time // when it is given up; zero: as before
 }
 
 // Op is an operator's word.
@@ -85,12 +90,16 @@ const (
 	Drop               // it ends without a word to anybody
 	Bounce             // it ends, and its sender is told
 	Withdraw           // it leaves this scheduler: another node's does it from now on
+	Trash              // it is dropped, and can be brought back for a while
+	Undrop             // it comes back from there
+	Reroute            // it goes elsewhere from now on
+	Expire             // it is given up at another time
 )
 
 // ActionKind says what is to be done.
 type ActionKind uint8
 
-// The kinds of actions. The first five start a job: the caller carries it out
+// The kinds of actions. The first six start a job: the caller carries it out
 // and ends it with exactly one Finished event.
 const (
 	Deliver   ActionKind = iota // one transaction: Job, Lane, Items (all of one message)
@@ -98,6 +107,7 @@ const (
 	GiveUp                      // expired: Job, Items (all of one message); the result is StateFailed, or StateActive with Next if that could not be recorded
 	Warn                        // tell the sender of a delay: Job, Items (all of one message, and not the job's own: Results stays empty)
 	Operate                     // record an operator's word: Job, Op, Tag, Items (all of one message)
+	Purge                       // its time in the trash is over: Job, Items (all of one message); the result is StateDropped, or StateTrashed with Next if that could not be recorded
 	Cancel                      // abort a delivery as soon as that is safe: Job
 	Answer                      // to a command: Tag, Count recipients changed, Waiting for their delivery to end
 	Overtaken                   // Count recipients of an earlier Waiting became final by their delivery: Tag

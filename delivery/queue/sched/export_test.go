@@ -5,7 +5,7 @@ import "fmt"
 // Check walks over everything and compares it with what is counted.
 func (s *Scheduler[M]) Check() error {
 	var count [states]int
-	wanted := 0
+	wanted, ends, wholes, timed := 0, 0, 0, 0
 	inLane, readyIn, msgs := map[uint32]uint32{}, map[uint32]uint32{}, 0
 	for mid, prev := s.first, uint32(0); mid != 0; mid = s.msgs.at(mid).next {
 		m := s.msgs.at(mid)
@@ -14,7 +14,7 @@ func (s *Scheduler[M]) Check() error {
 			return fmt.Errorf("message %d: prev is %d, not %d", mid, m.prev, prev)
 		}
 		prev = mid
-		left, gone := uint32(0), uint32(0)
+		left, gone, trash := uint32(0), uint32(0), uint32(0)
 		for rid := m.head; rid != 0; rid = s.rcpts.at(rid).sib {
 			r := s.rcpts.at(rid)
 			count[r.state]++
@@ -23,6 +23,15 @@ func (s *Scheduler[M]) Check() error {
 				continue
 			}
 			left++
+			if r.state.isTrash() {
+				trash++
+			}
+			if r.flags&flagEnds != 0 {
+				ends++
+			}
+			if r.flags&flagTimed != 0 {
+				timed++
+			}
 			if r.flags&flagWanted != 0 {
 				wanted++
 			}
@@ -31,6 +40,12 @@ func (s *Scheduler[M]) Check() error {
 				return err
 			}
 		}
+		if m.trash != trash || m.whole != (trash > 0 && trash == left) {
+			return fmt.Errorf("message %d: %d of %d in the trash, noted %d, whole %v", mid, trash, left, m.trash, m.whole)
+		}
+		if m.whole {
+			wholes++
+		}
 		if left != m.left || gone != m.gone || left == 0 {
 			return fmt.Errorf("message %d: %d left and %d gone, counted %d and %d", mid, left, gone, m.left, m.gone)
 		}
@@ -38,30 +53,47 @@ func (s *Scheduler[M]) Check() error {
 	if msgs != s.msgs.live {
 		return fmt.Errorf("%d messages, counted %d", msgs, s.msgs.live)
 	}
+	if wholes != s.wholes || ends != len(s.ends) {
+		return fmt.Errorf("%d messages in the trash, counted %d; %d recipients with an end, noted %d", wholes, s.wholes, ends, len(s.ends))
+	}
+	if err := s.checkOldest(); err != nil {
+		return err
+	}
 	if wanted != len(s.wants) {
 		return fmt.Errorf("%d recipients with an operator's word, %d noted", wanted, len(s.wants))
 	}
 	if count != s.count {
 		return fmt.Errorf("states are %v, counted %v", count, s.count)
 	}
-	if count[deferred] != s.due.len() {
-		return fmt.Errorf("%d deferred, %d in the timer", count[deferred], s.due.len())
+	if n := count[deferred] + count[trashed] + timed; n != s.due.len() {
+		return fmt.Errorf("%d deferred, in the trash or held for a time, %d in the timer", n, s.due.len())
 	}
 	return s.checkLanes(inLane, readyIn)
 }
 
+func (s *Scheduler[M]) checkOldest() error {
+	id := s.first
+	for id != 0 && s.msgs.at(id).whole {
+		id = s.msgs.at(id).next
+	}
+	if got := s.oldest(); got != id {
+		return fmt.Errorf("message %d is the oldest, not %d", id, got)
+	}
+	return nil
+}
+
 func (s *Scheduler[M]) checkRecipient(rid uint32, r *recipient, readyIn map[uint32]uint32) error {
-	switch r.state {
-	case deferred:
+	switch st := r.state; {
+	case st == deferred, st == trashed, st == held && r.flags&flagTimed != 0:
 		if s.due.ids[r.pos] != rid {
 			return fmt.Errorf("recipient %d is not at %d in the timer", rid, r.pos)
 		}
 		if r.pos > 0 && s.rcpts.at(s.due.ids[(r.pos-1)/4]).due > r.due {
 			return fmt.Errorf("recipient %d stands under a later one", rid)
 		}
-	case ready:
+	case st == ready:
 		readyIn[r.lane]++
-	case busy:
+	case st == busy:
 		j := s.jobs.at(r.pos)
 		for _, o := range j.items {
 			if o == rid {

@@ -38,8 +38,8 @@ func (s *Scheduler[M]) emit(jid uint32, j *job, a Action[M]) {
 		}
 		delay := s.cfg.Retry[min(int(r.attempts), len(s.cfg.Retry)-1)]
 		a.Items[i] = Item[M]{
-			Ref: m.ref, Recipient: r.index, Attempts: uint32(r.attempts),
-			Last:  m.arrived+s.cfg.Expire.Milliseconds() <= s.now,
+			Ref: m.ref, Recipient: uint32(r.index), Attempts: uint32(r.attempts),
+			Last:  s.endOf(rid, r) <= s.now,
 			Delay: delay + time.Duration(jitter*float64(delay/jitterPart)),
 		}
 	}
@@ -69,7 +69,7 @@ func (s *Scheduler[M]) finish(ev *Event[M]) {
 			l.probing = false
 		}
 		s.learn(j.lane, l, &j, ev)
-	case Postpone, GiveUp, Warn:
+	case Postpone, GiveUp, Warn, Purge:
 		s.chores--
 	}
 	var again []uint32
@@ -94,9 +94,10 @@ func (s *Scheduler[M]) finish(ev *Event[M]) {
 // operator's word is waiting for it instead.
 func (s *Scheduler[M]) settle(rid uint32, res Result) (again bool) {
 	r := s.rcpts.at(rid)
-	if res.State == mail.StateDeferred && r.attempts < 1<<16-1 {
+	if res.State == mail.StateDeferred && !res.Same && r.attempts < 1<<16-1 {
 		r.attempts++
 	}
+	s.endAt(rid, r, res.End)
 	if r.flags&flagWanted != 0 {
 		if !res.State.Final() {
 			s.moveTo(r, res.Lane)
@@ -106,12 +107,15 @@ func (s *Scheduler[M]) settle(rid uint32, res Result) (again bool) {
 		delete(s.wants, rid)
 		s.actions = append(s.actions, Action[M]{Kind: Overtaken, Tag: w.tag, Count: 1})
 	}
-	r.flags = 0
+	r.flags &= flagEnds
 	switch {
 	case res.State.Final():
-		s.finalize(r)
+		s.finalize(rid, r)
 	case res.State == mail.StateHeld:
-		s.set(r, held)
+		s.moveTo(r, res.Lane)
+		s.hold(rid, r, res.Next)
+	case res.State == mail.StateTrashed:
+		s.discard(rid, r, res.Next)
 	case res.State == mail.StateDeferred:
 		s.deferred(r)
 		s.deferUntil(rid, r, lateMillis(res.Next))

@@ -132,7 +132,7 @@ func (st *stage) command(name string, words []string) {
 	case "drain": // finish n jobs of a lane, oldest first, one after another
 		n, _ := strconv.Atoi(plain[1])
 		st.drain(plain[0], n, opt)
-	case "retry", "hold", "release", "drop", "bounce":
+	case "retry", "hold", "release", "drop", "bounce", "trash", "undrop", "reroute", "expire":
 		st.operator(name, plain, opt)
 	case "show":
 		st.show()
@@ -141,6 +141,9 @@ func (st *stage) command(name string, words []string) {
 		st.printf("known=%v down=%v limit=%d running=%d ready=%d members=%d", ok, l.Down, l.Limit, l.Running, l.Ready, l.Members)
 	case "counts":
 		c := st.s.Counts()
+		if c.Trashed > 0 {
+			st.printf("trashed=%d messages-of-nothing-else=%d", c.Trashed, c.Trash)
+		}
 		st.printf("messages=%d recipients=%d active=%d deferred=%d held=%d running=%d oldest=%s", c.Messages, c.Recipients, c.Active, c.Deferred, c.Held, c.Running, st.when(c.Oldest))
 	case "restart":
 		st.restart()
@@ -199,7 +202,7 @@ func (st *stage) add(name string, opt map[string]string) {
 		r := sched.Recipient{Index: uint32(i), Lane: lane}
 		if stored {
 			f := strings.Split(rest, "/")
-			r.State = map[string]mail.State{"active": mail.StateActive, "deferred": mail.StateDeferred, "held": mail.StateHeld}[f[0]]
+			r.State = map[string]mail.State{"active": mail.StateActive, "deferred": mail.StateDeferred, "held": mail.StateHeld, "trash": mail.StateTrashed}[f[0]]
 			n, _ := strconv.Atoi(f[1])
 			r.Attempts = uint32(n)
 			r.Next = st.now.Add(st.duration(f[2]))
@@ -271,7 +274,8 @@ func (st *stage) done(name string, opt map[string]string) {
 // result reads delivered, failed, dropped, held, deferred, active, active@10s
 // (not before) or active>LANE (moved).
 func (st *stage) result(word string, it sched.Item[string]) sched.Result {
-	states := map[string]mail.State{"delivered": mail.StateDelivered, "failed": mail.StateFailed, "dropped": mail.StateDropped, "held": mail.StateHeld, "deferred": mail.StateDeferred, "active": mail.StateActive}
+	states := map[string]mail.State{"delivered": mail.StateDelivered, "failed": mail.StateFailed, "dropped": mail.StateDropped, "held": mail.StateHeld, "deferred": mail.StateDeferred, "active": mail.StateActive, "trash": mail.StateTrashed, "same": mail.StateDeferred}
+	word, end, _ := strings.Cut(word, "!")
 	word, lane, _ := strings.Cut(word, ">")
 	word, later, _ := strings.Cut(word, "@")
 	state, ok := states[word]
@@ -279,6 +283,10 @@ func (st *stage) result(word string, it sched.Item[string]) sched.Result {
 		st.t.Fatalf("no result %q", word)
 	}
 	res := sched.Result{State: state, Lane: lane}
+	res.Same = word == "same"
+	if end != "" {
+		res.End = st.now.Add(st.duration(end))
+	}
 	if state == mail.StateDeferred {
 		res.Next = st.now.Add(it.Delay)
 	}
@@ -289,7 +297,8 @@ func (st *stage) result(word string, it sched.Item[string]) sched.Result {
 }
 
 func (st *stage) operator(op string, plain []string, opt map[string]string) {
-	ops := map[string]sched.Op{"retry": sched.Retry, "hold": sched.Hold, "release": sched.Release, "drop": sched.Drop, "bounce": sched.Bounce}
+	ops := map[string]sched.Op{"retry": sched.Retry, "hold": sched.Hold, "release": sched.Release, "drop": sched.Drop, "bounce": sched.Bounce,
+		"trash": sched.Trash, "undrop": sched.Undrop, "reroute": sched.Reroute, "expire": sched.Expire}
 	ev := &sched.Event[string]{Kind: sched.Command, Op: ops[op], Tag: 7}
 	for _, i := range strings.Split(opt["which"], ",") {
 		if n, err := strconv.Atoi(i); err == nil {
@@ -372,9 +381,10 @@ func (st *stage) step(ev *sched.Event[string]) {
 		name := "j" + strconv.Itoa(st.made)
 		st.jobs[name], st.names[a.Job] = a, name
 		st.order = append(st.order, name)
-		kind := map[sched.ActionKind]string{sched.Deliver: "deliver", sched.Postpone: "postpone", sched.GiveUp: "give-up", sched.Warn: "warn", sched.Operate: "operate"}[a.Kind]
+		kind := map[sched.ActionKind]string{sched.Deliver: "deliver", sched.Postpone: "postpone", sched.GiveUp: "give-up", sched.Warn: "warn", sched.Operate: "operate", sched.Purge: "purge"}[a.Kind]
 		if a.Kind == sched.Operate {
-			kind = map[sched.Op]string{sched.Hold: "hold", sched.Release: "release", sched.Drop: "drop", sched.Bounce: "bounce"}[a.Op]
+			kind = map[sched.Op]string{sched.Hold: "hold", sched.Release: "release", sched.Drop: "drop", sched.Bounce: "bounce",
+				sched.Trash: "trash", sched.Undrop: "undrop", sched.Reroute: "reroute", sched.Expire: "expire"}[a.Op]
 		}
 		at := ""
 		if d := st.now.Sub(st.start); d > 0 {

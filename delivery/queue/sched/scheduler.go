@@ -15,15 +15,22 @@ const (
 	ready                 // in its sender's queue in its lane
 	deferred              // in the timer
 	expired               // waits for a GiveUp job
-	held
-	busy // part of a job
+	held                  // in the timer as well, if it is for a time
+	busy                  // part of a job
+	trashed               // dropped, and still to be had back: in the timer
+	spent                 // that time is over: it waits for a Purge job
 	states
 )
+
+// isTrash tells whether an operator has dropped a recipient in that state.
+func (s state) isTrash() bool { return s == trashed || s == spent }
 
 // Flags of a recipient.
 const (
 	flagExpires uint8 = 1 << iota // its timer ends its life, not its waiting
 	flagWanted                    // an operator's word waits for its job to end
+	flagEnds                      // an operator said when its life ends: it is in ends
+	flagTimed                     // it is held for a time
 )
 
 // recipient is one recipient of a queued message. Times here and below are
@@ -36,7 +43,8 @@ type recipient struct {
 	prev     uint32
 	sib      uint32 // the message's next recipient
 	pos      uint32 // deferred: place in the timer; busy: its job
-	index    uint32 // in the envelope
+	index    uint16 // in the envelope
+	domain   uint16 // the caller's number for its domain
 	attempts uint16
 	state    state
 	flags    uint8
@@ -53,6 +61,8 @@ type message[M comparable] struct {
 	prev    uint32 // links in order of arrival
 	next    uint32
 	warned  bool
+	whole   bool   // it is in the trash as a whole
+	trash   uint32 // recipients there
 }
 
 // job is work that the caller was given.
@@ -89,6 +99,7 @@ type Scheduler[M comparable] struct {
 	laneOf map[string]uint32
 	subOf  map[uint64]uint32 // lane and sender -> queue
 	wants  map[uint32]want   // busy recipient -> what to do with it next
+	ends   map[uint32]int64  // recipient -> when its life ends, for those with flagEnds
 
 	due     timer // of recipients
 	probes  timer // of lanes
@@ -99,12 +110,15 @@ type Scheduler[M comparable] struct {
 	turn    class        // the class that is asked first
 	seq     uint32       // jobs started so far
 
-	chores   int  // Postpone, GiveUp and Warn jobs
+	chores   int  // Postpone, GiveUp, Warn and Purge jobs
 	expiries list // recipients
+	purges   list // recipients
 	sweeps   fifo // lanes whose waiting mail is to be postponed
 	warnings []msgRef[M]
 
 	first, last uint32 // messages in order of arrival
+	prefix      uint32 // this one and all before it are whole; 0: nothing is known
+	wholes      int    // messages that are in the trash as a whole
 	count       [states]int
 	idle        list // empty lanes, longest idle first
 	idleLanes   int
@@ -126,7 +140,7 @@ type msgRef[M comparable] struct {
 func New[M comparable](c Config, rnd *rand.Rand) *Scheduler[M] {
 	s := &Scheduler[M]{
 		cfg: c.withDefaults(), rnd: rnd, paused: true,
-		laneOf: map[string]uint32{}, subOf: map[uint64]uint32{}, wants: map[uint32]want{},
+		laneOf: map[string]uint32{}, subOf: map[uint64]uint32{}, wants: map[uint32]want{}, ends: map[uint32]int64{},
 	}
 	s.due = timer{
 		at:    func(id uint32) int64 { return s.rcpts.at(id).due },
@@ -202,9 +216,14 @@ func (s *Scheduler[M]) tick() {
 		}
 		r := s.rcpts.at(id)
 		s.due.remove(r.pos)
-		if r.flags&flagExpires != 0 {
+		switch {
+		case r.state == trashed:
+			s.set(r, spent)
+			s.append(&s.purges, id)
+		case r.flags&flagExpires != 0:
 			s.expire(id, r)
-		} else {
+		default:
+			r.flags &^= flagTimed
 			s.makeReady(id, r)
 		}
 	}
@@ -238,7 +257,7 @@ func (s *Scheduler[M]) add(ev *Event[M]) {
 	for i := range ev.Recipients {
 		in := &ev.Recipients[i]
 		id, r := s.rcpts.take()
-		r.msg, r.index = mid, in.Index
+		r.msg, r.index, r.domain = mid, uint16(in.Index), in.Domain
 		r.attempts = uint16(min(in.Attempts, 1<<16-1))
 		r.lane = s.laneFor(in.Lane)
 		*link, link = id, &r.sib
@@ -246,13 +265,19 @@ func (s *Scheduler[M]) add(ev *Event[M]) {
 		s.count[done]++ // set leaves it
 		s.enter(id, r, in)
 	}
+	if m.trash > 0 {
+		s.weigh(m)
+	}
 }
 
 // enter puts an added recipient where its stored state says.
 func (s *Scheduler[M]) enter(id uint32, r *recipient, in *Recipient) {
+	s.endAt(id, r, in.End)
 	switch next := lateMillis(in.Next); {
 	case in.State == mail.StateHeld:
-		s.set(r, held)
+		s.hold(id, r, in.Next)
+	case in.State == mail.StateTrashed:
+		s.discard(id, r, in.Next)
 	case in.State == mail.StateDeferred && next > s.now:
 		s.deferUntil(id, r, next)
 	default:
@@ -264,13 +289,77 @@ func (s *Scheduler[M]) enter(id uint32, r *recipient, in *Recipient) {
 func (s *Scheduler[M]) set(r *recipient, to state) {
 	s.count[r.state]--
 	s.count[to]++
+	from := r.state
 	r.state = to
+	if from.isTrash() == to.isTrash() {
+		return
+	}
+	m := s.msgs.at(r.msg)
+	if to.isTrash() {
+		m.trash++
+	} else {
+		m.trash--
+	}
+	s.weigh(m)
+}
+
+// weigh notes whether a message is in the trash as a whole.
+func (s *Scheduler[M]) weigh(m *message[M]) {
+	switch whole := m.trash > 0 && m.trash == m.left; {
+	case whole == m.whole:
+	case whole:
+		m.whole = true
+		s.wholes++
+	default:
+		m.whole = false
+		s.wholes--
+		s.prefix = 0
+	}
+}
+
+// hold keeps a recipient back until it is released, or due at a time.
+func (s *Scheduler[M]) hold(id uint32, r *recipient, until time.Time) {
+	switch {
+	case until.IsZero():
+		s.set(r, held)
+	case lateMillis(until) <= s.now:
+		s.makeReady(id, r)
+	default:
+		r.due = lateMillis(until)
+		r.flags |= flagTimed
+		s.set(r, held)
+		s.due.push(id)
+	}
+}
+
+// discard puts a recipient into the trash until a time.
+func (s *Scheduler[M]) discard(id uint32, r *recipient, until time.Time) {
+	r.due = lateMillis(until)
+	s.set(r, trashed)
+	s.due.push(id)
+}
+
+// endAt sets when a recipient's life ends; zero changes nothing.
+func (s *Scheduler[M]) endAt(id uint32, r *recipient, end time.Time) {
+	if end.IsZero() {
+		return
+	}
+	r.flags |= flagEnds
+	s.ends[id] = end.UnixMilli()
+}
+
+// endOf is when a recipient is given up.
+func (s *Scheduler[M]) endOf(id uint32, r *recipient) int64 {
+	if r.flags&flagEnds != 0 {
+		return s.ends[id]
+	}
+	return s.msgs.at(r.msg).arrived + s.cfg.Expire.Milliseconds()
 }
 
 // deferUntil puts a recipient into the timer, to be tried at due, or to be
 // given up when its time is over before that.
 func (s *Scheduler[M]) deferUntil(id uint32, r *recipient, due int64) {
-	end := s.msgs.at(r.msg).arrived + s.cfg.Expire.Milliseconds()
+	end := s.endOf(id, r)
 	r.flags &^= flagExpires
 	r.due = due
 	if due > end {
@@ -284,7 +373,7 @@ func (s *Scheduler[M]) deferUntil(id uint32, r *recipient, due int64) {
 // expire queues a recipient, and all of its message that are over as well,
 // for one GiveUp job.
 func (s *Scheduler[M]) expire(id uint32, r *recipient) {
-	if end := s.msgs.at(r.msg).arrived + s.cfg.Expire.Milliseconds(); end > s.now {
+	if end := s.endOf(id, r); end > s.now {
 		s.deferUntil(id, r, end) // Configure made the time longer
 		return
 	}
@@ -293,13 +382,18 @@ func (s *Scheduler[M]) expire(id uint32, r *recipient) {
 }
 
 // finalize ends a recipient; its message goes with the last one.
-func (s *Scheduler[M]) finalize(r *recipient) {
+func (s *Scheduler[M]) finalize(id uint32, r *recipient) {
 	s.set(r, done)
+	if r.flags&flagEnds != 0 {
+		delete(s.ends, id)
+		r.flags &^= flagEnds
+	}
 	s.leaveLane(r.lane)
 	mid := r.msg
 	m := s.msgs.at(mid)
 	m.left--
 	m.gone++
+	s.weigh(m)
 	if m.left == 0 || m.gone > 16 && m.gone > m.left {
 		s.freeDone(m)
 	}
@@ -329,6 +423,9 @@ func (s *Scheduler[M]) forget(mid uint32, m *message[M]) {
 		if c.at == mid {
 			c.at = m.next
 		}
+	}
+	if s.prefix == mid {
+		s.prefix = m.prev
 	}
 	if m.prev != 0 {
 		s.msgs.at(m.prev).next = m.next

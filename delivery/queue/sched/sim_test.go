@@ -47,6 +47,9 @@ type truth struct {
 	job  sched.JobID // that holds it; 0: none
 	held bool
 	want bool
+	// Held for a time, which is over then; zero: for good.
+	until time.Time
+	trash bool
 }
 
 type running struct {
@@ -63,6 +66,7 @@ type world struct {
 	now   time.Time
 	ahead time.Duration // how far the clock was set
 	steps int
+	top   time.Time // the latest time that the scheduler was told
 	made  int
 	ended int
 	rcpts map[rcptKey]*truth
@@ -178,8 +182,10 @@ func (w *world) finish() {
 			w.endJob()
 			continue
 		}
-		for _, ev := range w.commands(sched.Release) {
-			w.step(ev)
+		for _, op := range []sched.Op{sched.Release, sched.Undrop} {
+			for _, ev := range w.commands(op) {
+				w.step(ev)
+			}
 		}
 		if len(w.jobs) == 0 {
 			at, ok := w.s.Wake()
@@ -234,6 +240,10 @@ func (w *world) add() {
 		switch w.rnd.IntN(20) {
 		case 0:
 			r.State, tr.held = mail.StateHeld, true
+		case 2:
+			r.State, r.Next, tr.trash = mail.StateTrashed, w.now.Add(time.Duration(w.rnd.IntN(100)-20)*time.Minute), true
+		case 3:
+			r.End = w.now.Add(time.Duration(w.rnd.IntN(100)-20) * time.Minute)
 		case 1:
 			r.State, r.Attempts, r.Next = mail.StateDeferred, 2, w.now.Add(time.Duration(w.rnd.IntN(100)-20)*time.Minute)
 		}
@@ -257,7 +267,7 @@ func (w *world) commands(op sched.Op) []*sched.Event[int] {
 }
 
 func (w *world) operator() {
-	ops := []sched.Op{sched.Hold, sched.Release, sched.Release, sched.Retry, sched.Drop, sched.Bounce}
+	ops := []sched.Op{sched.Hold, sched.Release, sched.Release, sched.Retry, sched.Drop, sched.Bounce, sched.Trash, sched.Undrop, sched.Reroute, sched.Expire}
 	evs := w.commands(ops[w.rnd.IntN(len(ops))])
 	storm := w.rnd.IntN(20) == 0
 	for _, ev := range evs {
@@ -297,9 +307,16 @@ func (w *world) endJob() {
 			ev.Results = append(ev.Results, sched.Result{State: mail.StateFailed})
 		}
 	case sched.Operate:
-		st := map[sched.Op]mail.State{sched.Hold: mail.StateHeld, sched.Release: mail.StateActive, sched.Drop: mail.StateDropped, sched.Bounce: mail.StateFailed}[a.Op]
 		for range a.Items {
-			ev.Results = append(ev.Results, sched.Result{State: st})
+			ev.Results = append(ev.Results, w.word(a.Op))
+		}
+	case sched.Purge:
+		for range a.Items {
+			res := sched.Result{State: mail.StateDropped}
+			if !w.calm && w.rnd.IntN(10) == 0 {
+				res = sched.Result{State: mail.StateTrashed, Next: w.now.Add(time.Minute)}
+			}
+			ev.Results = append(ev.Results, res)
 		}
 	}
 	delete(w.jobs, a.Job)
@@ -310,6 +327,8 @@ func (w *world) endJob() {
 			tr := w.rcpts[k]
 			tr.job = 0
 			tr.held = ev.Results[i].State == mail.StateHeld && !tr.want
+			tr.trash = ev.Results[i].State == mail.StateTrashed && !tr.want
+			tr.until = ev.Results[i].Next
 			tr.want = false
 			if l := ev.Results[i].Lane; l != "" {
 				tr.lane = l
@@ -321,6 +340,29 @@ func (w *world) endJob() {
 		}
 	}
 	w.step(ev)
+}
+
+// word is what an operator's word makes of a recipient.
+func (w *world) word(op sched.Op) sched.Result {
+	switch op {
+	case sched.Hold:
+		res := sched.Result{State: mail.StateHeld}
+		if w.rnd.IntN(2) == 0 {
+			res.Next = w.now.Add(time.Duration(w.rnd.IntN(60)) * time.Minute)
+		}
+		return res
+	case sched.Drop:
+		return sched.Result{State: mail.StateDropped}
+	case sched.Bounce:
+		return sched.Result{State: mail.StateFailed}
+	case sched.Trash:
+		return sched.Result{State: mail.StateTrashed, Next: w.now.Add(time.Duration(w.rnd.IntN(60)) * time.Minute)}
+	case sched.Reroute:
+		return sched.Result{State: mail.StateActive, Lane: w.lane()}
+	case sched.Expire:
+		return sched.Result{State: mail.StateDeferred, Same: true, Next: w.now.Add(time.Hour), End: w.now.Add(time.Duration(w.rnd.IntN(100)-20) * time.Minute)}
+	}
+	return sched.Result{State: mail.StateActive}
 }
 
 // attempt lets a destination behave by its name.
@@ -361,6 +403,9 @@ func (w *world) attempt(a sched.Action[int], ev *sched.Event[int]) {
 // step gives the scheduler an event, checks what it wants done and compares
 // its inside with the model.
 func (w *world) step(ev *sched.Event[int]) {
+	if at := w.now.Add(w.ahead); at.After(w.top) {
+		w.top = at
+	}
 	for _, a := range w.s.Step(w.now.Add(w.ahead), ev) {
 		switch a.Kind {
 		case sched.Answer, sched.Overtaken:
@@ -379,8 +424,8 @@ func (w *world) step(ev *sched.Event[int]) {
 		w.begin(a)
 	}
 	c := w.s.Counts()
-	if c.Recipients != len(w.rcpts) {
-		w.fail("%d recipients counted, %d there", c.Recipients, len(w.rcpts))
+	if c.Recipients+c.Trashed != len(w.rcpts) {
+		w.fail("%d recipients and %d in the trash counted, %d there", c.Recipients, c.Trashed, len(w.rcpts))
 	}
 	if w.steps++; w.steps%checkEvery != 0 {
 		return
@@ -408,7 +453,9 @@ func (w *world) begin(a sched.Action[int]) {
 			continue
 		case tr.job != 0:
 			w.fail("%d/%d is in two jobs", it.Ref, it.Recipient)
-		case tr.held && a.Kind != sched.Operate:
+		case tr.trash != (a.Kind == sched.Purge) && a.Kind != sched.Operate:
+			w.fail("%d/%d: a job of kind %d, in the trash: %v", it.Ref, it.Recipient, a.Kind, tr.trash)
+		case tr.held && a.Kind != sched.Operate && (tr.until.IsZero() || tr.until.After(w.top)):
 			w.fail("%d/%d is tried while held", it.Ref, it.Recipient)
 		case a.Kind == sched.Deliver && (tr.lane != a.Lane || it.Ref != a.Items[0].Ref):
 			w.fail("%d/%d belongs to %s, not %s", it.Ref, it.Recipient, tr.lane, a.Lane)

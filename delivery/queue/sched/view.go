@@ -8,11 +8,13 @@ import (
 
 // Counts says how much is queued.
 type Counts struct {
-	Messages   int
+	Messages   int // with a recipient that is not in the trash
 	Recipients int // the sum of the three below
 	Active     int // ready or being worked on
 	Deferred   int
 	Held       int
+	Trashed    int       // dropped, and still to be had back
+	Trash      int       // messages of which nothing else is left
 	Oldest     time.Time // when the oldest message arrived; zero when there is none
 	Running    int       // deliveries under way
 	Lanes      int       // destinations that are known
@@ -21,15 +23,32 @@ type Counts struct {
 // Counts costs nothing: the figures are kept as things change.
 func (s *Scheduler[M]) Counts() Counts {
 	c := Counts{
-		Messages: s.msgs.live, Held: s.count[held],
+		Messages: s.msgs.live - s.wholes, Held: s.count[held], Trashed: s.count[trashed] + s.count[spent], Trash: s.wholes,
 		Active: s.count[ready] + s.count[busy], Deferred: s.count[deferred] + s.count[expired],
 		Running: s.running, Lanes: s.lanes.live,
 	}
 	c.Recipients = c.Active + c.Deferred + c.Held
-	if s.first != 0 {
-		c.Oldest = time.UnixMilli(s.msgs.at(s.first).arrived)
+	if id := s.oldest(); id != 0 {
+		c.Oldest = time.UnixMilli(s.msgs.at(id).arrived)
 	}
 	return c
+}
+
+// oldest is the first message that is not in the trash as a whole, 0 when there
+// is none.
+func (s *Scheduler[M]) oldest() uint32 {
+	if s.msgs.live == s.wholes {
+		return 0
+	}
+	id := s.first
+	if s.prefix != 0 {
+		id = s.msgs.at(s.prefix).next
+	}
+	for id != 0 && s.msgs.at(id).whole {
+		s.prefix = id
+		id = s.msgs.at(id).next
+	}
+	return id
 }
 
 // View is what the scheduler knows of one message.
@@ -45,7 +64,8 @@ type RecipientView struct {
 	Index    uint32
 	State    mail.State
 	Attempts uint32
-	Next     time.Time   // of a deferred one, and of one that waits for a lane's probe; else zero
+	Domain   uint16
+	Next     time.Time   // of a deferred one, of one that waits for a lane's probe, of one that is held for a time or in the trash; else zero
 	Lane     string      // its destination
 	Why      *mail.Reply // why its lane is down; else nil
 }
@@ -94,10 +114,15 @@ func (s *Scheduler[M]) Next(c *Cursor[M], n int, visit func(v *View[M])) (more b
 
 func (s *Scheduler[M]) view(r *recipient) RecipientView {
 	l := s.lanes.at(r.lane)
-	v := RecipientView{Index: r.index, Attempts: uint32(r.attempts), Lane: l.key, Why: l.why}
+	v := RecipientView{Index: uint32(r.index), Domain: r.domain, Attempts: uint32(r.attempts), Lane: l.key, Why: l.why}
 	switch r.state {
 	case held:
 		v.State = mail.StateHeld
+		if r.flags&flagTimed != 0 {
+			v.Next = time.UnixMilli(r.due)
+		}
+	case trashed, spent:
+		v.State, v.Next = mail.StateTrashed, time.UnixMilli(r.due)
 	case deferred, expired:
 		v.State, v.Next = mail.StateDeferred, time.UnixMilli(r.due)
 	case ready:
