@@ -61,7 +61,7 @@ func (r *Runner) deliver(j *job, ev *event) {
 		t.env = env
 	}
 	t.content.Content = r.sp.Content(t.m)
-	if send := t.route(j.Lane); len(send) > 0 {
+	if send := t.heldBack(j.Lane, t.route(j.Lane)); len(send) > 0 {
 		t.attempt(j.ctx, send)
 	}
 	t.now = r.clock.wall()
@@ -110,13 +110,18 @@ func (r *Runner) unreadable(m *spool.Message, items []item, results []sched.Resu
 // route finds out where the recipients go now. It gives those that belong to
 // this lane, as places in items; the others move, or have no next hop.
 func (t *try) route(lane string) (send []int) {
-	var domain, key string
+	var domain, via, key string
 	var hop mail.NextHop
 	var reply *mail.Reply
+	orders := t.r.sp.Orders(t.m)
 	for i, it := range t.items {
-		if d := t.env.Recipients[it.Recipient].Addr.Domain; i == 0 || d != domain {
-			domain, key = d, unroutable
-			if hop, reply = t.r.o.Router.Route(d); reply == nil {
+		to := ""
+		if orders != nil {
+			to = orders[it.Recipient].Route
+		}
+		if d := t.env.Recipients[it.Recipient].Addr.Domain; i == 0 || d != domain || to != via {
+			domain, via, key = d, to, unroutable
+			if hop, reply = t.r.hop(to, d); reply == nil {
 				key = hop.Key
 			}
 		}

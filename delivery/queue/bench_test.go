@@ -48,6 +48,8 @@ func (k keys) Route(domain string) (mail.NextHop, *mail.Reply) {
 	return k[uint(n)%uint(len(k))], nil
 }
 
+func (k keys) Via(to, domain string) (mail.NextHop, *mail.Reply) { return k.Route(domain) }
+
 func hopKeys(n int) keys {
 	k := make(keys, n)
 	for i := range k {

@@ -2,6 +2,7 @@ package queue
 
 import (
 	"errors"
+	"time"
 
 	"github.com/clrelay/clrelay/delivery/dsn"
 	"github.com/clrelay/clrelay/delivery/queue/sched"
@@ -95,9 +96,12 @@ func (r *Runner) warn(j *job) {
 		return // it ended meanwhile, or the next attempt will find out
 	}
 	rep := dsn.Report{Kind: dsn.Delayed}
-	until := m.Arrived().Add(r.expire())
 	for i := range j.Items {
 		it := &j.Items[i]
+		until := m.Arrived().Add(r.expire())
+		if end := st[it.Recipient].Orders.EndMS; end != 0 {
+			until = time.UnixMilli(end)
+		}
 		if s := &st[it.Recipient]; s.State == mail.StateDeferred && dsn.Wanted(env, int(it.Recipient), dsn.Delayed) {
 			rep.Recipients = append(rep.Recipients, dsn.Recipient{Outcome: last(it, s), WillRetryUntil: until})
 		}
@@ -110,7 +114,7 @@ func (r *Runner) warn(j *job) {
 // operate records an operator's word.
 func (r *Runner) operate(j *job, ev *event) {
 	ev.Results = make([]sched.Result, len(j.Items))
-	reason, failed := r.reason(j.Tag), len(j.Items)
+	t, failed := r.order(j.Tag), len(j.Items)
 	defer func() { r.operated(j.Tag, len(j.Items), failed) }()
 	m := j.Items[0].Ref
 	if j.Op == sched.Withdraw {
@@ -122,15 +126,21 @@ func (r *Runner) operate(j *job, ev *event) {
 	}
 	env, st, err := r.stored(j)
 	var damage *spool.DamageError
-	if errors.As(err, &damage) && j.Op == sched.Drop {
+	if errors.As(err, &damage) && (j.Op == sched.Drop || j.Op == sched.Trash) {
 		// What can't be read can still be dropped.
-		env, st, err = &mail.Envelope{ID: m.ID(), Recipients: make([]mail.Recipient, m.Recipients())}, make([]spool.RecipientState, m.Recipients()), nil
+		env, st, err = nameless(m), make([]spool.RecipientState, m.Recipients()), nil
 	}
 	if err != nil {
 		r.unreadable(m, j.Items, ev.Results, err)
 		return
 	}
-	rs, bounced := r.word(j, st, reason)
+	rs := r.word(j, st, t)
+	var bounced []dsn.Recipient
+	for i := range rs {
+		if rs[i].State == mail.StateFailed {
+			bounced = append(bounced, dsn.Recipient{Outcome: mail.Outcome{Recipient: rs[i].Recipient, Reply: rs[i].Reply, At: rs[i].At}})
+		}
+	}
 	if err = r.reportFailed(j.ctx, m, env, bounced); err == nil {
 		err = r.sp.SettleDurable(m, rs)
 	}
@@ -142,44 +152,38 @@ func (r *Runner) operate(j *job, ev *event) {
 		return
 	}
 	failed = 0
-	kind := map[sched.Op]EventKind{sched.Hold: Held, sched.Release: Released, sched.Drop: Dropped, sched.Bounce: Bounced}[j.Op]
 	for i := range rs {
-		ev.Results[i].State = rs[i].State
-		e := r.event(m, env, rs[i].Recipient)
-		e.Kind, e.Attempt, e.Reason, e.Outcome = kind, int(rs[i].Attempts), reason, mail.Outcome{Recipient: rs[i].Recipient, Reply: rs[i].Reply, Remote: rs[i].Remote, At: rs[i].At}
-		r.o.Observer.Recipient(&e)
-		if kind == Bounced && env.From.IsNull() {
-			e.Kind = DoubleBounce
-			r.o.Observer.Recipient(&e)
-		}
+		ev.Results[i] = r.followed(j.Op, &rs[i], env.Recipients[rs[i].Recipient].Addr.Domain)
+		r.observeWord(j.Op, m, env, &rs[i], t.reason)
 	}
 }
 
-// word gives the results that an operator's word means, and those of them that
-// the sender is to be told of.
-func (r *Runner) word(j *job, st []spool.RecipientState, reason string) (rs []spool.Result, bounced []dsn.Recipient) {
-	state := map[sched.Op]mail.State{sched.Hold: mail.StateHeld, sched.Release: mail.StateActive, sched.Drop: mail.StateDropped, sched.Bounce: mail.StateFailed}[j.Op]
-	now := r.clock.wall()
-	for _, it := range j.Items {
-		s := &st[it.Recipient]
-		res := spool.Result{Recipient: int(it.Recipient), State: state, Attempts: it.Attempts, Reply: s.Reply, Remote: s.Remote, At: now}
-		if j.Op == sched.Bounce {
-			res.Reply, res.Remote = *mail.NewReply(554, "5.0.0", "returned by the postmaster"), ""
-			if reason != "" {
-				res.Reply.Text += ": " + reason
-			}
-			bounced = append(bounced, dsn.Recipient{Outcome: mail.Outcome{Recipient: res.Recipient, Reply: res.Reply, At: now}})
-		}
-		rs = append(rs, res)
+// observeWord tells of an operator's word that was recorded.
+func (r *Runner) observeWord(op sched.Op, m *spool.Message, env *mail.Envelope, rs *spool.Result, reason string) {
+	kind, ok := map[sched.Op]EventKind{
+		sched.Hold: Held, sched.Release: Released, sched.Drop: Dropped, sched.Bounce: Bounced, sched.Trash: Trashed, sched.Undrop: Undropped,
+	}[op]
+	if !ok {
+		return // where and until when it is tried is no event of its own
 	}
-	return rs, bounced
+	e := r.event(m, env, rs.Recipient)
+	e.Kind, e.Attempt, e.Reason, e.Outcome = kind, int(rs.Attempts), reason, mail.Outcome{Recipient: rs.Recipient, Reply: rs.Reply, Remote: rs.Remote, At: rs.At}
+	r.o.Observer.Recipient(&e)
+	if kind == Bounced && env.From.IsNull() {
+		e.Kind = DoubleBounce
+		r.o.Observer.Recipient(&e)
+	}
 }
 
 // unchanged is the result of a recipient whose change could not be recorded:
 // it goes on as the spool has it.
 func (r *Runner) unchanged(st *spool.RecipientState) sched.Result {
-	if st.State == mail.StateHeld {
-		return sched.Result{State: mail.StateHeld}
+	if st.State == mail.StateHeld || st.State == mail.StateTrashed {
+		res := sched.Result{State: st.State}
+		if !st.Next.IsZero() {
+			res.Next = r.clock.toSched(st.Next)
+		}
+		return res
 	}
 	next := r.clock.sched().Add(errorWait)
 	if at := r.clock.toSched(st.Next); !st.Next.IsZero() && at.After(next) {

@@ -9,13 +9,14 @@
 //
 // cmd makes a Runner with New, gives its Enqueue to the spool as
 // Options.Accepted, starts it with Start and ends it with Shutdown. The admin
-// API calls Counts, List, Change and Show.
+// API calls Counts, List, Change, Show and SetRules.
 //
 // # The life of an attempt
 //
 //  1. The scheduler gives out a Deliver job: recipients of one message that
 //     share a next hop. The envelope is at hand or read from the spool, and
 //     routed again, so that changed routes count from the next attempt on.
+//     Those that a Rule matches are recorded as held instead of being tried.
 //  2. The Lease is asked, the attempt is marked in the log (spool.Attempt),
 //     and the Deliverer starts. Right before the final dot it asks BeforeDot:
 //     the mark must have been written and the Lease still be held.

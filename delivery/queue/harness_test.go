@@ -38,6 +38,13 @@ func (h *hops) Route(domain string) (mail.NextHop, *mail.Reply) {
 	return mail.NextHop{Key: "mx:" + domain, Domain: domain}, nil
 }
 
+func (h *hops) Via(to, domain string) (mail.NextHop, *mail.Reply) {
+	if to == "mx" {
+		return mail.NextHop{Key: "mx:" + domain, Domain: domain}, nil
+	}
+	return mail.NextHop{Key: "smarthost:" + to, Domain: to}, nil
+}
+
 func (h *hops) set(domain, key string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -214,7 +221,7 @@ func read(c delivery.Content) (string, error) {
 
 // Recipient, Reported and Postponed make the world an Observer.
 func (w *world) Recipient(e *queue.Event) {
-	names := map[queue.EventKind]string{queue.Delivered: "delivered", queue.Deferred: "deferred", queue.Bounced: "bounced", queue.Expired: "expired", queue.DoubleBounce: "double", queue.Held: "held", queue.Released: "released", queue.Dropped: "dropped"}
+	names := map[queue.EventKind]string{queue.Delivered: "delivered", queue.Deferred: "deferred", queue.Bounced: "bounced", queue.Expired: "expired", queue.DoubleBounce: "double", queue.Held: "held", queue.Released: "released", queue.Dropped: "dropped", queue.Trashed: "trashed", queue.Undropped: "undropped"}
 	s := fmt.Sprintf("%s %s #%d", names[e.Kind], e.To.String(), e.Attempt)
 	if e.Reason != "" {
 		s += " (" + e.Reason + ")"
@@ -289,17 +296,32 @@ type selector struct {
 	state    []mail.State
 	from, to string
 	ids      []mail.ID
+	rule     string // held by it
+	reply    string // a part of the last one
+	lane     string
 }
 
-func (s selector) MatchMessage(id mail.ID, _ time.Time) bool {
+func (s selector) MatchMessage(id mail.ID, _ time.Time, _ int64) bool {
 	return s.ids == nil || slices.Contains(s.ids, id)
 }
-func (s selector) MatchState(st mail.State) bool {
-	return s.state == nil || slices.Contains(s.state, st)
+func (s selector) MatchRecipient(st mail.State, _ uint32, lane string) bool {
+	return (s.state == nil && st != mail.StateTrashed || slices.Contains(s.state, st)) && (s.lane == "" || s.lane == lane)
 }
-func (s selector) NeedsAddress() bool { return s.from != "" || s.to != "" }
-func (s selector) MatchAddress(from, to mail.Address) bool {
-	return (s.from == "" || s.from == from.String()) && (s.to == "" || s.to == to.Domain)
+func (s selector) Needs() (envelope, reply bool) { return s.from != "" || s.to != "", s.reply != "" }
+func (s selector) MatchStored(env *mail.Envelope, rcpt int, last *mail.Reply, rule string) bool {
+	if s.rule != "" && s.rule != rule || s.reply != "" && !strings.Contains(last.Line(), s.reply) {
+		return false
+	}
+	if s.from == "" && s.to == "" {
+		return true
+	}
+	return env != nil && (s.from == "" || s.from == env.From.String()) && (s.to == "" || s.to == env.Recipients[rcpt].Addr.Domain)
+}
+func (s selector) Domains() []string {
+	if s.to == "" {
+		return nil
+	}
+	return []string{s.to}
 }
 
 // rows lists the queue, one line a recipient.

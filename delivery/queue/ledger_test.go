@@ -61,12 +61,7 @@ func (l *ledger) run() {
 		case p < 75:
 			time.Sleep(time.Duration(l.rnd.ExpFloat64() * float64(10*time.Minute)))
 		case p < 90:
-			ops := []sched.Op{sched.Hold, sched.Release, sched.Retry, sched.Release, sched.Retry, sched.Drop, sched.Bounce}
-			op := ops[l.rnd.IntN(len(ops))]
-			sel := selector{to: fmt.Sprintf("d%d.test", l.rnd.IntN(6))}
-			if c := w.change(op, sel); c.Failed < 0 || c.Failed > c.Recipients {
-				l.t.Errorf("op %d: %+v", op, c)
-			}
+			l.operator()
 		case p < 96 || !l.crashes:
 			w.stop(time.Duration(l.rnd.IntN(40)) * time.Second)
 			w.start()
@@ -77,9 +72,30 @@ func (l *ledger) run() {
 			w.crash(l.rnd.Uint64())
 		}
 	}
+	w.r.SetRules(nil)
 	w.change(sched.Release, selector{})
 	time.Sleep(30 * time.Hour)
 	l.check()
+}
+
+// operator says one of the things that operators say.
+func (l *ledger) operator() {
+	ops := []sched.Op{sched.Hold, sched.Release, sched.Retry, sched.Release, sched.Retry, sched.Drop, sched.Bounce, sched.Trash, sched.Undrop, sched.Reroute, sched.Expire}
+	sel := selector{to: fmt.Sprintf("d%d.test", l.rnd.IntN(6))}
+	c := queue.Change{Op: ops[l.rnd.IntN(len(ops))], Until: time.Now().Add(time.Duration(l.rnd.IntN(20)) * time.Hour)}
+	switch c.Op {
+	case sched.Undrop:
+		sel.state = []mail.State{mail.StateTrashed}
+	case sched.Reroute:
+		c.Route = []string{"", "mx", "other.test"}[l.rnd.IntN(3)]
+	case sched.Retry:
+		l.w.r.SetRules([]queue.Rule{{ID: "r", Selector: selector{to: fmt.Sprintf("d%d.test", l.rnd.IntN(12))}, Until: c.Until}})
+	}
+	c.Selector = sel
+	done, err := l.w.r.Change(context.Background(), c)
+	if err != nil || done.Failed < 0 || done.Failed > done.Recipients {
+		l.t.Errorf("op %d: %+v, %v", c.Op, done, err)
+	}
 }
 
 func (l *ledger) accept() {

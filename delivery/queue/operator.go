@@ -25,12 +25,15 @@ const (
 	maxSamples = 3
 )
 
-// Selector picks recipients. Its methods are pure.
+// Selector picks recipients. Its methods are pure. What MatchStored is given
+// may be nil where Needs says that nothing depends on it. One that also has
+// Domains() []string names by it, in the form of package names, the domains of
+// which one is that of each recipient that it picks; nil is any.
 type Selector interface {
-	MatchMessage(id mail.ID, arrived time.Time) bool
-	MatchState(st mail.State) bool
-	NeedsAddress() bool // false: MatchAddress is always true
-	MatchAddress(from, to mail.Address) bool
+	MatchMessage(id mail.ID, arrived time.Time, size int64) bool
+	MatchRecipient(st mail.State, attempts uint32, lane string) bool
+	Needs() (envelope, reply bool)
+	MatchStored(env *mail.Envelope, rcpt int, last *mail.Reply, rule string) bool
 }
 
 // Counts says how much is queued.
@@ -55,55 +58,55 @@ type Row struct {
 	Size      int64
 	Arrived   time.Time
 	Attempts  uint32
-	Next      time.Time  // of a deferred one, and of one that waits until its destination is tried again; else zero
-	LastReply mail.Reply // zero when there is none
+	Next      time.Time    // of a deferred one, of one that waits until its destination is tried again, that is held for a time or in the trash; else zero
+	LastReply mail.Reply   // zero when there is none
+	Client    *mail.Client // where it came from
+	Lane      string       // where it goes next
+	Orders    spool.Orders // what an operator said of it
 }
 
 // picked is a message of which a walk picked recipients.
 type picked struct {
-	msg   uint32
-	m     *spool.Message
-	env   *mail.Envelope // nil when no address was needed
-	rcpts []sched.RecipientView
+	msg    uint32
+	m      *spool.Message
+	env    *mail.Envelope         // nil when it was not needed, or can't be read
+	states []spool.RecipientState // nil when they were not needed, or say no more than rcpts
+	orders []spool.Orders         // nil: none
+	rcpts  []sched.RecipientView
 }
+
+// needs says what a walk reads.
+type needs struct{ envelope, reply bool }
 
 // List calls visit for each recipient that sel picks, in the order of arrival,
 // until visit returns an error, which it returns. The Row is valid during the
 // call alone.
 func (r *Runner) List(ctx context.Context, sel Selector, visit func(*Row) error) error {
-	return r.list(ctx, sel, true, visit)
+	return r.list(ctx, sel, needs{true, true}, visit)
 }
 
 // Scan is List without the last reply, for which it need not read from disk.
 func (r *Runner) Scan(ctx context.Context, sel Selector, visit func(*Row) error) error {
-	return r.list(ctx, sel, false, visit)
+	return r.list(ctx, sel, needs{envelope: true}, visit)
 }
 
-func (r *Runner) list(ctx context.Context, sel Selector, replies bool, visit func(*Row) error) error {
+func (r *Runner) list(ctx context.Context, sel Selector, reads needs, visit func(*Row) error) error {
 	var row Row
-	return r.walk(ctx, sel, true, func(p *picked) error {
-		tried := replies && slices.ContainsFunc(p.rcpts, func(v sched.RecipientView) bool { return v.Attempts > 0 || v.State == mail.StateHeld })
-		var st []spool.RecipientState
-		if tried {
-			var err error
-			if st, err = r.sp.States(p.m); err != nil && !isFinished(err) {
-				r.o.Log.Warn("reading states", "id", p.m.ID().String(), "error", err)
-			}
-		}
+	return r.walk(ctx, sel, reads, func(p *picked) error {
 		for i := range p.rcpts {
 			v := &p.rcpts[i]
-			row = Row{ID: p.m.ID(), State: v.State, Size: p.m.Size(), Arrived: p.m.Arrived(), Attempts: v.Attempts}
+			row = Row{ID: p.m.ID(), State: v.State, Size: p.m.Size(), Arrived: p.m.Arrived(), Attempts: v.Attempts, Lane: v.Lane}
 			if p.env != nil {
-				row.From, row.To = p.env.From, p.env.Recipients[v.Index].Addr
+				row.From, row.To, row.Client = p.env.From, p.env.Recipients[v.Index].Addr, &p.env.Client
+			}
+			if p.orders != nil {
+				row.Orders = p.orders[v.Index]
 			}
 			if !v.Next.IsZero() {
 				row.Next = r.clock.toWall(v.Next)
 			}
-			if st != nil {
-				row.LastReply = st[v.Index].Reply
-			}
-			if replies && row.LastReply.Code == 0 && v.Why != nil {
-				row.LastReply = *v.Why
+			if reads.reply {
+				row.LastReply = p.reply(v)
 			}
 			if err := visit(&row); err != nil {
 				return err
@@ -113,10 +116,21 @@ func (r *Runner) list(ctx context.Context, sel Selector, replies bool, visit fun
 	})
 }
 
+// reply is what was last heard of a recipient.
+func (p *picked) reply(v *sched.RecipientView) (last mail.Reply) {
+	if p.states != nil {
+		last = p.states[v.Index].Reply
+	}
+	if last.Code == 0 && v.Why != nil {
+		last = *v.Why
+	}
+	return last
+}
+
 // walk calls visit for each message of which sel picks recipients. An
 // envelope that can't be read is as good as none: its message is picked by
 // what else is known, so that it can be seen and dropped.
-func (r *Runner) walk(ctx context.Context, sel Selector, addresses bool, visit func(*picked) error) error {
+func (r *Runner) walk(ctx context.Context, sel Selector, reads needs, visit func(*picked) error) error {
 	r.mu.Lock()
 	cur := r.s.Open()
 	r.mu.Unlock()
@@ -125,6 +139,7 @@ func (r *Runner) walk(ctx context.Context, sel Selector, addresses bool, visit f
 		r.s.Close(cur)
 		r.mu.Unlock()
 	}()
+	hint := hinted(sel)
 	for more := true; more; {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -132,13 +147,14 @@ func (r *Runner) walk(ctx context.Context, sel Selector, addresses bool, visit f
 		var batch []picked
 		r.mu.Lock()
 		more = r.s.Next(cur, walkBatch, func(v *sched.View[*spool.Message]) {
-			if !sel.MatchMessage(v.Ref.ID(), v.Ref.Arrived()) {
+			if !sel.MatchMessage(v.Ref.ID(), v.Ref.Arrived(), v.Ref.Size()) {
 				return
 			}
 			p := picked{msg: v.Msg, m: v.Ref}
 			for i := range v.Recipients {
-				if sel.MatchState(v.Recipients[i].State) {
-					p.rcpts = append(p.rcpts, v.Recipients[i])
+				c := &v.Recipients[i]
+				if (hint == nil || hint[c.Domain]) && sel.MatchRecipient(c.State, c.Attempts, c.Lane) {
+					p.rcpts = append(p.rcpts, *c)
 				}
 			}
 			if len(p.rcpts) > 0 {
@@ -147,7 +163,7 @@ func (r *Runner) walk(ctx context.Context, sel Selector, addresses bool, visit f
 		})
 		r.mu.Unlock()
 		for i := range batch {
-			if !r.address(&batch[i], sel, addresses) {
+			if !r.match(&batch[i], sel, reads) {
 				continue
 			}
 			if err := visit(&batch[i]); err != nil {
@@ -158,26 +174,61 @@ func (r *Runner) walk(ctx context.Context, sel Selector, addresses bool, visit f
 	return nil
 }
 
-// address reads a picked message's envelope, if that is needed, and leaves
-// those recipients whose addresses match. It tells whether there are any.
-func (r *Runner) address(p *picked, sel Selector, always bool) bool {
-	needs := sel.NeedsAddress()
-	if !always && !needs {
-		return true
+// hinted gives the numbers of the domains that a selector names; nil: it picks
+// any.
+func hinted(sel Selector) map[uint16]bool {
+	named, ok := sel.(interface{ Domains() []string })
+	if !ok {
+		return nil
 	}
-	env, err := r.sp.Envelope(p.m)
-	if err != nil {
-		if !isFinished(err) {
+	domains := named.Domains()
+	if domains == nil {
+		return nil
+	}
+	out := make(map[uint16]bool, len(domains))
+	for _, d := range domains {
+		out[domainKey(d)] = true
+	}
+	return out
+}
+
+// match reads what is needed of a picked message and leaves those recipients
+// that match. It tells whether there are any.
+func (r *Runner) match(p *picked, sel Selector, reads needs) bool {
+	byEnvelope, byReply := sel.Needs()
+	if reads.envelope || byEnvelope {
+		env, err := r.sp.Envelope(p.m)
+		if err != nil {
+			if isFinished(err) {
+				return false
+			}
 			r.o.Log.Warn("reading an envelope", "id", p.m.ID().String(), "error", err)
+		} else {
+			p.env = env
 		}
-		return !isFinished(err) && !needs
 	}
-	p.env = env
-	if needs {
-		p.rcpts = slices.DeleteFunc(p.rcpts, func(v sched.RecipientView) bool {
-			return !sel.MatchAddress(env.From, env.Recipients[v.Index].Addr)
-		})
+	tried := func(v sched.RecipientView) bool {
+		return v.Attempts > 0 || v.State == mail.StateHeld || v.State == mail.StateTrashed
 	}
+	if (reads.reply || byReply) && slices.ContainsFunc(p.rcpts, tried) {
+		st, err := r.sp.States(p.m)
+		if err == nil {
+			p.states = st
+		} else if !isFinished(err) {
+			r.o.Log.Warn("reading states", "id", p.m.ID().String(), "error", err)
+		}
+	}
+	p.orders = r.sp.Orders(p.m)
+	p.rcpts = slices.DeleteFunc(p.rcpts, func(v sched.RecipientView) bool {
+		rule, last := "", mail.Reply{}
+		if p.orders != nil {
+			rule = p.orders[v.Index].Rule
+		}
+		if byReply {
+			last = p.reply(&v)
+		}
+		return !sel.MatchStored(p.env, int(v.Index), &last, rule)
+	})
 	return len(p.rcpts) > 0
 }
 
@@ -195,6 +246,8 @@ type Change struct {
 	Reason   string
 	// Progress is told now and then how much was picked so far; nil is nobody.
 	Progress func(messages, recipients, bytes int64)
+	Until    time.Time // of Trash: until when it can be taken back; of Expire: when they are given up
+	Route    string    // of Reroute: where, as Router.Via takes it; empty: by the routes again
 }
 
 // Changed says what a Change did, or in a dry run would do.
@@ -226,6 +279,10 @@ func applies(op Op, st mail.State) bool {
 		return st == mail.StateActive || st == mail.StateDeferred
 	case sched.Release:
 		return st == mail.StateHeld
+	case sched.Undrop:
+		return st == mail.StateTrashed
+	case sched.Bounce, sched.Trash, sched.Reroute, sched.Expire:
+		return st != mail.StateTrashed
 	}
 	return true
 }
@@ -236,8 +293,16 @@ type applicable struct {
 	op Op
 }
 
-func (a applicable) MatchState(st mail.State) bool {
-	return applies(a.op, st) && a.Selector.MatchState(st)
+func (a applicable) MatchRecipient(st mail.State, attempts uint32, lane string) bool {
+	return applies(a.op, st) && a.Selector.MatchRecipient(st, attempts, lane)
+}
+
+// Domains passes the hint on.
+func (a applicable) Domains() []string {
+	if named, ok := a.Selector.(interface{ Domains() []string }); ok {
+		return named.Domains()
+	}
+	return nil
 }
 
 // Change carries out an operator's word. It returns when everything is on
@@ -247,7 +312,7 @@ func (r *Runner) Change(ctx context.Context, c Change) (Changed, error) {
 	sel := applicable{c.Selector, c.Op}
 	var sum Changed
 	if c.DryRun || c.Expect != nil {
-		if err := r.walk(ctx, sel, false, func(p *picked) error { sum.add(p); return nil }); err != nil {
+		if err := r.walk(ctx, sel, needs{}, func(p *picked) error { sum.add(p); return nil }); err != nil {
 			return Changed{}, err
 		}
 		if c.Expect != nil && *c.Expect != sum.Recipients {
@@ -258,11 +323,11 @@ func (r *Runner) Change(ctx context.Context, c Change) (Changed, error) {
 		}
 		sum = Changed{}
 	}
-	tag, t, err := r.ticket(c.Op, c.Reason)
+	tag, t, err := r.ticket(&c)
 	if err != nil {
 		return Changed{}, err
 	}
-	err = r.walk(ctx, sel, false, func(p *picked) error {
+	err = r.walk(ctx, sel, needs{}, func(p *picked) error {
 		sum.add(p)
 		ev := event{Kind: sched.Command, Op: c.Op, Msg: p.msg, Ref: p.m, Tag: tag}
 		for _, v := range p.rcpts {
@@ -284,7 +349,8 @@ func (r *Runner) Change(ctx context.Context, c Change) (Changed, error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.tickets, tag)
+	t.left = true
+	r.forget(tag, t)
 	if c.Op != sched.Retry { // what ended meanwhile needs no further try
 		sum.Failed = sum.Recipients - int64(t.changed)
 	}
@@ -292,14 +358,14 @@ func (r *Runner) Change(ctx context.Context, c Change) (Changed, error) {
 }
 
 // ticket begins to follow a command.
-func (r *Runner) ticket(op Op, reason string) (uint64, *ticket, error) {
+func (r *Runner) ticket(c *Change) (uint64, *ticket, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.stopping || r.sp == nil {
 		return 0, nil, ErrStopping
 	}
 	r.lastTag++
-	t := &ticket{op: op, reason: reason, signal: make(chan struct{}, 1)}
+	t := &ticket{op: c.Op, reason: c.Reason, until: c.Until, route: c.Route, signal: make(chan struct{}, 1)}
 	r.tickets[r.lastTag] = t
 	return r.lastTag, t, nil
 }
@@ -317,13 +383,16 @@ func (c *Changed) add(p *picked) {
 	}
 }
 
-// ticket follows one Change. Runner.mu guards it; a nil one is that of a Change
-// that has returned.
+// ticket follows one Change until it has returned and the last recipient that
+// it met is recorded. Runner.mu guards what changes.
 type ticket struct {
-	op      Op
+	op      Op // this and the next three never change
 	reason  string
-	working int // recipients whose change is being recorded
-	waiting int // recipients whose delivery must end first
+	until   time.Time
+	route   string
+	left    bool // the Change has returned
+	working int  // recipients whose change is being recorded
+	waiting int  // recipients whose delivery must end first
 	changed int
 	signal  chan struct{} // has room for one
 }
@@ -381,17 +450,22 @@ func (r *Runner) operated(tag uint64, n, failed int) {
 		t.working -= n
 		t.changed += n - failed
 		t.wake()
+		r.forget(tag, t)
 	}
 }
 
-// reason gives the operator's, or none once the command has returned.
-func (r *Runner) reason(tag uint64) string {
+// forget drops a ticket that nobody needs any more. r.mu is held.
+func (r *Runner) forget(tag uint64, t *ticket) {
+	if t != nil && t.left && t.working == 0 && t.waiting == 0 {
+		delete(r.tickets, tag)
+	}
+}
+
+// order gives the ticket of a word that is to be recorded.
+func (r *Runner) order(tag uint64) *ticket {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if t := r.tickets[tag]; t != nil {
-		return t.reason
-	}
-	return ""
+	return r.tickets[tag]
 }
 
 // expire is the age at which recipients are given up.

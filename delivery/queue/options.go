@@ -17,6 +17,8 @@ import (
 // says why it goes nowhere.
 type Router interface {
 	Route(domain string) (mail.NextHop, *mail.Reply)
+	// Via is Route for what an operator sends to another place than the routes.
+	Via(to, domain string) (mail.NextHop, *mail.Reply)
 }
 
 // Deliverer tries to deliver: one Outcome for each of at.Recipients. A
@@ -58,7 +60,9 @@ const (
 	DoubleBounce                  // a message without a sender failed: comes after Bounced or Expired
 	Held                          // by an operator, or because its envelope can't be read
 	Released                      // by an operator
-	Dropped                       // by an operator
+	Dropped                       // by an operator: destroyed, maybe a while after it was Trashed
+	Trashed                       // by an operator: dropped, and still to be had back
+	Undropped                     // by an operator: back from there
 )
 
 // Event is what happened to a recipient.
@@ -71,7 +75,7 @@ type Event struct {
 	Attempt  int           // its number, from 1; 0 when there was none
 	Delay    time.Duration // since the message arrived
 	Next     time.Time     // Deferred: of the next attempt
-	Reason   string        // the operator's
+	Reason   string        // the operator's, or the rule's
 }
 
 // Mailboxes say where reports go that have no sender to go to.

@@ -40,6 +40,7 @@ type Runner struct {
 	clock  clock
 	events sync.Pool // of *intake
 	boxes  atomic.Pointer[Mailboxes]
+	rules  atomic.Pointer[[]Rule] // nil: there are none
 
 	mu       sync.Mutex
 	s        *sched.Scheduler[*spool.Message]
@@ -120,6 +121,9 @@ func (r *Runner) Resume(m *spool.Message, env *mail.Envelope, st []spool.Recipie
 			continue
 		}
 		rc.Attempts = st[i].Attempts
+		if o := &st[i].Orders; *o != (spool.Orders{}) {
+			r.obey(&rc, o, env.Recipients[i].Addr.Domain)
+		}
 		if !st[i].Next.IsZero() {
 			rc.Next = r.clock.toSched(st[i].Next)
 		}
@@ -136,14 +140,12 @@ func (in *intake) fill(r *Runner, m *spool.Message, env *mail.Envelope) {
 	in.ev = event{Kind: sched.Add, Ref: m, Arrived: r.clock.toSched(m.Arrived()), Sender: senderKey(env.From)}
 	in.rcpts = in.rcpts[:0]
 	var domain, key string
+	var number uint16
 	for i := range env.Recipients {
 		if d := env.Recipients[i].Addr.Domain; i == 0 || d != domain {
-			domain, key = d, unroutable
-			if hop, reply := r.o.Router.Route(d); reply == nil {
-				key = hop.Key
-			}
+			domain, key, number = d, r.lane("", d), domainKey(d)
 		}
-		in.rcpts = append(in.rcpts, sched.Recipient{Index: uint32(i), Lane: key})
+		in.rcpts = append(in.rcpts, sched.Recipient{Index: uint32(i), Lane: key, Domain: number})
 	}
 }
 
@@ -229,6 +231,7 @@ func (r *Runner) stepped(ev *event, env *mail.Envelope, jobs []job) []job {
 			continue
 		case sched.Answer, sched.Overtaken:
 			r.tickets[a.Tag].answer(&a)
+			r.forget(a.Tag, r.tickets[a.Tag])
 			continue
 		}
 		j := job{action: a, ctx: r.ctx}
@@ -312,6 +315,8 @@ func (r *Runner) do(j job) event {
 		r.warn(&j)
 	case sched.Operate:
 		r.operate(&j, &ev)
+	case sched.Purge:
+		r.purge(&j, &ev)
 	}
 	return ev
 }

@@ -15,13 +15,14 @@ import (
 // reported: the messages are as queued as before, elsewhere. The error is that
 // of ctx.
 func (r *Runner) Withdraw(ctx context.Context, segment uint64) error {
-	tag, t, err := r.ticket(sched.Withdraw, "")
+	tag, t, err := r.ticket(&Change{Op: sched.Withdraw})
 	if err != nil {
 		return err
 	}
 	defer func() {
 		r.mu.Lock()
-		delete(r.tickets, tag)
+		t.left = true
+		r.forget(tag, t)
 		r.mu.Unlock()
 	}()
 	r.mu.Lock()

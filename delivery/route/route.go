@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"net"
+	"net/netip"
 	"strconv"
 	"strings"
 
@@ -93,6 +94,65 @@ func (t *Table) Route(domain string) (mail.NextHop, *mail.Reply) {
 		hop.Key = "mx:" + name + hop.Key
 	}
 	return hop, nil
+}
+
+// Via gives the next hop of a domain for mail that an operator sends elsewhere
+// than the rules do: to its MX set ("mx"), or to a host, with or without a port.
+// A host that is alone in a rule is spoken to as the first such rule says, and
+// so is the MX set of a domain whose own rule leads there; all else is sent on
+// port 25, and encrypted where that is offered.
+func (t *Table) Via(to, domain string) (mail.NextHop, *mail.Reply) {
+	own, reply := t.Route(domain)
+	if to == ToMX {
+		name, err := Normalize(domain)
+		switch {
+		case err != nil || reply == nil && own.Kind == mail.HopMX:
+			return own, reply
+		default:
+			return mail.NextHop{Kind: mail.HopMX, Domain: name, Key: "mx:" + name}, nil
+		}
+	}
+	host, port, err := ParseHost(to)
+	if err != nil {
+		return mail.NextHop{}, mail.NewReply(451, "4.3.5", "the host that an operator chose is none").WithCause(err)
+	}
+	for _, hop := range t.hops {
+		if len(hop.Hosts) == 1 && strings.EqualFold(hop.Hosts[0].Name, host) && (port == 0 || port == hop.Hosts[0].Port) {
+			return hop, nil
+		}
+	}
+	if port == 0 {
+		port = 25
+	}
+	hop, err := (&Action{Hosts: []mail.HostPort{{Name: host, Port: port}}}).hop()
+	if err != nil {
+		return mail.NextHop{}, mail.NewReply(451, "4.3.5", "the host that an operator chose is none").WithCause(err)
+	}
+	return hop, nil
+}
+
+// ToMX is what an operator calls the MX set of a recipient's domain.
+const ToMX = "mx"
+
+// ParseHost reads HOST or HOST:PORT, an IPv6 address with a port in brackets.
+// Without a port that is 0.
+func ParseHost(s string) (host string, port uint16, err error) {
+	bad := fmt.Errorf("%q is neither a host nor HOST:PORT", s)
+	host = s
+	if h, p, err := net.SplitHostPort(s); err == nil {
+		n, err := strconv.ParseUint(p, 10, 16)
+		if err != nil || n == 0 {
+			return "", 0, bad
+		}
+		host, port = h, uint16(n)
+	}
+	if ip, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
+		return ip.String(), port, nil
+	}
+	if host, err = Normalize(host); err != nil {
+		return "", 0, bad
+	}
+	return host, port, nil
 }
 
 // find gives the first rule that matches.

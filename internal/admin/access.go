@@ -16,9 +16,11 @@ import (
 	"github.com/clrelay/clrelay/internal/admin/audit"
 	"github.com/clrelay/clrelay/internal/admin/fleet"
 	"github.com/clrelay/clrelay/internal/admin/mask"
+	"github.com/clrelay/clrelay/internal/admin/rules"
 	"github.com/clrelay/clrelay/internal/admin/who"
 	"github.com/clrelay/clrelay/internal/metrics"
 	"github.com/clrelay/clrelay/internal/roles"
+	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
 )
 
 // Access is what a method does to the node or the cluster; package roles says
@@ -37,6 +39,7 @@ func AccessTo(method string) Access {
 		"/admin.v1.QueueService/Reasons",
 		"/admin.v1.MessageService/Show",
 		"/admin.v1.TraceService/Find", "/admin.v1.TraceService/Search", "/admin.v1.EventService/Tail",
+		"/admin.v1.RuleService/ListRules",
 		"/admin.v1.NodeService/Status",
 		"/admin.v1.ClusterService/Status",
 		"/admin.v1.ConfigService/Get",
@@ -59,6 +62,11 @@ func AccessTo(method string) Access {
 		"/admin.v1.JobService/Start",
 		"/admin.v1.JobService/Cancel",
 		"/admin.v1.JobService/Work",
+		"/admin.v1.QueueService/Undrop",
+		"/admin.v1.QueueService/Reroute",
+		"/admin.v1.QueueService/Expire",
+		"/admin.v1.RuleService/AddRule",
+		"/admin.v1.RuleService/RemoveRule",
 		"/admin.v1.NodeService/Drain",
 		"/admin.v1.NodeService/Resume":
 		return roles.Operates
@@ -97,6 +105,9 @@ func OpenToNodes(method string) (open, local bool) {
 		"/admin.v1.QueueService/Release",
 		"/admin.v1.QueueService/Drop",
 		"/admin.v1.QueueService/Bounce",
+		"/admin.v1.QueueService/Undrop",
+		"/admin.v1.QueueService/Reroute",
+		"/admin.v1.QueueService/Expire",
 		"/admin.v1.AuditService/Verify":
 		return true, true
 	case "/admin.v1.NodeService/Status",
@@ -296,6 +307,21 @@ func changeAttrs(req any) (attrs []any) {
 		ch := c.GetChange()
 		attrs = append(attrs, "selector", ch.GetSelector().String(), "dry_run", ch.GetDryRun(), "reason", ch.GetReason(), "local", ch.GetLocal())
 	}
+	if r, ok := req.(*adminv1.RerouteRequest); ok {
+		attrs = append(attrs, "to", r.GetTo())
+	}
+	if e, ok := req.(*adminv1.ExpireRequest); ok {
+		attrs = append(attrs, "at", e.GetAt().AsTime())
+	}
+	if d, ok := req.(*adminv1.DropRequest); ok {
+		attrs = append(attrs, "now", d.GetNow())
+	}
+	if r, ok := req.(*adminv1.AddRuleRequest); ok {
+		attrs = append(attrs, "rule", r.GetRule().String())
+	}
+	if r, ok := req.(*adminv1.RemoveRuleRequest); ok {
+		attrs = append(attrs, "rule", r.GetId(), "release", r.GetRelease())
+	}
 	if n, ok := req.(interface{ GetNode() string }); ok {
 		attrs = append(attrs, "node", n.GetNode())
 	}
@@ -339,7 +365,7 @@ func (g *gate) travels(method string, err error) error {
 		return status.Error(codes.FailedPrecondition, text(no.Error()))
 	case errors.Is(err, ErrAlone):
 		return status.Error(codes.FailedPrecondition, said(err))
-	case errors.Is(err, ErrNotFound), errors.Is(err, ErrNoNode):
+	case errors.Is(err, ErrNotFound), errors.Is(err, ErrNoNode), errors.Is(err, rules.ErrNoRule):
 		return status.Error(codes.NotFound, said(err))
 	case errors.Is(err, ErrUnavailable):
 		return status.Error(codes.Unavailable, said(err))

@@ -90,6 +90,7 @@ func (e *ExpectError) Error() string {
 type Summary struct {
 	Messages               int64
 	Active, Deferred, Held int64
+	Trashed                int64     // not among the others
 	Oldest                 time.Time // arrival of the oldest message, zero when there is none
 }
 
@@ -106,6 +107,9 @@ const (
 	Release
 	Drop
 	Bounce
+	Undrop
+	Reroute
+	Expire
 )
 
 // String gives the verb of the command line.
@@ -121,6 +125,12 @@ func (a Action) String() string {
 		return "drop"
 	case Bounce:
 		return "bounce"
+	case Undrop:
+		return "undrop"
+	case Reroute:
+		return "reroute"
+	case Expire:
+		return "expire"
 	}
 	return "unknown"
 }
@@ -134,6 +144,10 @@ func (a Action) Applies(s mail.State) bool {
 		return s == mail.StateActive || s == mail.StateDeferred
 	case Release:
 		return s == mail.StateHeld
+	case Undrop:
+		return s == mail.StateTrashed
+	case Bounce, Reroute, Expire:
+		return !s.Final() && s != mail.StateTrashed
 	}
 	return !s.Final()
 }
@@ -148,6 +162,9 @@ type Change struct {
 	// Progress, where there is one, is to be told now and then, on the same
 	// goroutine, how much was picked so far.
 	Progress func(messages, recipients, bytes int64)
+	Now      bool      // of Drop: without a stay in the trash
+	To       string    // of Reroute: mx, HOST or HOST:PORT; empty: by the routes
+	At       time.Time // of Expire
 }
 
 // Changed says what a change did, or in a dry run would do.
@@ -157,6 +174,9 @@ type Changed struct {
 	Oldest               time.Time // zero when there is none
 	Samples              []mail.ID // up to MaxSamples
 	Failed               int64     // recipients that were picked and are as they were
+
+	Kept time.Duration // of Drop: how long it can be taken back; 0: it cannot
+	Note string        // what the operator should know of it; mostly empty
 }
 
 // MaxSamples is how many IDs a Changed names.

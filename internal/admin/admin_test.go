@@ -210,7 +210,7 @@ func TestChangeReachesTheQueueAndTheLog(t *testing.T) {
 	if q.last.Action != admin.Bounce || !q.last.DryRun || *q.last.Expect != 2 || q.last.Reason != "INC-1\nforged=line" {
 		t.Errorf("the queue was given %+v", q.last)
 	}
-	if !q.last.Selector.MatchAddress(mail.Address{}, mail.Address{Local: "x", Domain: "example.ORG"}) {
+	if !q.last.Selector.Match(&admin.Entry{To: mail.Address{Local: "x", Domain: "example.ORG"}}) {
 		t.Error("the selector does not match its own domain")
 	}
 	r := res.GetResult()

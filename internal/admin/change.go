@@ -7,6 +7,8 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/clrelay/clrelay/internal/admin/fleet"
 	"github.com/clrelay/clrelay/internal/admin/jobs"
@@ -19,7 +21,15 @@ type changing struct {
 	action Action
 	in     *adminv1.Change
 	sel    *Selector
+	how    how
 	counts map[string]int64 // what nodes found, this one under ""; nil where no number is expected
+}
+
+// how is what some verbs need to know besides.
+type how struct {
+	now bool
+	to  string
+	at  *timestamppb.Timestamp
 }
 
 // run changes the queue of this node and of peers. Where a number is expected
@@ -64,7 +74,7 @@ func (c *changing) each(ctx context.Context, peers []Peer, dry bool) (*adminv1.C
 		wait = askWait
 	}
 	answers := fleet.Ask(ctx, peers, wait, func(ctx context.Context, p Peer) (*adminv1.ChangeResult, error) {
-		return callVerb(ctx, p.Conn, c.action, c.part(p.Name, dry))
+		return callVerb(ctx, p.Conn, c, c.part(p.Name, dry))
 	})
 	for _, a := range answers {
 		switch n, counted := c.counts[a.Peer.Name]; {
@@ -100,7 +110,10 @@ func (c *changing) count(node string, n int64, dry bool) {
 
 // here does this node's part.
 func (c *changing) here(ctx context.Context, others, dry bool) (*adminv1.ChangeResult, error) {
-	ch := &Change{Action: c.action, Selector: c.sel, DryRun: dry, Expect: c.in.Expect, Reason: c.in.GetReason()}
+	ch := &Change{Action: c.action, Selector: c.sel, DryRun: dry, Expect: c.in.Expect, Reason: c.in.GetReason(), Now: c.how.now, To: c.how.to}
+	if c.how.at != nil {
+		ch.At = c.how.at.AsTime()
+	}
 	if others || c.counts != nil {
 		ch.Expect = c.part("", dry).Expect
 	}
@@ -116,7 +129,10 @@ func (c *changing) here(ctx context.Context, others, dry bool) (*adminv1.ChangeR
 	}
 	out := &adminv1.ChangeResult{
 		Messages: done.Messages, Recipients: done.Recipients, Bytes: done.Bytes,
-		Oldest: timeOut(done.Oldest), Failed: done.Failed,
+		Oldest: timeOut(done.Oldest), Failed: done.Failed, Note: done.Note,
+	}
+	if done.Kept > 0 {
+		out.Kept = durationpb.New(done.Kept)
 	}
 	for _, id := range done.Samples {
 		out.Samples = append(out.Samples, id.String())
@@ -131,6 +147,12 @@ func addChange(to, more *adminv1.ChangeResult) {
 	to.Recipients += more.GetRecipients()
 	to.Bytes += more.GetBytes()
 	to.Failed += more.GetFailed()
+	if to.GetNote() == "" {
+		to.Note = more.GetNote()
+	}
+	if more.GetKept().AsDuration() < to.GetKept().AsDuration() { // the promise is that of the least
+		to.Kept = more.GetKept()
+	}
 	if t := more.GetOldest(); t != nil && (to.GetOldest() == nil || t.AsTime().Before(to.GetOldest().AsTime())) {
 		to.Oldest = t
 	}
@@ -142,9 +164,9 @@ func addChange(to, more *adminv1.ChangeResult) {
 }
 
 // callVerb asks another node for its part of a change.
-func callVerb(ctx context.Context, conn grpc.ClientConnInterface, action Action, ch *adminv1.Change) (*adminv1.ChangeResult, error) {
+func callVerb(ctx context.Context, conn grpc.ClientConnInterface, do *changing, ch *adminv1.Change) (*adminv1.ChangeResult, error) {
 	c := adminv1.NewQueueServiceClient(conn)
-	switch action {
+	switch do.action {
 	case Retry:
 		res, err := c.Retry(ctx, &adminv1.RetryRequest{Change: ch})
 		return res.GetResult(), err
@@ -155,11 +177,20 @@ func callVerb(ctx context.Context, conn grpc.ClientConnInterface, action Action,
 		res, err := c.Release(ctx, &adminv1.ReleaseRequest{Change: ch})
 		return res.GetResult(), err
 	case Drop:
-		res, err := c.Drop(ctx, &adminv1.DropRequest{Change: ch})
+		res, err := c.Drop(ctx, &adminv1.DropRequest{Change: ch, Now: do.how.now})
 		return res.GetResult(), err
 	case Bounce:
 		res, err := c.Bounce(ctx, &adminv1.BounceRequest{Change: ch})
 		return res.GetResult(), err
+	case Undrop:
+		res, err := c.Undrop(ctx, &adminv1.UndropRequest{Change: ch})
+		return res.GetResult(), err
+	case Reroute:
+		res, err := c.Reroute(ctx, &adminv1.RerouteRequest{Change: ch, To: do.how.to})
+		return res.GetResult(), err
+	case Expire:
+		res, err := c.Expire(ctx, &adminv1.ExpireRequest{Change: ch, At: do.how.at})
+		return res.GetResult(), err
 	}
-	return nil, fmt.Errorf("admin: unknown action %v", action)
+	return nil, fmt.Errorf("admin: unknown action %v", do.action)
 }

@@ -238,15 +238,22 @@ func (q *queueService) listAll(req *adminv1.ListRequest, sel *Selector, peers []
 	return nil
 }
 
-// found asks the other nodes which of some messages they have. Those that do
-// not answer are named.
-func found(ctx context.Context, peers []Peer, ids []string) (have map[string]bool, missing []string) {
+// found asks the other nodes which of some messages they have, with trash in
+// the trash, too. Those that do not answer are named.
+func found(ctx context.Context, peers []Peer, ids []string, trash bool) (have map[string]bool, missing []string) {
 	have = map[string]bool{}
 	var mu sync.Mutex
 	m := &merged{}
 	defer m.close()
+	sel := &adminv1.Selector{Ids: ids}
+	if trash {
+		sel.States = []adminv1.RecipientState{
+			adminv1.RecipientState_RECIPIENT_STATE_ACTIVE, adminv1.RecipientState_RECIPIENT_STATE_DEFERRED,
+			adminv1.RecipientState_RECIPIENT_STATE_HELD, adminv1.RecipientState_RECIPIENT_STATE_TRASH,
+		}
+	}
 	for _, p := range peers {
-		m.add(ctx, p.Name, theirs(p, &adminv1.ListRequest{Selector: &adminv1.Selector{Ids: ids}}))
+		m.add(ctx, p.Name, theirs(p, &adminv1.ListRequest{Selector: sel}))
 	}
 	missing, err := m.each(ctx, func(e *adminv1.QueueEntry) error {
 		mu.Lock()

@@ -17,6 +17,7 @@ import (
 	"github.com/clrelay/clrelay/internal/admin/fleet"
 	"github.com/clrelay/clrelay/internal/admin/jobs"
 	"github.com/clrelay/clrelay/internal/admin/rescue"
+	"github.com/clrelay/clrelay/internal/admin/rules"
 	"github.com/clrelay/clrelay/internal/admin/trace"
 	"github.com/clrelay/clrelay/internal/admin/who"
 	"github.com/clrelay/clrelay/internal/metrics"
@@ -42,6 +43,8 @@ type Options struct {
 	Jobs     jobs.Records    // nil: there are none
 	Trials   configs.Records // nil: there are none
 	Ground   jobs.Ground     // nil on a single machine
+	Rules    rules.Store
+	Level    func() uint32 // the cluster's feature level; nil on a single machine
 	Log      *slog.Logger
 	Metrics  *metrics.Node
 	Now      func() time.Time // time.Now when nil
@@ -83,7 +86,7 @@ func New(o Options) *Server {
 			grpc.ChainStreamInterceptor(g.stream),
 		),
 		health: health.NewServer(),
-		queue:  &queueService{queue: o.Queue, messages: o.Messages, now: o.Now, fleet: fleet.Fleet{Peers: o.Peers}},
+		queue:  &queueService{queue: o.Queue, messages: o.Messages, now: o.Now, fleet: fleet.Fleet{Peers: o.Peers}, node: o.Node, level: o.Level},
 	}
 	s.ctx, s.end = context.WithCancel(context.Background())
 	s.jobs, s.driver = jobs.New(s.ctx, jobs.Options{
@@ -107,6 +110,9 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	o, f := &s.o, fleet.Fleet{Peers: s.o.Peers}
 	adminv1.RegisterQueueServiceServer(r, s.queue)
 	adminv1.RegisterJobServiceServer(r, s.jobs)
+	adminv1.RegisterRuleServiceServer(r, &rules.Service{
+		Store: o.Rules, Queue: s.queue, Now: o.Now, Caller: func(ctx context.Context) string { return s.gate.bindings.Of(ctx).Text },
+	})
 	messages := &messageService{messages: o.Messages, fleet: f}
 	adminv1.RegisterMessageServiceServer(r, messages)
 	adminv1.RegisterContentServiceServer(r, &content.Service{Store: o.Content, Fleet: f})

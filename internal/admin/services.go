@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,8 +13,11 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/clrelay/clrelay/cluster/fsm"
+	"github.com/clrelay/clrelay/delivery/route"
 	"github.com/clrelay/clrelay/internal/admin/fleet"
 	"github.com/clrelay/clrelay/internal/mail"
+	"github.com/clrelay/clrelay/internal/picks"
 	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
 )
 
@@ -39,6 +43,8 @@ type queueService struct {
 	messages Messages
 	now      func() time.Time
 	fleet    fleet.Fleet
+	node     Node
+	level    func() uint32 // nil: there are no other nodes
 }
 
 func (q *queueService) Summary(ctx context.Context, req *adminv1.SummaryRequest) (*adminv1.SummaryResponse, error) {
@@ -48,7 +54,7 @@ func (q *queueService) Summary(ctx context.Context, req *adminv1.SummaryRequest)
 	}
 	out := &adminv1.SummaryResponse{
 		Messages: s.Messages, Recipients: s.Active + s.Deferred + s.Held,
-		Active: s.Active, Deferred: s.Deferred, Held: s.Held,
+		Active: s.Active, Deferred: s.Deferred, Held: s.Held, Trashed: s.Trashed,
 	}
 	if !s.Oldest.IsZero() {
 		out.Oldest = durationpb.New(max(0, q.now().Sub(s.Oldest)))
@@ -70,6 +76,7 @@ func addSummary(to, more *adminv1.SummaryResponse) {
 	to.Active += more.GetActive()
 	to.Deferred += more.GetDeferred()
 	to.Held += more.GetHeld()
+	to.Trashed += more.GetTrashed()
 	if d := more.GetOldest(); d != nil && (to.GetOldest() == nil || d.AsDuration() > to.GetOldest().AsDuration()) {
 		to.Oldest = d
 	}
@@ -79,8 +86,7 @@ func addSummary(to, more *adminv1.SummaryResponse) {
 var errLimit = errors.New("admin: limit reached")
 
 func (q *queueService) List(req *adminv1.ListRequest, stream adminv1.QueueService_ListServer) error {
-	peers := q.fleet.Others(stream.Context(), req.GetLocal())
-	sel, err := q.selector(stream.Context(), req.GetSelector(), req.GetLocal(), peers)
+	sel, peers, err := q.pick(stream.Context(), req.GetSelector(), req.GetLocal())
 	if err != nil {
 		return err
 	}
@@ -115,14 +121,59 @@ func (q *queueService) List(req *adminv1.ListRequest, stream adminv1.QueueServic
 	return flush()
 }
 
-// selector reads a selector and sees that every message it names is there, at
-// this node or one of peers. A request of another node, which is local, may
-// name messages that are elsewhere.
-func (q *queueService) selector(ctx context.Context, in *adminv1.Selector, local bool, peers []Peer) (*Selector, error) {
+// pick reads a selector and gives the other nodes that are to be asked. It
+// sees that every message and node that the selector names is there. A request
+// of another node, which is local, may name messages that are elsewhere.
+func (q *queueService) pick(ctx context.Context, in *adminv1.Selector, local bool) (*Selector, []Peer, error) {
 	sel, err := NewSelector(in)
 	if err != nil || local {
-		return sel, err
+		return sel, nil, err
 	}
+	peers := q.fleet.Others(ctx, false)
+	if picks.IsNew(in) {
+		if err := q.needsLevel("this selector"); err != nil {
+			return nil, nil, err
+		}
+	}
+	if peers, err = q.named(ctx, sel, peers); err != nil {
+		return nil, nil, err
+	}
+	sel, err = q.known(ctx, sel, peers)
+	return sel, peers, err
+}
+
+// needsLevel refuses what an older node of the cluster would overlook.
+func (q *queueService) needsLevel(what string) error {
+	if q.level == nil {
+		return nil
+	}
+	if l := q.level(); l < fsm.OperatorLevel {
+		return RefusedError(fmt.Sprintf("%s needs feature level %d and the cluster is at %d: it works once all nodes are upgraded", what, fsm.OperatorLevel, l))
+	}
+	return nil
+}
+
+// named leaves those peers that a selector names, if it names nodes.
+func (q *queueService) named(ctx context.Context, sel *Selector, peers []Peer) ([]Peer, error) {
+	if len(sel.Nodes) == 0 {
+		return peers, nil
+	}
+	var out []Peer
+	for _, name := range sel.Nodes {
+		i := slices.IndexFunc(peers, func(p Peer) bool { return p.Name == name })
+		switch {
+		case i >= 0:
+			out = append(out, peers[i])
+		case name != q.node.Status(ctx).Node:
+			return nil, InvalidError(fmt.Sprintf("there is no node %q in service", name))
+		}
+	}
+	return out, nil
+}
+
+// known sees that every message that a selector names is there, at this node or
+// one of peers.
+func (q *queueService) known(ctx context.Context, sel *Selector, peers []Peer) (*Selector, error) {
 	var unknown []string
 	for _, id := range sel.IDs {
 		switch _, err := q.messages.Show(ctx, id); {
@@ -136,7 +187,7 @@ func (q *queueService) selector(ctx context.Context, in *adminv1.Selector, local
 	if len(unknown) == 0 {
 		return sel, nil
 	}
-	have, missing := found(ctx, peers, unknown)
+	have, missing := found(ctx, peers, unknown, q.needsLevel("") == nil)
 	for _, id := range unknown {
 		if !have[id] {
 			return nil, nowhere(missing)
@@ -153,42 +204,85 @@ func nowhere(missing []string) error {
 	return fmt.Errorf("%w: no such message in the queue of the nodes that answer; %s did not", ErrUnavailable, strings.Join(missing, ", "))
 }
 
-func (q *queueService) change(ctx context.Context, action Action, in *adminv1.Change) (*adminv1.ChangeResult, error) {
-	peers := q.fleet.Others(ctx, in.GetLocal())
-	sel, err := q.selector(ctx, in.GetSelector(), in.GetLocal(), peers)
+func (q *queueService) change(ctx context.Context, action Action, how how, in *adminv1.Change) (*adminv1.ChangeResult, error) {
+	sel, peers, err := q.pick(ctx, in.GetSelector(), in.GetLocal())
 	if err != nil {
 		return nil, err
 	}
 	if !sel.Given() {
 		return nil, InvalidError("a selector is needed; everything stands for the whole queue")
 	}
-	c := &changing{q: q, action: action, in: in, sel: sel}
+	trash := slices.Contains(sel.States, mail.StateTrashed)
+	switch {
+	case action == Undrop && len(sel.States) == 0:
+		sel.States = []mail.State{mail.StateTrashed}
+	case action == Undrop && (!trash || len(sel.States) > 1):
+		return nil, InvalidError("what is dropped is in the state trash alone")
+	case action != Undrop && trash && !(action == Drop && how.now):
+		return nil, InvalidError(fmt.Sprintf("what is in the trash can be brought back or dropped now; it cannot be changed by %s", action))
+	}
+	c := &changing{q: q, action: action, how: how, in: in, sel: sel}
 	return c.run(ctx, peers)
 }
 
 func (q *queueService) Retry(ctx context.Context, req *adminv1.RetryRequest) (*adminv1.RetryResponse, error) {
-	res, err := q.change(ctx, Retry, req.GetChange())
+	res, err := q.change(ctx, Retry, how{}, req.GetChange())
 	return &adminv1.RetryResponse{Result: res}, err
 }
 
 func (q *queueService) Hold(ctx context.Context, req *adminv1.HoldRequest) (*adminv1.HoldResponse, error) {
-	res, err := q.change(ctx, Hold, req.GetChange())
+	res, err := q.change(ctx, Hold, how{}, req.GetChange())
 	return &adminv1.HoldResponse{Result: res}, err
 }
 
 func (q *queueService) Release(ctx context.Context, req *adminv1.ReleaseRequest) (*adminv1.ReleaseResponse, error) {
-	res, err := q.change(ctx, Release, req.GetChange())
+	res, err := q.change(ctx, Release, how{}, req.GetChange())
 	return &adminv1.ReleaseResponse{Result: res}, err
 }
 
 func (q *queueService) Drop(ctx context.Context, req *adminv1.DropRequest) (*adminv1.DropResponse, error) {
-	res, err := q.change(ctx, Drop, req.GetChange())
+	res, err := q.change(ctx, Drop, how{now: req.GetNow()}, req.GetChange())
 	return &adminv1.DropResponse{Result: res}, err
 }
 
 func (q *queueService) Bounce(ctx context.Context, req *adminv1.BounceRequest) (*adminv1.BounceResponse, error) {
-	res, err := q.change(ctx, Bounce, req.GetChange())
+	res, err := q.change(ctx, Bounce, how{}, req.GetChange())
 	return &adminv1.BounceResponse{Result: res}, err
+}
+
+func (q *queueService) Undrop(ctx context.Context, req *adminv1.UndropRequest) (*adminv1.UndropResponse, error) {
+	err := q.needsLevel("the trash")
+	if err != nil {
+		return nil, err
+	}
+	res, err := q.change(ctx, Undrop, how{}, req.GetChange())
+	return &adminv1.UndropResponse{Result: res}, err
+}
+
+func (q *queueService) Reroute(ctx context.Context, req *adminv1.RerouteRequest) (*adminv1.RerouteResponse, error) {
+	err := q.needsLevel("rerouting")
+	if err != nil {
+		return nil, err
+	}
+	if to := req.GetTo(); to != "" && to != route.ToMX {
+		if _, _, err := route.ParseHost(to); err != nil {
+			return nil, InvalidError("to: " + err.Error())
+		}
+	}
+	res, err := q.change(ctx, Reroute, how{to: req.GetTo()}, req.GetChange())
+	return &adminv1.RerouteResponse{Result: res}, err
+}
+
+func (q *queueService) Expire(ctx context.Context, req *adminv1.ExpireRequest) (*adminv1.ExpireResponse, error) {
+	err := q.needsLevel("another time to give up at")
+	if err != nil {
+		return nil, err
+	}
+	if req.GetAt() == nil {
+		return nil, InvalidError("at is missing: when are they to be given up?")
+	}
+	res, err := q.change(ctx, Expire, how{at: req.GetAt()}, req.GetChange())
+	return &adminv1.ExpireResponse{Result: res}, err
 }
 
 type messageService struct {
@@ -256,6 +350,8 @@ func stateOut(s mail.State) adminv1.RecipientState {
 		return adminv1.RecipientState_RECIPIENT_STATE_FAILED
 	case mail.StateDropped:
 		return adminv1.RecipientState_RECIPIENT_STATE_DROPPED
+	case mail.StateTrashed:
+		return adminv1.RecipientState_RECIPIENT_STATE_TRASH
 	}
 	return adminv1.RecipientState_RECIPIENT_STATE_UNSPECIFIED
 }
@@ -265,7 +361,15 @@ func entryOut(e *Entry) *adminv1.QueueEntry {
 		Id: e.ID.String(), Node: e.Node, From: text(e.From.String()), Rcpt: text(e.To.String()),
 		Domain: text(strings.ToLower(e.To.Domain)), State: stateOut(e.State), Size: e.Size, Arrived: timeOut(e.Arrived),
 		Attempts: e.Attempts, NextAttempt: timeOut(e.Next), LastReply: replyOut(&e.LastReply),
+		Sender: text(e.Client.Sender), Client: clientAddr(&e.Client), Route: text(e.Lane), Rerouted: text(e.Route), Rule: text(e.Rule), Expires: timeOut(e.Expires),
 	}
+}
+
+func clientAddr(c *mail.Client) string {
+	if !c.Addr.IsValid() {
+		return ""
+	}
+	return c.Addr.Unmap().String()
 }
 
 func messageOut(m *Message) *adminv1.Message {
@@ -275,9 +379,7 @@ func messageOut(m *Message) *adminv1.Message {
 		Body: env.Body.String(), Smtputf8: env.SMTPUTF8, RequireTls: env.RequireTLS, Ret: env.Ret.String(), EnvId: text(env.EnvID),
 		Client: &adminv1.Client{Helo: text(env.Client.Helo), Protocol: text(env.Client.Protocol), Tls: text(env.Client.TLS), Sender: text(env.Client.Sender)},
 	}
-	if env.Client.Addr.IsValid() {
-		out.Client.Addr = env.Client.Addr.Unmap().String()
-	}
+	out.Client.Addr = clientAddr(&env.Client)
 	for i, r := range m.Recipients {
 		rcpt := &env.Recipients[i]
 		one := &adminv1.MessageRecipient{

@@ -9,8 +9,7 @@ import (
 )
 
 func (q *queueService) Shape(ctx context.Context, req *adminv1.ShapeRequest) (*adminv1.ShapeResponse, error) {
-	peers := q.fleet.Others(ctx, req.GetLocal())
-	sel, err := q.selector(ctx, req.GetSelector(), req.GetLocal(), peers)
+	sel, peers, err := q.pick(ctx, req.GetSelector(), req.GetLocal())
 	if err != nil {
 		return nil, err
 	}
@@ -29,8 +28,7 @@ func (q *queueService) Shape(ctx context.Context, req *adminv1.ShapeRequest) (*a
 }
 
 func (q *queueService) Reasons(ctx context.Context, req *adminv1.ReasonsRequest) (*adminv1.ReasonsResponse, error) {
-	peers := q.fleet.Others(ctx, req.GetLocal())
-	sel, err := q.selector(ctx, req.GetSelector(), req.GetLocal(), peers)
+	sel, peers, err := q.pick(ctx, req.GetSelector(), req.GetLocal())
 	if err != nil {
 		return nil, err
 	}

@@ -207,6 +207,9 @@ type Queue struct {
 	Retry []Duration `key:"retry" default:"[1m, 5m, 15m, 30m, 1h, 2h, 4h]" min:"1s" max:"7d"`
 	// Age at which mail that could not be delivered bounces.
 	Expire Duration `key:"expire" default:"5d" min:"1s" max:"90d"`
+	// How long mail that an operator drops is kept and can be brought back with
+	// queue undrop. 0: not at all.
+	Trash Duration `key:"trash" default:"24h" off:"0" min:"1m" max:"30d"`
 	// Age at which the sender is told that mail is still waiting.
 	DelayWarning Duration `key:"delay_warning" default:"off" off:"off" min:"1s" max:"90d" example:"4h"`
 	// What becomes of a bounce that cannot be delivered itself: drop counts and

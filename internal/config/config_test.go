@@ -110,7 +110,7 @@ routes:
   - {match: {domains: [c.example]}, action: {smarthost: ["127.0.0.1"], lmtp: true}}
   - {match: {}, action: {mx: true, tls: none}}
 spool: {reserve: 1GiB}
-queue: {retry: [1s, 1h30m], expire: 2d, delay_warning: 4h, double_bounce: postmaster}
+queue: {retry: [1s, 1h30m], expire: 2d, trash: 0, delay_warning: 4h, double_bounce: postmaster}
 dns: {servers: ["127.0.0.1:5353", "::1"]}
 `))
 	if err != nil {
@@ -130,7 +130,7 @@ dns: {servers: ["127.0.0.1:5353", "::1"]}
 	if got := fmt.Sprint(a.Smarthost, c.Routes[1].Action.Smarthost); got != "[mail.example.edu:25 [2001:db8::2]:587] [127.0.0.1:24]" {
 		t.Errorf("smarthosts %s", got)
 	}
-	if got := fmt.Sprint(c.Queue, c.Spool, c.DNS.Servers, c.Receive.Timeouts.Data); got != "{[1s 90m] 2d 4h postmaster} {0 1GiB} [127.0.0.1:5353 [::1]:53] 90s" {
+	if got := fmt.Sprint(c.Queue, c.Spool, c.DNS.Servers, c.Receive.Timeouts.Data); got != "{[1s 90m] 2d 0s 4h postmaster} {0 1GiB} [127.0.0.1:5353 [::1]:53] 90s" {
 		t.Errorf("queue, spool, dns, timeout: %s", got)
 	}
 }

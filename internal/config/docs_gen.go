@@ -113,6 +113,8 @@ func comment(field string) string {
 		return "Waiting times between attempts. The last repeats until expire. Each is made up to 10 % longer at random."
 	case "Queue.Expire":
 		return "Age at which mail that could not be delivered bounces."
+	case "Queue.Trash":
+		return "How long mail that an operator drops is kept and can be brought back with queue undrop. 0: not at all."
 	case "Queue.DelayWarning":
 		return "Age at which the sender is told that mail is still waiting."
 	case "Queue.DoubleBounce":

@@ -97,6 +97,17 @@ func (l *Log) Dropped(id mail.ID, from, to mail.Address, reason string) {
 	l.operator("dropped", id, [2]mail.Address{from, to}, reason)
 }
 
+// Trashed tells that an operator dropped a recipient and can still bring it
+// back, and why. If nobody does, Dropped follows.
+func (l *Log) Trashed(id mail.ID, from, to mail.Address, reason string) {
+	l.operator("trashed", id, [2]mail.Address{from, to}, reason)
+}
+
+// Undropped tells that a recipient is back from the trash, and why.
+func (l *Log) Undropped(id mail.ID, from, to mail.Address, reason string) {
+	l.operator("undropped", id, [2]mail.Address{from, to}, reason)
+}
+
 // Held tells that a recipient is kept back, and why.
 func (l *Log) Held(id mail.ID, from, to mail.Address, reason string) {
 	l.operator("held", id, [2]mail.Address{from, to}, reason)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -208,8 +209,8 @@ func (r *relay) guardStream(srv any, ss grpc.ServerStream, info *grpc.StreamServ
 
 // adminOptions is what the admin API asks.
 func (r *relay) adminOptions() admin.Options {
-	op := &operator{node: string(r.conf().node.Name), queue: r.parts.queue}
-	o := admin.Options{Queue: op, Messages: op, Node: r, Content: &observe.Contents{Spool: r.parts.spool}, Traces: r.parts.traces, Configs: shared.OwnFile(func() []byte { return r.conf().cluster.Text }), Log: r.log, Metrics: r.metrics.Node,
+	op := &operator{node: string(r.conf().node.Name), queue: r.parts.queue, trash: func() time.Duration { return time.Duration(r.conf().cluster.Queue.Trash) }}
+	o := admin.Options{Queue: op, Messages: op, Node: r, Rules: r.parts.rules, Content: &observe.Contents{Spool: r.parts.spool}, Traces: r.parts.traces, Configs: shared.OwnFile(func() []byte { return r.conf().cluster.Text }), Log: r.log, Metrics: r.metrics.Node,
 		Name: op.node, Bindings: r.bindings, Audit: r.parts.books.Log, Recorder: r.parts.books.Recorder,
 		Jobs: &work.Records{Kept: r.parts.books.Records, Refusal: refusal}, Trials: &work.Records{Kept: r.parts.books.Records, Refusal: refusal}}
 	if m := r.parts.member; m != nil {
@@ -218,6 +219,8 @@ func (r *relay) adminOptions() admin.Options {
 		o.Cluster, o.Nodes, o.Peers, o.Rescue = c, c, c, &controlPlane{m}
 		o.Ground = work.Ground{Node: m}
 		o.Traces.All = c.All
+		o.Level = func() uint32 { return m.Overview().Level }
+		op.level = o.Level
 		o.Configs = &shared.Cluster{Node: m, Self: op.node, Settings: r.clusterSettings, Operator: c, Refusal: refusal}
 	}
 	return o

@@ -12,6 +12,7 @@ import (
 	"github.com/clrelay/clrelay/cluster"
 	"github.com/clrelay/clrelay/cluster/pki"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/books"
+	"github.com/clrelay/clrelay/cmd/clrelay/serve/holding"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/observe"
 	"github.com/clrelay/clrelay/delivery"
 	"github.com/clrelay/clrelay/delivery/queue"
@@ -42,6 +43,7 @@ type parts struct {
 	identity *pki.Identity  // of the cluster; nil on a single machine
 	member   *cluster.Node  // likewise
 	conns    *cluster.Conns // likewise: of the admin API to the other nodes
+	rules    *holding.Rules // hold rules
 	undo     []func()       // closes what was bound and is not served yet
 }
 
@@ -66,6 +68,10 @@ func (r *routes) set(t *route.Table) { r.table.Store(t) }
 
 func (r *routes) Route(domain string) (mail.NextHop, *mail.Reply) {
 	return r.table.Load().Route(domain)
+}
+
+func (r *routes) Via(to, domain string) (mail.NextHop, *mail.Reply) {
+	return r.table.Load().Via(to, domain)
 }
 
 // start makes all parts, in the order that the package's comment gives.
@@ -194,10 +200,29 @@ func (r *relay) openSpool() error {
 	r.log.Info("the spool is open", "messages", rec.Messages, "recipients", rec.Recipients,
 		"possible_duplicates", rec.PossibleDuplicates, "damage", len(rec.Damage), "took", rec.Duration.Round(time.Millisecond))
 	r.metrics.Watch(r.sources(runner, sp))
+	if err := r.startRules(runner); err != nil {
+		return err
+	}
 	if err := runner.Start(sp); err != nil {
 		return err
 	}
 	r.parts.queue = runner
+	return nil
+}
+
+// startRules lets the queue go by the hold rules, before it has mail to try.
+func (r *relay) startRules(runner *queue.Runner) error {
+	var store holding.Records
+	if m := r.parts.member; m != nil {
+		store = m
+	} else {
+		files, err := holding.OpenFile(filepath.Join(string(r.conf().node.DataDir), "rules"))
+		if err != nil {
+			return err
+		}
+		store = files
+	}
+	r.parts.rules = holding.New(store, runner, r.log)
 	return nil
 }
 
@@ -280,6 +305,9 @@ func (r *relay) stop() error {
 	if p.smtp != nil {
 		r.log.Info("the relay ends", "sessions", p.smtp.Sessions())
 		end(r.wait.sessions, p.smtp.Shutdown, "sessions were cut off: their clients still have the mail and send it again")
+	}
+	if p.rules != nil {
+		p.rules.Close()
 	}
 	if p.queue != nil {
 		end(r.wait.deliveries, p.queue.Shutdown, "deliveries were cut off: they are tried again after the next start")

@@ -117,7 +117,7 @@ func imbalance(q *queue.Runner, sp *spool.Spool) int64 {
 	var diff int64
 	for range 20 {
 		c := sp.Stats().Counts
-		diff = int64(c.Recovered+c.Accepted+c.TakenOver) - int64(c.Finished+c.HandedOver) - int64(q.Counts().Messages)
+		diff = int64(c.Recovered+c.Accepted+c.TakenOver) - int64(c.Finished+c.HandedOver) - int64(inQueue(q.Counts()))
 		if diff == 0 {
 			break
 		}
@@ -125,6 +125,10 @@ func imbalance(q *queue.Runner, sp *spool.Spool) int64 {
 	}
 	return diff
 }
+
+// inQueue counts the messages that the queue knows, those of which an operator
+// dropped all that is left too.
+func inQueue(c queue.Counts) int { return c.Messages + c.Trash }
 
 // memberSegments counts the segments of a node of a cluster.
 func memberSegments(f cluster.Figures) []metrics.SegmentCount {

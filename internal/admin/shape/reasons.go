@@ -62,7 +62,7 @@ func (s *Reasons) Add(e *picks.Entry) error {
 	s.buf = appendReason(s.buf[:0], reply)
 	g := s.groups.at(s.buf)
 	if g.out.Recipients == 0 {
-		g.out.Class, g.out.Sample = Class(reply), sample(reply)
+		g.out.Class, g.out.Sample = picks.Class(reply), sample(reply)
 	}
 	g.out.Recipients++
 	s.total++
@@ -146,34 +146,6 @@ func appendReason(dst []byte, r *mail.Reply) []byte {
 		dst = dst[:from-1]
 	}
 	return dst
-}
-
-// Class gives the kind of a reason, by the enhanced status code (RFC 3463)
-// alone.
-func Class(r *mail.Reply) string {
-	if r.Code == 0 && r.Text == "" {
-		return "none"
-	}
-	switch e := r.Enhanced; e[1] {
-	case 1:
-		return "address"
-	case 2:
-		if e[2] == 2 {
-			return "mailbox-full"
-		}
-		return "mailbox"
-	case 3:
-		return "system"
-	case 4:
-		return "network"
-	case 5:
-		return "protocol"
-	case 6:
-		return "content"
-	case 7:
-		return "policy"
-	}
-	return "other"
 }
 
 // sketch is how many hashes a distinct keeps.

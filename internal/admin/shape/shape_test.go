@@ -223,12 +223,12 @@ func TestClass(t *testing.T) {
 		"system": {"4.3.1"}, "protocol": {"4.5.3"}, "content": {"5.6.7"}, "other": {"4.0.0", "", "4.99.1"},
 	} {
 		for _, code := range codes {
-			if got := Class(mail.NewReply(451, code, "x")); got != want {
+			if got := picks.Class(mail.NewReply(451, code, "x")); got != want {
 				t.Errorf("%q is %s, want %s", code, got, want)
 			}
 		}
 	}
-	if got := Class(&mail.Reply{}); got != "none" {
+	if got := picks.Class(&mail.Reply{}); got != "none" {
 		t.Errorf("no reply is %s", got)
 	}
 }

@@ -138,7 +138,10 @@ type SummaryResponse struct {
 	// Age of the oldest message; left out when there is none.
 	Oldest *durationpb.Duration `protobuf:"bytes,6,opt,name=oldest,proto3" json:"oldest,omitempty"`
 	// Nodes that did not answer: theirs is missing.
-	MissingNodes  []string `protobuf:"bytes,7,rep,name=missing_nodes,json=missingNodes,proto3" json:"missing_nodes,omitempty"`
+	MissingNodes []string `protobuf:"bytes,7,rep,name=missing_nodes,json=missingNodes,proto3" json:"missing_nodes,omitempty"`
+	// Recipients that an operator dropped and can still bring back. All other
+	// figures are without them.
+	Trashed       int64 `protobuf:"varint,8,opt,name=trashed,proto3" json:"trashed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -220,6 +223,13 @@ func (x *SummaryResponse) GetMissingNodes() []string {
 		return x.MissingNodes
 	}
 	return nil
+}
+
+func (x *SummaryResponse) GetTrashed() int64 {
+	if x != nil {
+		return x.Trashed
+	}
+	return 0
 }
 
 // ListRequest says which recipients to show.
@@ -354,7 +364,7 @@ type QueueEntry struct {
 	Rcpt string `protobuf:"bytes,4,opt,name=rcpt,proto3" json:"rcpt,omitempty"`
 	// Domain of the recipient.
 	Domain string `protobuf:"bytes,5,opt,name=domain,proto3" json:"domain,omitempty"`
-	// Active, deferred or held.
+	// Active, deferred, held or trash.
 	State RecipientState `protobuf:"varint,6,opt,name=state,proto3,enum=admin.v1.RecipientState" json:"state,omitempty"`
 	// Octets of the message.
 	Size int64 `protobuf:"varint,7,opt,name=size,proto3" json:"size,omitempty"`
@@ -362,10 +372,26 @@ type QueueEntry struct {
 	Arrived *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=arrived,proto3" json:"arrived,omitempty"`
 	// Attempts so far.
 	Attempts uint32 `protobuf:"varint,9,opt,name=attempts,proto3" json:"attempts,omitempty"`
-	// When the next attempt is due; left out while active or held.
+	// When the next attempt is due; left out while active or held. Of one in the
+	// trash: when it is destroyed. Of one that a hold rule keeps for a time: when
+	// that is over.
 	NextAttempt *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=next_attempt,json=nextAttempt,proto3" json:"next_attempt,omitempty"`
 	// What the last attempt heard, as one line; empty when there was none.
-	LastReply     string `protobuf:"bytes,11,opt,name=last_reply,json=lastReply,proto3" json:"last_reply,omitempty"`
+	LastReply string `protobuf:"bytes,11,opt,name=last_reply,json=lastReply,proto3" json:"last_reply,omitempty"`
+	// Name of the senders entry that let the client relay; empty when none was
+	// needed.
+	Sender string `protobuf:"bytes,12,opt,name=sender,proto3" json:"sender,omitempty"`
+	// IP address of the client; empty for a message that the relay wrote itself.
+	Client string `protobuf:"bytes,13,opt,name=client,proto3" json:"client,omitempty"`
+	// Where it goes next: mx:DOMAIN, smarthost:HOST:PORT,..., lmtp:HOST:PORT,... or
+	// unroutable, with what sets it apart behind a semicolon.
+	Route string `protobuf:"bytes,14,opt,name=route,proto3" json:"route,omitempty"`
+	// Where an operator sends it, against the routes; empty when it follows them.
+	Rerouted string `protobuf:"bytes,15,opt,name=rerouted,proto3" json:"rerouted,omitempty"`
+	// ID of the hold rule that keeps it; empty when none does.
+	Rule string `protobuf:"bytes,16,opt,name=rule,proto3" json:"rule,omitempty"`
+	// When it is given up, if an operator said so; left out otherwise.
+	Expires       *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=expires,proto3" json:"expires,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -475,6 +501,48 @@ func (x *QueueEntry) GetLastReply() string {
 		return x.LastReply
 	}
 	return ""
+}
+
+func (x *QueueEntry) GetSender() string {
+	if x != nil {
+		return x.Sender
+	}
+	return ""
+}
+
+func (x *QueueEntry) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+func (x *QueueEntry) GetRoute() string {
+	if x != nil {
+		return x.Route
+	}
+	return ""
+}
+
+func (x *QueueEntry) GetRerouted() string {
+	if x != nil {
+		return x.Rerouted
+	}
+	return ""
+}
+
+func (x *QueueEntry) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *QueueEntry) GetExpires() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
 }
 
 // ShapeRequest says which recipients to count.
@@ -1065,7 +1133,11 @@ type ChangeResult struct {
 	// under way.
 	Failed int64 `protobuf:"varint,6,opt,name=failed,proto3" json:"failed,omitempty"`
 	// Nodes that did not answer: nothing is known of what they have.
-	MissingNodes  []string `protobuf:"bytes,7,rep,name=missing_nodes,json=missingNodes,proto3" json:"missing_nodes,omitempty"`
+	MissingNodes []string `protobuf:"bytes,7,rep,name=missing_nodes,json=missingNodes,proto3" json:"missing_nodes,omitempty"`
+	// Of Drop: how long it can be taken back; left out when it cannot.
+	Kept *durationpb.Duration `protobuf:"bytes,8,opt,name=kept,proto3" json:"kept,omitempty"`
+	// What the operator should know of it, in a sentence; mostly empty.
+	Note          string `protobuf:"bytes,9,opt,name=note,proto3" json:"note,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1147,6 +1219,20 @@ func (x *ChangeResult) GetMissingNodes() []string {
 		return x.MissingNodes
 	}
 	return nil
+}
+
+func (x *ChangeResult) GetKept() *durationpb.Duration {
+	if x != nil {
+		return x.Kept
+	}
+	return nil
+}
+
+func (x *ChangeResult) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
 }
 
 // RetryRequest makes recipients due.
@@ -1429,7 +1515,10 @@ func (x *ReleaseResponse) GetResult() *ChangeResult {
 type DropRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Which, and how sure.
-	Change        *Change `protobuf:"bytes,1,opt,name=change,proto3" json:"change,omitempty"`
+	Change *Change `protobuf:"bytes,1,opt,name=change,proto3" json:"change,omitempty"`
+	// Destroy them at once, with those that are in the trash already if the
+	// selector names that state.
+	Now           bool `protobuf:"varint,2,opt,name=now,proto3" json:"now,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1469,6 +1558,13 @@ func (x *DropRequest) GetChange() *Change {
 		return x.Change
 	}
 	return nil
+}
+
+func (x *DropRequest) GetNow() bool {
+	if x != nil {
+		return x.Now
+	}
+	return false
 }
 
 // DropResponse says what was done.
@@ -1609,13 +1705,309 @@ func (x *BounceResponse) GetResult() *ChangeResult {
 	return nil
 }
 
+// UndropRequest brings recipients back from the trash.
+type UndropRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which, and how sure.
+	Change        *Change `protobuf:"bytes,1,opt,name=change,proto3" json:"change,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndropRequest) Reset() {
+	*x = UndropRequest{}
+	mi := &file_admin_v1_queue_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndropRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndropRequest) ProtoMessage() {}
+
+func (x *UndropRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_queue_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndropRequest.ProtoReflect.Descriptor instead.
+func (*UndropRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_queue_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *UndropRequest) GetChange() *Change {
+	if x != nil {
+		return x.Change
+	}
+	return nil
+}
+
+// UndropResponse says what was done.
+type UndropResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The figures.
+	Result        *ChangeResult `protobuf:"bytes,1,opt,name=result,proto3" json:"result,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndropResponse) Reset() {
+	*x = UndropResponse{}
+	mi := &file_admin_v1_queue_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndropResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndropResponse) ProtoMessage() {}
+
+func (x *UndropResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_queue_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndropResponse.ProtoReflect.Descriptor instead.
+func (*UndropResponse) Descriptor() ([]byte, []int) {
+	return file_admin_v1_queue_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *UndropResponse) GetResult() *ChangeResult {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+// RerouteRequest sends recipients elsewhere.
+type RerouteRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which, and how sure.
+	Change *Change `protobuf:"bytes,1,opt,name=change,proto3" json:"change,omitempty"`
+	// Where: mx, or HOST or HOST:PORT of a smarthost. One that a route of
+	// cluster.yaml leads to alone is spoken to as that route says. Empty: by the
+	// routes again.
+	To            string `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RerouteRequest) Reset() {
+	*x = RerouteRequest{}
+	mi := &file_admin_v1_queue_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RerouteRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RerouteRequest) ProtoMessage() {}
+
+func (x *RerouteRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_queue_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RerouteRequest.ProtoReflect.Descriptor instead.
+func (*RerouteRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_queue_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *RerouteRequest) GetChange() *Change {
+	if x != nil {
+		return x.Change
+	}
+	return nil
+}
+
+func (x *RerouteRequest) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+// RerouteResponse says what was done.
+type RerouteResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The figures.
+	Result        *ChangeResult `protobuf:"bytes,1,opt,name=result,proto3" json:"result,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RerouteResponse) Reset() {
+	*x = RerouteResponse{}
+	mi := &file_admin_v1_queue_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RerouteResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RerouteResponse) ProtoMessage() {}
+
+func (x *RerouteResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_queue_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RerouteResponse.ProtoReflect.Descriptor instead.
+func (*RerouteResponse) Descriptor() ([]byte, []int) {
+	return file_admin_v1_queue_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *RerouteResponse) GetResult() *ChangeResult {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+// ExpireRequest changes when recipients are given up.
+type ExpireRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which, and how sure.
+	Change *Change `protobuf:"bytes,1,opt,name=change,proto3" json:"change,omitempty"`
+	// When. What is past gives them up now.
+	At            *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExpireRequest) Reset() {
+	*x = ExpireRequest{}
+	mi := &file_admin_v1_queue_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExpireRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExpireRequest) ProtoMessage() {}
+
+func (x *ExpireRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_queue_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExpireRequest.ProtoReflect.Descriptor instead.
+func (*ExpireRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_queue_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ExpireRequest) GetChange() *Change {
+	if x != nil {
+		return x.Change
+	}
+	return nil
+}
+
+func (x *ExpireRequest) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+// ExpireResponse says what was done.
+type ExpireResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The figures.
+	Result        *ChangeResult `protobuf:"bytes,1,opt,name=result,proto3" json:"result,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExpireResponse) Reset() {
+	*x = ExpireResponse{}
+	mi := &file_admin_v1_queue_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExpireResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExpireResponse) ProtoMessage() {}
+
+func (x *ExpireResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_queue_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExpireResponse.ProtoReflect.Descriptor instead.
+func (*ExpireResponse) Descriptor() ([]byte, []int) {
+	return file_admin_v1_queue_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ExpireResponse) GetResult() *ChangeResult {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
 var File_admin_v1_queue_proto protoreflect.FileDescriptor
 
 const file_admin_v1_queue_proto_rawDesc = "" +
 	"\n" +
 	"\x14admin/v1/queue.proto\x12\badmin.v1\x1a\x17admin/v1/selector.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"&\n" +
 	"\x0eSummaryRequest\x12\x14\n" +
-	"\x05local\x18\x01 \x01(\bR\x05local\"\xed\x01\n" +
+	"\x05local\x18\x01 \x01(\bR\x05local\"\x87\x02\n" +
 	"\x0fSummaryResponse\x12\x1a\n" +
 	"\bmessages\x18\x01 \x01(\x03R\bmessages\x12\x1e\n" +
 	"\n" +
@@ -1625,14 +2017,15 @@ const file_admin_v1_queue_proto_rawDesc = "" +
 	"\bdeferred\x18\x04 \x01(\x03R\bdeferred\x12\x12\n" +
 	"\x04held\x18\x05 \x01(\x03R\x04held\x121\n" +
 	"\x06oldest\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x06oldest\x12#\n" +
-	"\rmissing_nodes\x18\a \x03(\tR\fmissingNodes\"i\n" +
+	"\rmissing_nodes\x18\a \x03(\tR\fmissingNodes\x12\x18\n" +
+	"\atrashed\x18\b \x01(\x03R\atrashed\"i\n" +
 	"\vListRequest\x12.\n" +
 	"\bselector\x18\x01 \x01(\v2\x12.admin.v1.SelectorR\bselector\x12\x14\n" +
 	"\x05limit\x18\x02 \x01(\x03R\x05limit\x12\x14\n" +
 	"\x05local\x18\x03 \x01(\bR\x05local\"c\n" +
 	"\fListResponse\x12.\n" +
 	"\aentries\x18\x01 \x03(\v2\x14.admin.v1.QueueEntryR\aentries\x12#\n" +
-	"\rmissing_nodes\x18\x02 \x03(\tR\fmissingNodes\"\xe4\x02\n" +
+	"\rmissing_nodes\x18\x02 \x03(\tR\fmissingNodes\"\x90\x04\n" +
 	"\n" +
 	"QueueEntry\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
@@ -1647,7 +2040,13 @@ const file_admin_v1_queue_proto_rawDesc = "" +
 	"\fnext_attempt\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\vnextAttempt\x12\x1d\n" +
 	"\n" +
-	"last_reply\x18\v \x01(\tR\tlastReply\"\x8d\x01\n" +
+	"last_reply\x18\v \x01(\tR\tlastReply\x12\x16\n" +
+	"\x06sender\x18\f \x01(\tR\x06sender\x12\x16\n" +
+	"\x06client\x18\r \x01(\tR\x06client\x12\x14\n" +
+	"\x05route\x18\x0e \x01(\tR\x05route\x12\x1a\n" +
+	"\brerouted\x18\x0f \x01(\tR\brerouted\x12\x12\n" +
+	"\x04rule\x18\x10 \x01(\tR\x04rule\x124\n" +
+	"\aexpires\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\"\x8d\x01\n" +
 	"\fShapeRequest\x12.\n" +
 	"\bselector\x18\x01 \x01(\v2\x12.admin.v1.SelectorR\bselector\x12!\n" +
 	"\x02by\x18\x02 \x01(\x0e2\x11.admin.v1.ShapeByR\x02by\x12\x14\n" +
@@ -1692,7 +2091,7 @@ const file_admin_v1_queue_proto_rawDesc = "" +
 	"\x06expect\x18\x03 \x01(\x03H\x00R\x06expect\x88\x01\x01\x12\x16\n" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x14\n" +
 	"\x05local\x18\x05 \x01(\bR\x05localB\t\n" +
-	"\a_expect\"\xeb\x01\n" +
+	"\a_expect\"\xae\x02\n" +
 	"\fChangeResult\x12\x1a\n" +
 	"\bmessages\x18\x01 \x01(\x03R\bmessages\x12\x1e\n" +
 	"\n" +
@@ -1702,7 +2101,9 @@ const file_admin_v1_queue_proto_rawDesc = "" +
 	"\x06oldest\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x06oldest\x12\x18\n" +
 	"\asamples\x18\x05 \x03(\tR\asamples\x12\x16\n" +
 	"\x06failed\x18\x06 \x01(\x03R\x06failed\x12#\n" +
-	"\rmissing_nodes\x18\a \x03(\tR\fmissingNodes\"8\n" +
+	"\rmissing_nodes\x18\a \x03(\tR\fmissingNodes\x12-\n" +
+	"\x04kept\x18\b \x01(\v2\x19.google.protobuf.DurationR\x04kept\x12\x12\n" +
+	"\x04note\x18\t \x01(\tR\x04note\"8\n" +
 	"\fRetryRequest\x12(\n" +
 	"\x06change\x18\x01 \x01(\v2\x10.admin.v1.ChangeR\x06change\"?\n" +
 	"\rRetryResponse\x12.\n" +
@@ -1714,19 +2115,34 @@ const file_admin_v1_queue_proto_rawDesc = "" +
 	"\x0eReleaseRequest\x12(\n" +
 	"\x06change\x18\x01 \x01(\v2\x10.admin.v1.ChangeR\x06change\"A\n" +
 	"\x0fReleaseResponse\x12.\n" +
-	"\x06result\x18\x01 \x01(\v2\x16.admin.v1.ChangeResultR\x06result\"7\n" +
+	"\x06result\x18\x01 \x01(\v2\x16.admin.v1.ChangeResultR\x06result\"I\n" +
 	"\vDropRequest\x12(\n" +
-	"\x06change\x18\x01 \x01(\v2\x10.admin.v1.ChangeR\x06change\">\n" +
+	"\x06change\x18\x01 \x01(\v2\x10.admin.v1.ChangeR\x06change\x12\x10\n" +
+	"\x03now\x18\x02 \x01(\bR\x03now\">\n" +
 	"\fDropResponse\x12.\n" +
 	"\x06result\x18\x01 \x01(\v2\x16.admin.v1.ChangeResultR\x06result\"9\n" +
 	"\rBounceRequest\x12(\n" +
 	"\x06change\x18\x01 \x01(\v2\x10.admin.v1.ChangeR\x06change\"@\n" +
 	"\x0eBounceResponse\x12.\n" +
+	"\x06result\x18\x01 \x01(\v2\x16.admin.v1.ChangeResultR\x06result\"9\n" +
+	"\rUndropRequest\x12(\n" +
+	"\x06change\x18\x01 \x01(\v2\x10.admin.v1.ChangeR\x06change\"@\n" +
+	"\x0eUndropResponse\x12.\n" +
+	"\x06result\x18\x01 \x01(\v2\x16.admin.v1.ChangeResultR\x06result\"J\n" +
+	"\x0eRerouteRequest\x12(\n" +
+	"\x06change\x18\x01 \x01(\v2\x10.admin.v1.ChangeR\x06change\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\tR\x02to\"A\n" +
+	"\x0fRerouteResponse\x12.\n" +
+	"\x06result\x18\x01 \x01(\v2\x16.admin.v1.ChangeResultR\x06result\"e\n" +
+	"\rExpireRequest\x12(\n" +
+	"\x06change\x18\x01 \x01(\v2\x10.admin.v1.ChangeR\x06change\x12*\n" +
+	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"@\n" +
+	"\x0eExpireResponse\x12.\n" +
 	"\x06result\x18\x01 \x01(\v2\x16.admin.v1.ChangeResultR\x06result*M\n" +
 	"\aShapeBy\x12\x18\n" +
 	"\x14SHAPE_BY_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fSHAPE_BY_DOMAIN\x10\x01\x12\x13\n" +
-	"\x0fSHAPE_BY_SENDER\x10\x022\xa6\x04\n" +
+	"\x0fSHAPE_BY_SENDER\x10\x022\xe0\x05\n" +
 	"\fQueueService\x12>\n" +
 	"\aSummary\x12\x18.admin.v1.SummaryRequest\x1a\x19.admin.v1.SummaryResponse\x127\n" +
 	"\x04List\x12\x15.admin.v1.ListRequest\x1a\x16.admin.v1.ListResponse0\x01\x128\n" +
@@ -1736,7 +2152,10 @@ const file_admin_v1_queue_proto_rawDesc = "" +
 	"\x04Hold\x12\x15.admin.v1.HoldRequest\x1a\x16.admin.v1.HoldResponse\x12>\n" +
 	"\aRelease\x12\x18.admin.v1.ReleaseRequest\x1a\x19.admin.v1.ReleaseResponse\x125\n" +
 	"\x04Drop\x12\x15.admin.v1.DropRequest\x1a\x16.admin.v1.DropResponse\x12;\n" +
-	"\x06Bounce\x12\x17.admin.v1.BounceRequest\x1a\x18.admin.v1.BounceResponseB3Z1github.com/clrelay/clrelay/proto/admin/v1;adminv1b\x06proto3"
+	"\x06Undrop\x12\x17.admin.v1.UndropRequest\x1a\x18.admin.v1.UndropResponse\x12;\n" +
+	"\x06Bounce\x12\x17.admin.v1.BounceRequest\x1a\x18.admin.v1.BounceResponse\x12>\n" +
+	"\aReroute\x12\x18.admin.v1.RerouteRequest\x1a\x19.admin.v1.RerouteResponse\x12;\n" +
+	"\x06Expire\x12\x17.admin.v1.ExpireRequest\x1a\x18.admin.v1.ExpireResponseB3Z1github.com/clrelay/clrelay/proto/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_admin_v1_queue_proto_rawDescOnce sync.Once
@@ -1751,7 +2170,7 @@ func file_admin_v1_queue_proto_rawDescGZIP() []byte {
 }
 
 var file_admin_v1_queue_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_admin_v1_queue_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_admin_v1_queue_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_admin_v1_queue_proto_goTypes = []any{
 	(ShapeBy)(0),                  // 0: admin.v1.ShapeBy
 	(*SummaryRequest)(nil),        // 1: admin.v1.SummaryRequest
@@ -1777,61 +2196,82 @@ var file_admin_v1_queue_proto_goTypes = []any{
 	(*DropResponse)(nil),          // 21: admin.v1.DropResponse
 	(*BounceRequest)(nil),         // 22: admin.v1.BounceRequest
 	(*BounceResponse)(nil),        // 23: admin.v1.BounceResponse
-	(*durationpb.Duration)(nil),   // 24: google.protobuf.Duration
-	(*Selector)(nil),              // 25: admin.v1.Selector
-	(RecipientState)(0),           // 26: admin.v1.RecipientState
-	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
+	(*UndropRequest)(nil),         // 24: admin.v1.UndropRequest
+	(*UndropResponse)(nil),        // 25: admin.v1.UndropResponse
+	(*RerouteRequest)(nil),        // 26: admin.v1.RerouteRequest
+	(*RerouteResponse)(nil),       // 27: admin.v1.RerouteResponse
+	(*ExpireRequest)(nil),         // 28: admin.v1.ExpireRequest
+	(*ExpireResponse)(nil),        // 29: admin.v1.ExpireResponse
+	(*durationpb.Duration)(nil),   // 30: google.protobuf.Duration
+	(*Selector)(nil),              // 31: admin.v1.Selector
+	(RecipientState)(0),           // 32: admin.v1.RecipientState
+	(*timestamppb.Timestamp)(nil), // 33: google.protobuf.Timestamp
 }
 var file_admin_v1_queue_proto_depIdxs = []int32{
-	24, // 0: admin.v1.SummaryResponse.oldest:type_name -> google.protobuf.Duration
-	25, // 1: admin.v1.ListRequest.selector:type_name -> admin.v1.Selector
+	30, // 0: admin.v1.SummaryResponse.oldest:type_name -> google.protobuf.Duration
+	31, // 1: admin.v1.ListRequest.selector:type_name -> admin.v1.Selector
 	5,  // 2: admin.v1.ListResponse.entries:type_name -> admin.v1.QueueEntry
-	26, // 3: admin.v1.QueueEntry.state:type_name -> admin.v1.RecipientState
-	27, // 4: admin.v1.QueueEntry.arrived:type_name -> google.protobuf.Timestamp
-	27, // 5: admin.v1.QueueEntry.next_attempt:type_name -> google.protobuf.Timestamp
-	25, // 6: admin.v1.ShapeRequest.selector:type_name -> admin.v1.Selector
-	0,  // 7: admin.v1.ShapeRequest.by:type_name -> admin.v1.ShapeBy
-	8,  // 8: admin.v1.ShapeResponse.total:type_name -> admin.v1.ShapeRow
-	8,  // 9: admin.v1.ShapeResponse.rows:type_name -> admin.v1.ShapeRow
-	8,  // 10: admin.v1.ShapeResponse.other:type_name -> admin.v1.ShapeRow
-	25, // 11: admin.v1.ReasonsRequest.selector:type_name -> admin.v1.Selector
-	11, // 12: admin.v1.ReasonsResponse.reasons:type_name -> admin.v1.Reason
-	27, // 13: admin.v1.Reason.oldest:type_name -> google.protobuf.Timestamp
-	25, // 14: admin.v1.Change.selector:type_name -> admin.v1.Selector
-	27, // 15: admin.v1.ChangeResult.oldest:type_name -> google.protobuf.Timestamp
-	12, // 16: admin.v1.RetryRequest.change:type_name -> admin.v1.Change
-	13, // 17: admin.v1.RetryResponse.result:type_name -> admin.v1.ChangeResult
-	12, // 18: admin.v1.HoldRequest.change:type_name -> admin.v1.Change
-	13, // 19: admin.v1.HoldResponse.result:type_name -> admin.v1.ChangeResult
-	12, // 20: admin.v1.ReleaseRequest.change:type_name -> admin.v1.Change
-	13, // 21: admin.v1.ReleaseResponse.result:type_name -> admin.v1.ChangeResult
-	12, // 22: admin.v1.DropRequest.change:type_name -> admin.v1.Change
-	13, // 23: admin.v1.DropResponse.result:type_name -> admin.v1.ChangeResult
-	12, // 24: admin.v1.BounceRequest.change:type_name -> admin.v1.Change
-	13, // 25: admin.v1.BounceResponse.result:type_name -> admin.v1.ChangeResult
-	1,  // 26: admin.v1.QueueService.Summary:input_type -> admin.v1.SummaryRequest
-	3,  // 27: admin.v1.QueueService.List:input_type -> admin.v1.ListRequest
-	6,  // 28: admin.v1.QueueService.Shape:input_type -> admin.v1.ShapeRequest
-	9,  // 29: admin.v1.QueueService.Reasons:input_type -> admin.v1.ReasonsRequest
-	14, // 30: admin.v1.QueueService.Retry:input_type -> admin.v1.RetryRequest
-	16, // 31: admin.v1.QueueService.Hold:input_type -> admin.v1.HoldRequest
-	18, // 32: admin.v1.QueueService.Release:input_type -> admin.v1.ReleaseRequest
-	20, // 33: admin.v1.QueueService.Drop:input_type -> admin.v1.DropRequest
-	22, // 34: admin.v1.QueueService.Bounce:input_type -> admin.v1.BounceRequest
-	2,  // 35: admin.v1.QueueService.Summary:output_type -> admin.v1.SummaryResponse
-	4,  // 36: admin.v1.QueueService.List:output_type -> admin.v1.ListResponse
-	7,  // 37: admin.v1.QueueService.Shape:output_type -> admin.v1.ShapeResponse
-	10, // 38: admin.v1.QueueService.Reasons:output_type -> admin.v1.ReasonsResponse
-	15, // 39: admin.v1.QueueService.Retry:output_type -> admin.v1.RetryResponse
-	17, // 40: admin.v1.QueueService.Hold:output_type -> admin.v1.HoldResponse
-	19, // 41: admin.v1.QueueService.Release:output_type -> admin.v1.ReleaseResponse
-	21, // 42: admin.v1.QueueService.Drop:output_type -> admin.v1.DropResponse
-	23, // 43: admin.v1.QueueService.Bounce:output_type -> admin.v1.BounceResponse
-	35, // [35:44] is the sub-list for method output_type
-	26, // [26:35] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	32, // 3: admin.v1.QueueEntry.state:type_name -> admin.v1.RecipientState
+	33, // 4: admin.v1.QueueEntry.arrived:type_name -> google.protobuf.Timestamp
+	33, // 5: admin.v1.QueueEntry.next_attempt:type_name -> google.protobuf.Timestamp
+	33, // 6: admin.v1.QueueEntry.expires:type_name -> google.protobuf.Timestamp
+	31, // 7: admin.v1.ShapeRequest.selector:type_name -> admin.v1.Selector
+	0,  // 8: admin.v1.ShapeRequest.by:type_name -> admin.v1.ShapeBy
+	8,  // 9: admin.v1.ShapeResponse.total:type_name -> admin.v1.ShapeRow
+	8,  // 10: admin.v1.ShapeResponse.rows:type_name -> admin.v1.ShapeRow
+	8,  // 11: admin.v1.ShapeResponse.other:type_name -> admin.v1.ShapeRow
+	31, // 12: admin.v1.ReasonsRequest.selector:type_name -> admin.v1.Selector
+	11, // 13: admin.v1.ReasonsResponse.reasons:type_name -> admin.v1.Reason
+	33, // 14: admin.v1.Reason.oldest:type_name -> google.protobuf.Timestamp
+	31, // 15: admin.v1.Change.selector:type_name -> admin.v1.Selector
+	33, // 16: admin.v1.ChangeResult.oldest:type_name -> google.protobuf.Timestamp
+	30, // 17: admin.v1.ChangeResult.kept:type_name -> google.protobuf.Duration
+	12, // 18: admin.v1.RetryRequest.change:type_name -> admin.v1.Change
+	13, // 19: admin.v1.RetryResponse.result:type_name -> admin.v1.ChangeResult
+	12, // 20: admin.v1.HoldRequest.change:type_name -> admin.v1.Change
+	13, // 21: admin.v1.HoldResponse.result:type_name -> admin.v1.ChangeResult
+	12, // 22: admin.v1.ReleaseRequest.change:type_name -> admin.v1.Change
+	13, // 23: admin.v1.ReleaseResponse.result:type_name -> admin.v1.ChangeResult
+	12, // 24: admin.v1.DropRequest.change:type_name -> admin.v1.Change
+	13, // 25: admin.v1.DropResponse.result:type_name -> admin.v1.ChangeResult
+	12, // 26: admin.v1.BounceRequest.change:type_name -> admin.v1.Change
+	13, // 27: admin.v1.BounceResponse.result:type_name -> admin.v1.ChangeResult
+	12, // 28: admin.v1.UndropRequest.change:type_name -> admin.v1.Change
+	13, // 29: admin.v1.UndropResponse.result:type_name -> admin.v1.ChangeResult
+	12, // 30: admin.v1.RerouteRequest.change:type_name -> admin.v1.Change
+	13, // 31: admin.v1.RerouteResponse.result:type_name -> admin.v1.ChangeResult
+	12, // 32: admin.v1.ExpireRequest.change:type_name -> admin.v1.Change
+	33, // 33: admin.v1.ExpireRequest.at:type_name -> google.protobuf.Timestamp
+	13, // 34: admin.v1.ExpireResponse.result:type_name -> admin.v1.ChangeResult
+	1,  // 35: admin.v1.QueueService.Summary:input_type -> admin.v1.SummaryRequest
+	3,  // 36: admin.v1.QueueService.List:input_type -> admin.v1.ListRequest
+	6,  // 37: admin.v1.QueueService.Shape:input_type -> admin.v1.ShapeRequest
+	9,  // 38: admin.v1.QueueService.Reasons:input_type -> admin.v1.ReasonsRequest
+	14, // 39: admin.v1.QueueService.Retry:input_type -> admin.v1.RetryRequest
+	16, // 40: admin.v1.QueueService.Hold:input_type -> admin.v1.HoldRequest
+	18, // 41: admin.v1.QueueService.Release:input_type -> admin.v1.ReleaseRequest
+	20, // 42: admin.v1.QueueService.Drop:input_type -> admin.v1.DropRequest
+	24, // 43: admin.v1.QueueService.Undrop:input_type -> admin.v1.UndropRequest
+	22, // 44: admin.v1.QueueService.Bounce:input_type -> admin.v1.BounceRequest
+	26, // 45: admin.v1.QueueService.Reroute:input_type -> admin.v1.RerouteRequest
+	28, // 46: admin.v1.QueueService.Expire:input_type -> admin.v1.ExpireRequest
+	2,  // 47: admin.v1.QueueService.Summary:output_type -> admin.v1.SummaryResponse
+	4,  // 48: admin.v1.QueueService.List:output_type -> admin.v1.ListResponse
+	7,  // 49: admin.v1.QueueService.Shape:output_type -> admin.v1.ShapeResponse
+	10, // 50: admin.v1.QueueService.Reasons:output_type -> admin.v1.ReasonsResponse
+	15, // 51: admin.v1.QueueService.Retry:output_type -> admin.v1.RetryResponse
+	17, // 52: admin.v1.QueueService.Hold:output_type -> admin.v1.HoldResponse
+	19, // 53: admin.v1.QueueService.Release:output_type -> admin.v1.ReleaseResponse
+	21, // 54: admin.v1.QueueService.Drop:output_type -> admin.v1.DropResponse
+	25, // 55: admin.v1.QueueService.Undrop:output_type -> admin.v1.UndropResponse
+	23, // 56: admin.v1.QueueService.Bounce:output_type -> admin.v1.BounceResponse
+	27, // 57: admin.v1.QueueService.Reroute:output_type -> admin.v1.RerouteResponse
+	29, // 58: admin.v1.QueueService.Expire:output_type -> admin.v1.ExpireResponse
+	47, // [47:59] is the sub-list for method output_type
+	35, // [35:47] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_admin_v1_queue_proto_init() }
@@ -1847,7 +2287,7 @@ func file_admin_v1_queue_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_v1_queue_proto_rawDesc), len(file_admin_v1_queue_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   23,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

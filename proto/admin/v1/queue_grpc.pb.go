@@ -27,7 +27,10 @@ const (
 	QueueService_Hold_FullMethodName    = "/admin.v1.QueueService/Hold"
 	QueueService_Release_FullMethodName = "/admin.v1.QueueService/Release"
 	QueueService_Drop_FullMethodName    = "/admin.v1.QueueService/Drop"
+	QueueService_Undrop_FullMethodName  = "/admin.v1.QueueService/Undrop"
 	QueueService_Bounce_FullMethodName  = "/admin.v1.QueueService/Bounce"
+	QueueService_Reroute_FullMethodName = "/admin.v1.QueueService/Reroute"
+	QueueService_Expire_FullMethodName  = "/admin.v1.QueueService/Expire"
 )
 
 // QueueServiceClient is the client API for QueueService service.
@@ -52,10 +55,20 @@ type QueueServiceClient interface {
 	Hold(ctx context.Context, in *HoldRequest, opts ...grpc.CallOption) (*HoldResponse, error)
 	// Release makes held recipients due now.
 	Release(ctx context.Context, in *ReleaseRequest, opts ...grpc.CallOption) (*ReleaseResponse, error)
-	// Drop ends recipients without telling anybody.
+	// Drop ends recipients without telling anybody. They are kept in the trash
+	// for a while, from which Undrop brings them back.
 	Drop(ctx context.Context, in *DropRequest, opts ...grpc.CallOption) (*DropResponse, error)
+	// Undrop brings recipients back from the trash: those that were held are held
+	// again, all others are due now.
+	Undrop(ctx context.Context, in *UndropRequest, opts ...grpc.CallOption) (*UndropResponse, error)
 	// Bounce ends recipients and reports to the sender as usual.
 	Bounce(ctx context.Context, in *BounceRequest, opts ...grpc.CallOption) (*BounceResponse, error)
+	// Reroute sends recipients elsewhere from their next attempt on, or by the
+	// routes again. They are due now; held ones stay held.
+	Reroute(ctx context.Context, in *RerouteRequest, opts ...grpc.CallOption) (*RerouteResponse, error)
+	// Expire changes when recipients are given up. Held ones are not, until they
+	// are released.
+	Expire(ctx context.Context, in *ExpireRequest, opts ...grpc.CallOption) (*ExpireResponse, error)
 }
 
 type queueServiceClient struct {
@@ -155,10 +168,40 @@ func (c *queueServiceClient) Drop(ctx context.Context, in *DropRequest, opts ...
 	return out, nil
 }
 
+func (c *queueServiceClient) Undrop(ctx context.Context, in *UndropRequest, opts ...grpc.CallOption) (*UndropResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UndropResponse)
+	err := c.cc.Invoke(ctx, QueueService_Undrop_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *queueServiceClient) Bounce(ctx context.Context, in *BounceRequest, opts ...grpc.CallOption) (*BounceResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(BounceResponse)
 	err := c.cc.Invoke(ctx, QueueService_Bounce_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *queueServiceClient) Reroute(ctx context.Context, in *RerouteRequest, opts ...grpc.CallOption) (*RerouteResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RerouteResponse)
+	err := c.cc.Invoke(ctx, QueueService_Reroute_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *queueServiceClient) Expire(ctx context.Context, in *ExpireRequest, opts ...grpc.CallOption) (*ExpireResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExpireResponse)
+	err := c.cc.Invoke(ctx, QueueService_Expire_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -187,10 +230,20 @@ type QueueServiceServer interface {
 	Hold(context.Context, *HoldRequest) (*HoldResponse, error)
 	// Release makes held recipients due now.
 	Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error)
-	// Drop ends recipients without telling anybody.
+	// Drop ends recipients without telling anybody. They are kept in the trash
+	// for a while, from which Undrop brings them back.
 	Drop(context.Context, *DropRequest) (*DropResponse, error)
+	// Undrop brings recipients back from the trash: those that were held are held
+	// again, all others are due now.
+	Undrop(context.Context, *UndropRequest) (*UndropResponse, error)
 	// Bounce ends recipients and reports to the sender as usual.
 	Bounce(context.Context, *BounceRequest) (*BounceResponse, error)
+	// Reroute sends recipients elsewhere from their next attempt on, or by the
+	// routes again. They are due now; held ones stay held.
+	Reroute(context.Context, *RerouteRequest) (*RerouteResponse, error)
+	// Expire changes when recipients are given up. Held ones are not, until they
+	// are released.
+	Expire(context.Context, *ExpireRequest) (*ExpireResponse, error)
 	mustEmbedUnimplementedQueueServiceServer()
 }
 
@@ -225,8 +278,17 @@ func (UnimplementedQueueServiceServer) Release(context.Context, *ReleaseRequest)
 func (UnimplementedQueueServiceServer) Drop(context.Context, *DropRequest) (*DropResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Drop not implemented")
 }
+func (UnimplementedQueueServiceServer) Undrop(context.Context, *UndropRequest) (*UndropResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Undrop not implemented")
+}
 func (UnimplementedQueueServiceServer) Bounce(context.Context, *BounceRequest) (*BounceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Bounce not implemented")
+}
+func (UnimplementedQueueServiceServer) Reroute(context.Context, *RerouteRequest) (*RerouteResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Reroute not implemented")
+}
+func (UnimplementedQueueServiceServer) Expire(context.Context, *ExpireRequest) (*ExpireResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Expire not implemented")
 }
 func (UnimplementedQueueServiceServer) mustEmbedUnimplementedQueueServiceServer() {}
 func (UnimplementedQueueServiceServer) testEmbeddedByValue()                      {}
@@ -386,6 +448,24 @@ func _QueueService_Drop_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _QueueService_Undrop_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UndropRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(QueueServiceServer).Undrop(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: QueueService_Undrop_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(QueueServiceServer).Undrop(ctx, req.(*UndropRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _QueueService_Bounce_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(BounceRequest)
 	if err := dec(in); err != nil {
@@ -400,6 +480,42 @@ func _QueueService_Bounce_Handler(srv interface{}, ctx context.Context, dec func
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(QueueServiceServer).Bounce(ctx, req.(*BounceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _QueueService_Reroute_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RerouteRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(QueueServiceServer).Reroute(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: QueueService_Reroute_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(QueueServiceServer).Reroute(ctx, req.(*RerouteRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _QueueService_Expire_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExpireRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(QueueServiceServer).Expire(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: QueueService_Expire_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(QueueServiceServer).Expire(ctx, req.(*ExpireRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -440,8 +556,20 @@ var QueueService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _QueueService_Drop_Handler,
 		},
 		{
+			MethodName: "Undrop",
+			Handler:    _QueueService_Undrop_Handler,
+		},
+		{
 			MethodName: "Bounce",
 			Handler:    _QueueService_Bounce_Handler,
+		},
+		{
+			MethodName: "Reroute",
+			Handler:    _QueueService_Reroute_Handler,
+		},
+		{
+			MethodName: "Expire",
+			Handler:    _QueueService_Expire_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

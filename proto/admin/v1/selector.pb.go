@@ -40,6 +40,8 @@ const (
 	RecipientState_RECIPIENT_STATE_FAILED RecipientState = 5
 	// Done: an operator dropped it.
 	RecipientState_RECIPIENT_STATE_DROPPED RecipientState = 6
+	// An operator dropped it and can still bring it back.
+	RecipientState_RECIPIENT_STATE_TRASH RecipientState = 7
 )
 
 // Enum value maps for RecipientState.
@@ -52,6 +54,7 @@ var (
 		4: "RECIPIENT_STATE_DELIVERED",
 		5: "RECIPIENT_STATE_FAILED",
 		6: "RECIPIENT_STATE_DROPPED",
+		7: "RECIPIENT_STATE_TRASH",
 	}
 	RecipientState_value = map[string]int32{
 		"RECIPIENT_STATE_UNSPECIFIED": 0,
@@ -61,6 +64,7 @@ var (
 		"RECIPIENT_STATE_DELIVERED":   4,
 		"RECIPIENT_STATE_FAILED":      5,
 		"RECIPIENT_STATE_DROPPED":     6,
+		"RECIPIENT_STATE_TRASH":       7,
 	}
 )
 
@@ -94,13 +98,16 @@ func (RecipientState) EnumDescriptor() ([]byte, []int) {
 // Selector picks recipients in the queue. A recipient matches when it matches
 // every field that is set; within a repeated field one value is enough. A
 // selector without any field picks nothing where something is to be changed,
-// unless everything says so, and all where it is only looked at.
+// unless everything says so, and all where it is only looked at. What is in the
+// trash is picked where states name it, and else by Undrop alone. All fields
+// from 9 on are refused by a cluster below feature level 3, whose older nodes
+// would overlook them.
 type Selector struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// IDs of messages: all their recipients in the queue.
 	Ids []string `protobuf:"bytes,1,rep,name=ids,proto3" json:"ids,omitempty"`
 	// Domains of recipients, exact or "*.example.org" for all below; upper and
-	// lower case are the same.
+	// lower case are the same, and so are U-labels and A-labels.
 	Domains []string `protobuf:"bytes,2,rep,name=domains,proto3" json:"domains,omitempty"`
 	// Addresses of recipients, with * for any run of characters and ? for one.
 	Rcpts []string `protobuf:"bytes,3,rep,name=rcpts,proto3" json:"rcpts,omitempty"`
@@ -110,10 +117,32 @@ type Selector struct {
 	ArrivedBefore *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=arrived_before,json=arrivedBefore,proto3" json:"arrived_before,omitempty"`
 	// Messages that arrived at or after this time.
 	ArrivedAfter *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=arrived_after,json=arrivedAfter,proto3" json:"arrived_after,omitempty"`
-	// States active, deferred and held.
+	// States active, deferred, held and trash.
 	States []RecipientState `protobuf:"varint,7,rep,packed,name=states,proto3,enum=admin.v1.RecipientState" json:"states,omitempty"`
 	// The whole queue. It goes with no other field.
-	Everything    bool `protobuf:"varint,8,opt,name=everything,proto3" json:"everything,omitempty"`
+	Everything bool `protobuf:"varint,8,opt,name=everything,proto3" json:"everything,omitempty"`
+	// Names of the senders entries of cluster.yaml that let the client relay.
+	Senders []string `protobuf:"bytes,9,rep,name=senders,proto3" json:"senders,omitempty"`
+	// Nodes that own the message.
+	Nodes []string `protobuf:"bytes,10,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	// Where recipients go next: mx, smarthost, lmtp or unroutable; a host of a
+	// smarthost with or without its port; a domain of mx; or the whole of what
+	// QueueEntry.route says.
+	Routes []string `protobuf:"bytes,11,rep,name=routes,proto3" json:"routes,omitempty"`
+	// Addresses or networks of the clients that brought the message.
+	Clients []string `protobuf:"bytes,12,rep,name=clients,proto3" json:"clients,omitempty"`
+	// Parts of the last reply; upper and lower case are the same.
+	Replies []string `protobuf:"bytes,13,rep,name=replies,proto3" json:"replies,omitempty"`
+	// Enhanced status codes of the last reply; a part may be *: 4.7.*.
+	Dsns []string `protobuf:"bytes,14,rep,name=dsns,proto3" json:"dsns,omitempty"`
+	// Kinds of the last reply, as in Reason.class.
+	ReasonClasses []string `protobuf:"bytes,15,rep,name=reason_classes,json=reasonClasses,proto3" json:"reason_classes,omitempty"`
+	// Messages of more octets.
+	SizeOver *int64 `protobuf:"varint,16,opt,name=size_over,json=sizeOver,proto3,oneof" json:"size_over,omitempty"`
+	// Recipients with more attempts.
+	AttemptsOver *uint32 `protobuf:"varint,17,opt,name=attempts_over,json=attemptsOver,proto3,oneof" json:"attempts_over,omitempty"`
+	// IDs of the hold rules that keep recipients back.
+	Rules         []string `protobuf:"bytes,18,rep,name=rules,proto3" json:"rules,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -204,11 +233,81 @@ func (x *Selector) GetEverything() bool {
 	return false
 }
 
+func (x *Selector) GetSenders() []string {
+	if x != nil {
+		return x.Senders
+	}
+	return nil
+}
+
+func (x *Selector) GetNodes() []string {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *Selector) GetRoutes() []string {
+	if x != nil {
+		return x.Routes
+	}
+	return nil
+}
+
+func (x *Selector) GetClients() []string {
+	if x != nil {
+		return x.Clients
+	}
+	return nil
+}
+
+func (x *Selector) GetReplies() []string {
+	if x != nil {
+		return x.Replies
+	}
+	return nil
+}
+
+func (x *Selector) GetDsns() []string {
+	if x != nil {
+		return x.Dsns
+	}
+	return nil
+}
+
+func (x *Selector) GetReasonClasses() []string {
+	if x != nil {
+		return x.ReasonClasses
+	}
+	return nil
+}
+
+func (x *Selector) GetSizeOver() int64 {
+	if x != nil && x.SizeOver != nil {
+		return *x.SizeOver
+	}
+	return 0
+}
+
+func (x *Selector) GetAttemptsOver() uint32 {
+	if x != nil && x.AttemptsOver != nil {
+		return *x.AttemptsOver
+	}
+	return 0
+}
+
+func (x *Selector) GetRules() []string {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
 var File_admin_v1_selector_proto protoreflect.FileDescriptor
 
 const file_admin_v1_selector_proto_rawDesc = "" +
 	"\n" +
-	"\x17admin/v1/selector.proto\x12\badmin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb8\x02\n" +
+	"\x17admin/v1/selector.proto\x12\badmin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf1\x04\n" +
 	"\bSelector\x12\x10\n" +
 	"\x03ids\x18\x01 \x03(\tR\x03ids\x12\x18\n" +
 	"\adomains\x18\x02 \x03(\tR\adomains\x12\x14\n" +
@@ -219,7 +318,21 @@ const file_admin_v1_selector_proto_rawDesc = "" +
 	"\x06states\x18\a \x03(\x0e2\x18.admin.v1.RecipientStateR\x06states\x12\x1e\n" +
 	"\n" +
 	"everything\x18\b \x01(\bR\n" +
-	"everything*\xdd\x01\n" +
+	"everything\x12\x18\n" +
+	"\asenders\x18\t \x03(\tR\asenders\x12\x14\n" +
+	"\x05nodes\x18\n" +
+	" \x03(\tR\x05nodes\x12\x16\n" +
+	"\x06routes\x18\v \x03(\tR\x06routes\x12\x18\n" +
+	"\aclients\x18\f \x03(\tR\aclients\x12\x18\n" +
+	"\areplies\x18\r \x03(\tR\areplies\x12\x12\n" +
+	"\x04dsns\x18\x0e \x03(\tR\x04dsns\x12%\n" +
+	"\x0ereason_classes\x18\x0f \x03(\tR\rreasonClasses\x12 \n" +
+	"\tsize_over\x18\x10 \x01(\x03H\x00R\bsizeOver\x88\x01\x01\x12(\n" +
+	"\rattempts_over\x18\x11 \x01(\rH\x01R\fattemptsOver\x88\x01\x01\x12\x14\n" +
+	"\x05rules\x18\x12 \x03(\tR\x05rulesB\f\n" +
+	"\n" +
+	"_size_overB\x10\n" +
+	"\x0e_attempts_over*\xf8\x01\n" +
 	"\x0eRecipientState\x12\x1f\n" +
 	"\x1bRECIPIENT_STATE_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16RECIPIENT_STATE_ACTIVE\x10\x01\x12\x1c\n" +
@@ -227,7 +340,8 @@ const file_admin_v1_selector_proto_rawDesc = "" +
 	"\x14RECIPIENT_STATE_HELD\x10\x03\x12\x1d\n" +
 	"\x19RECIPIENT_STATE_DELIVERED\x10\x04\x12\x1a\n" +
 	"\x16RECIPIENT_STATE_FAILED\x10\x05\x12\x1b\n" +
-	"\x17RECIPIENT_STATE_DROPPED\x10\x06B3Z1github.com/clrelay/clrelay/proto/admin/v1;adminv1b\x06proto3"
+	"\x17RECIPIENT_STATE_DROPPED\x10\x06\x12\x19\n" +
+	"\x15RECIPIENT_STATE_TRASH\x10\aB3Z1github.com/clrelay/clrelay/proto/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_admin_v1_selector_proto_rawDescOnce sync.Once
@@ -264,6 +378,7 @@ func file_admin_v1_selector_proto_init() {
 	if File_admin_v1_selector_proto != nil {
 		return
 	}
+	file_admin_v1_selector_proto_msgTypes[0].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

@@ -105,6 +105,10 @@ func (d *Deliveries) Recipient(e *queue.Event) {
 		d.Log.Held(e.ID, e.From, e.To, e.Reason)
 	case queue.Released:
 		d.Log.Released(e.ID, e.From, e.To, e.Reason)
+	case queue.Trashed:
+		d.Log.Trashed(e.ID, e.From, e.To, e.Reason)
+	case queue.Undropped:
+		d.Log.Undropped(e.ID, e.From, e.To, e.Reason)
 	case queue.Dropped:
 		d.Log.Dropped(e.ID, e.From, e.To, e.Reason)
 	}
@@ -115,8 +119,16 @@ func (d *Deliveries) trace(e *queue.Event) {
 	kind := [...]record.Kind{
 		queue.Delivered: record.Delivered, queue.Deferred: record.Deferred, queue.Bounced: record.Bounced, queue.Expired: record.Expired,
 		queue.DoubleBounce: record.DoubleBounce, queue.Held: record.Held, queue.Released: record.Released, queue.Dropped: record.Dropped,
+		queue.Trashed: record.Held, queue.Undropped: record.Released, // as which it stands in the spool
 	}[e.Kind]
-	d.Traces.Recipient(&tracelog.Fate{Kind: kind, ID: e.ID, From: e.From, To: e.To, Outcome: &e.Outcome, Attempt: e.Attempt, Delay: e.Delay, Next: e.Next, Reason: e.Reason})
+	reason := e.Reason
+	switch e.Kind {
+	case queue.Trashed:
+		reason = "dropped, and in the trash: " + reason
+	case queue.Undropped:
+		reason = "back from the trash: " + reason
+	}
+	d.Traces.Recipient(&tracelog.Fate{Kind: kind, ID: e.ID, From: e.From, To: e.To, Outcome: &e.Outcome, Attempt: e.Attempt, Delay: e.Delay, Next: e.Next, Reason: reason})
 }
 
 func (d *Deliveries) count(e *queue.Event) {
