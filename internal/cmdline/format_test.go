@@ -96,3 +96,16 @@ func TestParseSpan(t *testing.T) {
 		}
 	}
 }
+
+func TestParseSize(t *testing.T) {
+	for text, want := range map[string]int64{"0": 0, "500": 500, "64KiB": 64 << 10, "1 MiB": 1 << 20, "3GiB": 3 << 30} {
+		if got, err := ParseSize(text); err != nil || got != want {
+			t.Errorf("%q is %v, %v; want %v", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "KiB", "-1", "1.5MiB", "1MB", "99999999999GiB"} {
+		if got, err := ParseSize(text); err == nil {
+			t.Errorf("%q is %v, want an error", text, got)
+		}
+	}
+}

@@ -38,6 +38,21 @@ func Size(n int64) string {
 	return strconv.FormatFloat(f, 'f', 1, 64) + " " + unit
 }
 
+// ParseSize reads octets: 500, 64KiB, 10MiB, 2GiB.
+func ParseSize(s string) (int64, error) {
+	num, unit := s, int64(1)
+	for name, u := range map[string]int64{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30} {
+		if rest, ok := strings.CutSuffix(s, name); ok {
+			num, unit = rest, u
+		}
+	}
+	n, err := strconv.ParseUint(strings.TrimSpace(num), 10, 32)
+	if err != nil {
+		return 0, fmt.Errorf("%q is no size such as 500, 64KiB or 10MiB", s)
+	}
+	return int64(n) * unit, nil
+}
+
 // Span writes a duration in its two greatest units: 3h12m.
 func Span(d time.Duration) string {
 	d = max(0, d)

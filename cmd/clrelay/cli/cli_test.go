@@ -24,9 +24,11 @@ import (
 	"github.com/clrelay/clrelay/cmd/clrelay/cli"
 	offline "github.com/clrelay/clrelay/cmd/clrelay/rescue"
 	"github.com/clrelay/clrelay/internal/admin"
+	"github.com/clrelay/clrelay/internal/admin/rules"
 	"github.com/clrelay/clrelay/internal/cmdline"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/internal/metrics"
+	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
 )
 
 var update = flag.Bool("update", false, "write what the scripts compare with anew")
@@ -93,7 +95,7 @@ func TestScripts(t *testing.T) {
 }
 
 func adminOptions(r *relay) admin.Options {
-	return admin.Options{Queue: r, Messages: r, Node: r, Configs: oneFile{}, Metrics: metrics.New().Node, Now: now, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	return admin.Options{Queue: r, Messages: r, Node: r, Configs: oneFile{}, Rules: &ruleList{}, Metrics: metrics.New().Node, Now: now, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
 }
 
 // exits CODE clrelay ARGS... runs a command that must end with that code.
@@ -156,6 +158,7 @@ func newRelay() *relay {
 	return &relay{entries: []admin.Entry{
 		{ID: id(1), Node: "mx1", From: campus, To: mail.Address{Local: "a.ng", Domain: "partner.example"}, State: mail.StateDeferred,
 			Size: 49356, Arrived: now().Add(-3*time.Hour - 12*time.Minute), Attempts: 4, Next: now().Add(5 * time.Minute),
+			Client: mail.Client{Addr: netip.MustParseAddr("10.3.1.8"), Sender: "payroll"}, Lane: "smarthost:mx.partner.example:587;tls=verify",
 			LastReply: *mail.NewReply(454, "4.7.0", "TLS not available\ndue to local problem \x1b[31m")},
 		{ID: id(1), Node: "mx1", From: campus, To: mail.Address{Local: "two words", Domain: "Sub.Partner.example"}, State: mail.StateHeld,
 			Size: 49356, Arrived: now().Add(-3*time.Hour - 12*time.Minute)},
@@ -176,11 +179,14 @@ func (r *relay) Summary(context.Context) (admin.Summary, error) {
 			s.Deferred++
 		case mail.StateHeld:
 			s.Held++
+		case mail.StateTrashed:
+			s.Trashed++
+			continue
 		}
 		seen[e.ID] = true
 	}
 	s.Messages = int64(len(seen))
-	if len(r.entries) > 0 {
+	if s.Messages > 0 {
 		s.Oldest = now().Add(-time.Hour - 1234*time.Millisecond)
 	}
 	return s, nil
@@ -233,22 +239,68 @@ func (r *relay) Change(_ context.Context, c *admin.Change) (admin.Changed, error
 	if c.Expect != nil && *c.Expect != out.Recipients {
 		return admin.Changed{}, &admin.ExpectError{Want: *c.Expect, Got: out.Recipients}
 	}
+	if c.Action == admin.Drop && !c.Now {
+		out.Kept = 24 * time.Hour
+	}
 	if c.DryRun || c.Reason == "busy" {
 		return out, nil
 	}
-	switch c.Action {
-	case admin.Drop, admin.Bounce:
+	switch {
+	case c.Action == admin.Drop && c.Now, c.Action == admin.Bounce:
 		r.entries = slices.DeleteFunc(r.entries, picked)
 	default:
-		to := map[admin.Action]mail.State{admin.Hold: mail.StateHeld}[c.Action]
-		for i, e := range r.entries {
-			if picked(e) {
-				r.entries[i].State = to
-				r.entries[i].Next = time.Time{}
+		for i := range r.entries {
+			if e := &r.entries[i]; picked(*e) {
+				r.told(e, c)
 			}
 		}
 	}
 	return out, nil
+}
+
+// told changes a recipient.
+func (r *relay) told(e *admin.Entry, c *admin.Change) {
+	switch c.Action {
+	case admin.Reroute:
+		e.Route = c.To
+	case admin.Expire:
+		e.Expires = c.At
+	case admin.Drop:
+		e.State, e.Next = mail.StateTrashed, now().Add(24*time.Hour)
+	default:
+		e.State, e.Next = map[admin.Action]mail.State{admin.Hold: mail.StateHeld}[c.Action], time.Time{}
+	}
+}
+
+// ruleList keeps rules under IDs that are known.
+type ruleList struct {
+	mu   sync.Mutex
+	list []*adminv1.Rule
+}
+
+func (l *ruleList) List(context.Context) ([]*adminv1.Rule, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.list), nil
+}
+
+func (l *ruleList) Put(_ context.Context, r *adminv1.Rule) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	r.Id, r.By = fmt.Sprintf("r-%d", len(l.list)+1), "uid=0"
+	l.list = append(l.list, r)
+	return nil
+}
+
+func (l *ruleList) Delete(_ context.Context, id string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := len(l.list)
+	l.list = slices.DeleteFunc(l.list, func(r *adminv1.Rule) bool { return r.GetId() == id })
+	if len(l.list) == n {
+		return rules.ErrNoRule
+	}
+	return nil
 }
 
 func (r *relay) Show(_ context.Context, want mail.ID) (*admin.Message, error) {

@@ -9,9 +9,11 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/jobs"
 	"github.com/clrelay/clrelay/internal/cmdline"
@@ -22,54 +24,130 @@ import (
 type verb struct {
 	name, short, long string
 	past              string // "dropped"
-	final             bool   // cannot be taken back: asks
-	call              func(ctx context.Context, c adminv1.QueueServiceClient, ch *adminv1.Change) (*adminv1.ChangeResult, error)
-	job               func(ch *adminv1.Change) *adminv1.Verb
+	final             bool   // cannot be taken back, or not for long: asks
+	flags             func(c *change, f *pflag.FlagSet)
+	check             func(c *change, cmd *cobra.Command, now time.Time) error
+	call              func(ctx context.Context, c adminv1.QueueServiceClient, ch *adminv1.Change, v *change) (*adminv1.ChangeResult, error)
+	job               func(ch *adminv1.Change, v *change) *adminv1.Verb // nil: never as a job
 }
 
 func verbs() []verb {
 	return []verb{
-		{"retry", "Try deferred recipients now", "Make recipients due now. Held ones stay held.", "retried", false,
-			func(ctx context.Context, c adminv1.QueueServiceClient, ch *adminv1.Change) (*adminv1.ChangeResult, error) {
+		{name: "retry", short: "Try deferred recipients now", long: "Make recipients due now. Held ones stay held.", past: "retried",
+			call: func(ctx context.Context, c adminv1.QueueServiceClient, ch *adminv1.Change, _ *change) (*adminv1.ChangeResult, error) {
 				res, err := c.Retry(ctx, &adminv1.RetryRequest{Change: ch})
 				return res.GetResult(), err
 			},
-			func(ch *adminv1.Change) *adminv1.Verb {
+			job: func(ch *adminv1.Change, _ *change) *adminv1.Verb {
 				return &adminv1.Verb{Kind: &adminv1.Verb_Retry{Retry: &adminv1.RetryRequest{Change: ch}}}
 			}},
-		{"hold", "Keep recipients back", "Keep recipients back until they are released. Held ones do not expire.", "held", false,
-			func(ctx context.Context, c adminv1.QueueServiceClient, ch *adminv1.Change) (*adminv1.ChangeResult, error) {
+		{name: "hold", short: "Keep recipients back", long: "Keep recipients back until they are released. Held ones do not expire.\nMail that comes later is not held: clrelay queue rule add holds that too.", past: "held",
+			call: func(ctx context.Context, c adminv1.QueueServiceClient, ch *adminv1.Change, _ *change) (*adminv1.ChangeResult, error) {
 				res, err := c.Hold(ctx, &adminv1.HoldRequest{Change: ch})
 				return res.GetResult(), err
 			},
-			func(ch *adminv1.Change) *adminv1.Verb {
+			job: func(ch *adminv1.Change, _ *change) *adminv1.Verb {
 				return &adminv1.Verb{Kind: &adminv1.Verb_Hold{Hold: &adminv1.HoldRequest{Change: ch}}}
 			}},
-		{"release", "Let held recipients go", "Make held recipients due now.", "released", false,
-			func(ctx context.Context, c adminv1.QueueServiceClient, ch *adminv1.Change) (*adminv1.ChangeResult, error) {
+		{name: "release", short: "Let held recipients go", long: "Make held recipients due now. What a hold rule that still stands holds is held\nagain at its next attempt.", past: "released",
+			call: func(ctx context.Context, c adminv1.QueueServiceClient, ch *adminv1.Change, _ *change) (*adminv1.ChangeResult, error) {
 				res, err := c.Release(ctx, &adminv1.ReleaseRequest{Change: ch})
 				return res.GetResult(), err
 			},
-			func(ch *adminv1.Change) *adminv1.Verb {
+			job: func(ch *adminv1.Change, _ *change) *adminv1.Verb {
 				return &adminv1.Verb{Kind: &adminv1.Verb_Release{Release: &adminv1.ReleaseRequest{Change: ch}}}
 			}},
-		{"drop", "End recipients without telling anybody", "End recipients without telling anybody. The mail is lost to them.", "dropped", true,
-			func(ctx context.Context, c adminv1.QueueServiceClient, ch *adminv1.Change) (*adminv1.ChangeResult, error) {
-				res, err := c.Drop(ctx, &adminv1.DropRequest{Change: ch})
+		dropVerb(),
+		{name: "undrop", short: "Bring dropped recipients back", long: "Bring recipients back from the trash, where drop keeps them for queue.trash of\ncluster.yaml. Those that were held are held again; all others are due now.", past: "brought back",
+			call: func(ctx context.Context, c adminv1.QueueServiceClient, ch *adminv1.Change, _ *change) (*adminv1.ChangeResult, error) {
+				res, err := c.Undrop(ctx, &adminv1.UndropRequest{Change: ch})
 				return res.GetResult(), err
-			},
-			func(ch *adminv1.Change) *adminv1.Verb {
-				return &adminv1.Verb{Kind: &adminv1.Verb_Drop{Drop: &adminv1.DropRequest{Change: ch}}}
 			}},
-		{"bounce", "End recipients and tell the senders", "End recipients and report to the senders as after a permanent failure.", "bounced", true,
-			func(ctx context.Context, c adminv1.QueueServiceClient, ch *adminv1.Change) (*adminv1.ChangeResult, error) {
+		{name: "bounce", short: "End recipients and tell the senders", long: "End recipients and report to the senders as after a permanent failure.", past: "bounced", final: true,
+			call: func(ctx context.Context, c adminv1.QueueServiceClient, ch *adminv1.Change, _ *change) (*adminv1.ChangeResult, error) {
 				res, err := c.Bounce(ctx, &adminv1.BounceRequest{Change: ch})
 				return res.GetResult(), err
 			},
-			func(ch *adminv1.Change) *adminv1.Verb {
+			job: func(ch *adminv1.Change, _ *change) *adminv1.Verb {
 				return &adminv1.Verb{Kind: &adminv1.Verb_Bounce{Bounce: &adminv1.BounceRequest{Change: ch}}}
 			}},
+		rerouteVerb(), expireVerb(),
 	}
+}
+
+func dropVerb() verb {
+	return verb{name: "drop", short: "End recipients without telling anybody", past: "dropped", final: true,
+		long: `End recipients without telling anybody. They are kept in the trash for
+queue.trash of cluster.yaml, a day by default; undrop brings them back from
+there. With --now they are destroyed at once, and with --state trash --now what
+is in the trash already.`,
+		flags: func(c *change, f *pflag.FlagSet) {
+			f.BoolVar(&c.now, "now", false, "destroy at once, without the trash")
+		},
+		call: func(ctx context.Context, c adminv1.QueueServiceClient, ch *adminv1.Change, v *change) (*adminv1.ChangeResult, error) {
+			res, err := c.Drop(ctx, &adminv1.DropRequest{Change: ch, Now: v.now})
+			return res.GetResult(), err
+		},
+		job: func(ch *adminv1.Change, v *change) *adminv1.Verb {
+			return &adminv1.Verb{Kind: &adminv1.Verb_Drop{Drop: &adminv1.DropRequest{Change: ch, Now: v.now}}}
+		}}
+}
+
+func rerouteVerb() verb {
+	return verb{name: "reroute", short: "Send recipients elsewhere", past: "rerouted",
+		long: `Send recipients elsewhere than the routes of cluster.yaml say, from their next
+attempt on, which is now; held ones stay held. A host that is alone in a route
+is spoken to as that route says, with its TLS and credentials; any other one on
+port 25, with TLS if it offers it. Mail that comes later follows the routes.
+--reset lets recipients follow the routes again.`,
+		flags: func(c *change, f *pflag.FlagSet) {
+			f.StringVar(&c.to, "to", "", "where: mx, or a `host` or HOST:PORT of a smarthost")
+			f.BoolVar(&c.reset, "reset", false, "by the routes again")
+		},
+		check: func(c *change, cmd *cobra.Command, _ time.Time) error {
+			if (c.to == "") != c.reset {
+				return cmdline.Usagef(cmd.CommandPath(), "where to? Give either --to or --reset")
+			}
+			return nil
+		},
+		call: func(ctx context.Context, c adminv1.QueueServiceClient, ch *adminv1.Change, v *change) (*adminv1.ChangeResult, error) {
+			res, err := c.Reroute(ctx, &adminv1.RerouteRequest{Change: ch, To: v.to})
+			return res.GetResult(), err
+		}}
+}
+
+func expireVerb() verb {
+	return verb{name: "expire", short: "Change when recipients are given up", past: "given another end",
+		long: `Change when recipients are given up, which is else at queue.expire of
+cluster.yaml. Their senders are told then. A time that is past gives them up
+now. Held ones are not given up until they are released.`,
+		flags: func(c *change, f *pflag.FlagSet) {
+			f.StringVar(&c.in, "in", "", "after this `duration`: 0s is now, 2d")
+			f.StringVar(&c.at, "at", "", "at this `time`: 2026-11-23T09:00:00Z")
+		},
+		check: func(c *change, cmd *cobra.Command, now time.Time) error {
+			switch {
+			case (c.in == "") == (c.at == ""):
+				return cmdline.Usagef(cmd.CommandPath(), "when? Give either --in or --at")
+			case c.in != "":
+				d, err := cmdline.ParseSpan(c.in)
+				if err != nil {
+					return cmdline.Usagef(cmd.CommandPath(), "--in: %w", err)
+				}
+				c.when = now.Add(d)
+			default:
+				t, err := time.Parse(time.RFC3339, c.at)
+				if err != nil {
+					return cmdline.Usagef(cmd.CommandPath(), "--at: %q is no time such as 2026-11-23T09:00:00Z", c.at)
+				}
+				c.when = t
+			}
+			return nil
+		},
+		call: func(ctx context.Context, c adminv1.QueueServiceClient, ch *adminv1.Change, v *change) (*adminv1.ChangeResult, error) {
+			res, err := c.Expire(ctx, &adminv1.ExpireRequest{Change: ch, At: timestamppb.New(v.when)})
+			return res.GetResult(), err
+		}}
 }
 
 // change holds the flags of a verb.
@@ -80,42 +158,91 @@ type change struct {
 	detach      bool
 	expect      int64
 	reason      string
+
+	now    bool // of drop
+	to     string
+	reset  bool // of reroute, with to
+	in, at string
+	when   time.Time // of expire, by in or at
 }
 
 func (a *nouns) changeCommands() []*cobra.Command {
 	var out []*cobra.Command
 	for _, v := range verbs() {
 		c := &change{verb: v}
-		long := v.long + ` At least one selector is needed.`
-		if v.final {
-			long += `
+		cmd := a.changeCommand(c)
+		cmd.Use, cmd.Args = v.name+" [ID...]", cobra.ArbitraryArgs
+		cmd.Long = v.long + "\n\nAt least one selector is needed." + cmd.Long
+		cmd.Example = "  clrelay queue " + v.name + example(v.name) + " --domain example.org --older 1d --reason INC-4411 --dry-run"
+		c.selector.flags(cmd)
+		out = append(out, cmd)
+	}
+	return out
+}
+
+// example gives what a verb needs besides a selector.
+func example(verb string) string {
+	return map[string]string{"reroute": " --to relay2.example.edu:587", "expire": " --in 2d"}[verb]
+}
+
+// messageVerbs are the same for messages by their IDs.
+func (a *nouns) messageVerbs() []*cobra.Command {
+	var out []*cobra.Command
+	for _, v := range verbs() {
+		if v.name == "expire" {
+			continue
+		}
+		c := &change{verb: v}
+		cmd := a.changeCommand(c)
+		cmd.Use, cmd.Short = v.name+" ID...", v.short+", of messages by ID"
+		cmd.Long = "As clrelay queue " + v.name + ", for all recipients of the messages that are named." + cmd.Long
+		cmd.Example = "  clrelay message " + v.name + " 019a-... --reason INC-4411" + example(v.name)
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cmdline.Usagef(cmd.CommandPath(), "which messages? It takes their IDs, those that the 250s named")
+			}
+			return nil
+		}
+		out = append(out, cmd)
+	}
+	return out
+}
+
+func (a *nouns) changeCommand(c *change) *cobra.Command {
+	cmd := &cobra.Command{
+		Short: c.short,
+		RunE:  func(cmd *cobra.Command, args []string) error { return a.runChange(cmd, c, args) },
+	}
+	if c.final {
+		cmd.Long = `
 
 On a terminal it counts first and asks for that number. Elsewhere it needs
 --yes, and --expect N guards against a surprise: with another number of
 recipients nothing is changed and the exit code is 6.`
-		}
-		cmd := &cobra.Command{
-			Use: v.name + " [ID...]", Short: v.short, Long: long,
-			Example: "  clrelay queue " + v.name + " --domain example.org --older 1d --reason INC-4411 --dry-run",
-			Args:    cobra.ArbitraryArgs,
-			RunE:    func(cmd *cobra.Command, args []string) error { return a.runChange(cmd, c, args) },
-		}
-		c.flags(cmd)
-		f := cmd.Flags()
-		f.BoolVar(&c.dryRun, "dry-run", false, "count and show samples, change nothing")
-		f.BoolVar(&c.yes, "yes", false, "do not ask")
-		f.Int64Var(&c.expect, "expect", 0, "the `number` of recipients; with another one nothing is changed")
-		f.BoolVar(&c.detach, "detach", false, "do not wait for the job that it makes")
-		f.StringVar(&c.reason, "reason", "", "`why`, for the log")
-		out = append(out, cmd)
 	}
-	return out
+	f := cmd.Flags()
+	if c.verb.flags != nil {
+		c.verb.flags(c, f)
+	}
+	f.BoolVar(&c.dryRun, "dry-run", false, "count and show samples, change nothing")
+	f.BoolVar(&c.yes, "yes", false, "do not ask")
+	f.Int64Var(&c.expect, "expect", 0, "the `number` of recipients; with another one nothing is changed")
+	if c.job != nil {
+		f.BoolVar(&c.detach, "detach", false, "do not wait for the job that it makes")
+	}
+	f.StringVar(&c.reason, "reason", "", "`why`, for the log")
+	return cmd
 }
 
 func (a *nouns) runChange(cmd *cobra.Command, c *change, args []string) error {
 	sel, err := c.message(cmd, args, a.Now())
 	if err != nil {
 		return err
+	}
+	if c.check != nil {
+		if err := c.check(c, cmd, a.Now()); err != nil {
+			return err
+		}
 	}
 	if !given(sel) {
 		return cmdline.Usagef(cmd.CommandPath(), "which recipients? Give a selector; --everything stands for the whole queue")
@@ -129,7 +256,7 @@ func (a *nouns) runChange(cmd *cobra.Command, c *change, args []string) error {
 	}
 	ask := c.final && !c.dryRun && !c.yes
 	if ask && !a.Terminal() {
-		return cmdline.Usagef(cmd.CommandPath(), "%s cannot be taken back: without a terminal it needs --yes", c.name)
+		return cmdline.Usagef(cmd.CommandPath(), "%s ends recipients: without a terminal it needs --yes", c.name)
 	}
 	return a.with(func(l grpc.ClientConnInterface) error {
 		queue := adminv1.NewQueueServiceClient(l)
@@ -138,12 +265,12 @@ func (a *nouns) runChange(cmd *cobra.Command, c *change, args []string) error {
 				return err
 			}
 		}
-		if len(sel.GetIds()) == 0 && !c.dryRun {
+		if c.job != nil && len(sel.GetIds()) == 0 && !c.dryRun {
 			if done, err := a.start(cmd.Context(), l, c, ch); done || err != nil {
 				return err
 			}
 		}
-		res, err := c.call(cmd.Context(), queue, ch)
+		res, err := c.call(cmd.Context(), queue, ch, c)
 		if err != nil {
 			return err
 		}
@@ -154,7 +281,7 @@ func (a *nouns) runChange(cmd *cobra.Command, c *change, args []string) error {
 // start has the cluster carry a change out as a job, and follows that. It is not
 // done where the relay keeps no jobs.
 func (a *nouns) start(ctx context.Context, l grpc.ClientConnInterface, c *change, ch *adminv1.Change) (done bool, err error) {
-	res, err := adminv1.NewJobServiceClient(l).Start(ctx, &adminv1.StartRequest{Verb: c.job(ch), Expect: ch.Expect})
+	res, err := adminv1.NewJobServiceClient(l).Start(ctx, &adminv1.StartRequest{Verb: c.job(ch, c), Expect: ch.Expect})
 	switch {
 	case status.Code(err) == codes.Unimplemented:
 		return false, nil
@@ -180,7 +307,7 @@ func (a *nouns) start(ctx context.Context, l grpc.ClientConnInterface, c *change
 // It makes that number what the relay is to expect.
 func (a *nouns) confirm(ctx context.Context, l grpc.ClientConnInterface, c *change, ch *adminv1.Change) (done bool, err error) {
 	ch.DryRun = true
-	res, err := c.call(ctx, adminv1.NewQueueServiceClient(l), ch)
+	res, err := c.call(ctx, adminv1.NewQueueServiceClient(l), ch, c)
 	if err != nil {
 		return true, err
 	}
@@ -189,6 +316,7 @@ func (a *nouns) confirm(ctx context.Context, l grpc.ClientConnInterface, c *chan
 		return true, a.printChange(c, res)
 	}
 	a.Talk("This would %s.", a.sentence(c.name, res))
+	a.fate(c, res)
 	answer, err := a.Ask("Type the number of recipients to go on:")
 	if err != nil {
 		return true, err
@@ -213,6 +341,20 @@ func (a *nouns) sentence(word string, res *adminv1.ChangeResult) string {
 	return s
 }
 
+// fate tells what becomes of what is dropped.
+func (a *nouns) fate(c *change, res *adminv1.ChangeResult) {
+	switch kept := res.GetKept().AsDuration(); {
+	case c.name != "drop" || res.GetRecipients() == 0:
+	case kept > 0:
+		a.Talk("It is kept in the trash for %s: clrelay queue undrop brings it back.", cmdline.Span(kept))
+	case res.GetNote() == "":
+		a.Talk("It is destroyed at once and cannot be brought back.")
+	}
+	if res.GetNote() != "" {
+		a.Talk("Note: %s.", res.GetNote())
+	}
+}
+
 // changed is what a verb prints.
 type changed struct {
 	Action     string     `json:"action"`
@@ -224,12 +366,16 @@ type changed struct {
 	Samples    []string   `json:"samples"`
 	Failed     int64      `json:"failed"`
 	Job        string     `json:"job"`
+	// How long what was dropped can be brought back; 0: it cannot.
+	KeptSeconds float64 `json:"kept_seconds"`
+	Note        string  `json:"note"`
 }
 
 func newChanged(c *change, res *adminv1.ChangeResult) changed {
 	return changed{
 		c.name, c.dryRun, res.GetMessages(), res.GetRecipients(), res.GetBytes(),
 		cmdline.Stamp(res.GetOldest()), append([]string{}, res.GetSamples()...), res.GetFailed(), "",
+		seconds(res.GetKept().AsDuration()), res.GetNote(),
 	}
 }
 
@@ -243,10 +389,12 @@ func (a *nouns) printJob(c *change, met *adminv1.ChangeResult, in *adminv1.Job) 
 	}
 	out := newChanged(c, met)
 	out.Job = j.ID
-	return a.Object(out, func(w io.Writer) error {
+	err := a.Object(out, func(w io.Writer) error {
 		_, err := fmt.Fprintf(w, "%s (job %s)\n", a.sentence(word, met), j.ID)
 		return err
 	})
+	a.fate(c, met)
+	return err
 }
 
 func (a *nouns) printChange(c *change, res *adminv1.ChangeResult) error {
@@ -266,6 +414,7 @@ func (a *nouns) printChange(c *change, res *adminv1.ChangeResult) error {
 	if err != nil {
 		return err
 	}
+	a.fate(c, res)
 	if c.dryRun && out.Recipients > 0 {
 		hint := "without --dry-run"
 		if c.final {

@@ -15,7 +15,7 @@ import (
 )
 
 func (a *nouns) messageCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "message", Short: "Look at single messages"}
+	cmd := &cobra.Command{Use: "message", Short: "Look at single messages, and change them"}
 	show := &cobra.Command{
 		Use:   "show ID",
 		Short: "Show what is known of a message in the queue",
@@ -35,6 +35,7 @@ of its recipients stands. Its content is not shown.`,
 		},
 	}
 	cmd.AddCommand(show)
+	cmd.AddCommand(a.messageVerbs()...)
 	return cmd
 }
 

@@ -49,6 +49,7 @@ least one; --everything stands for the whole queue.`,
 	}
 	cmd.AddCommand(a.summaryCommand(), a.listCommand(), a.shapeCommand(), a.reasonsCommand())
 	cmd.AddCommand(a.changeCommands()...)
+	cmd.AddCommand(a.exportCommand(), a.ruleCommand())
 	return cmd
 }
 
@@ -60,6 +61,7 @@ type summary struct {
 	Deferred      int64   `json:"deferred"`
 	Held          int64   `json:"held"`
 	OldestSeconds float64 `json:"oldest_seconds"` // 0 when the queue is empty
+	Trashed       int64   `json:"trashed"`        // not among the others
 }
 
 func (a *nouns) summaryCommand() *cobra.Command {
@@ -92,14 +94,14 @@ func missing(nodes []string) error {
 
 func (a *nouns) printSummary(res *adminv1.SummaryResponse) error {
 	oldest := res.GetOldest().AsDuration()
-	out := summary{res.GetMessages(), res.GetRecipients(), res.GetActive(), res.GetDeferred(), res.GetHeld(), seconds(oldest)}
+	out := summary{res.GetMessages(), res.GetRecipients(), res.GetActive(), res.GetDeferred(), res.GetHeld(), seconds(oldest), res.GetTrashed()}
 	err := a.Object(out, func(w io.Writer) error {
 		age := "-"
 		if res.GetOldest() != nil {
 			age = cmdline.Span(oldest)
 		}
-		_, err := fmt.Fprintf(w, "messages\t%s\nrecipients\t%s\n  active\t%s\n  deferred\t%s\n  held\t%s\noldest\t%s\n",
-			cmdline.Count(out.Messages), cmdline.Count(out.Recipients), cmdline.Count(out.Active), cmdline.Count(out.Deferred), cmdline.Count(out.Held), age)
+		_, err := fmt.Fprintf(w, "messages\t%s\nrecipients\t%s\n  active\t%s\n  deferred\t%s\n  held\t%s\noldest\t%s\ntrashed\t%s\n",
+			cmdline.Count(out.Messages), cmdline.Count(out.Recipients), cmdline.Count(out.Active), cmdline.Count(out.Deferred), cmdline.Count(out.Held), age, cmdline.Count(out.Trashed))
 		return err
 	})
 	if err != nil {
@@ -124,6 +126,12 @@ type queueRow struct {
 	Attempts    uint32     `json:"attempts"`
 	NextAttempt *time.Time `json:"next_attempt"`
 	LastReply   string     `json:"last_reply"`
+	Sender      string     `json:"sender"`
+	Client      string     `json:"client"`
+	Route       string     `json:"route"`
+	Rerouted    string     `json:"rerouted"`
+	Rule        string     `json:"rule"`
+	Expires     *time.Time `json:"expires"`
 }
 
 func (a *nouns) listCommand() *cobra.Command {
@@ -135,9 +143,11 @@ func (a *nouns) listCommand() *cobra.Command {
 		Use:   "list [ID...]",
 		Short: "List the recipients in the queue",
 		Long: `List the recipients in the queue in the order of their arrival, one row each.
-Without selectors and --limit all are listed.`,
+Without selectors and --limit all are listed, but for the trash: --state trash
+shows what was dropped and can be brought back, and when it is destroyed.`,
 		Example: `  clrelay queue list --domain example.org --state deferred
-  clrelay queue list --older 1d -o jsonl`,
+  clrelay queue list --older 1d -o jsonl
+  clrelay queue list --reason-class policy --attempts-over 5 --route mx`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if limit < 0 {
@@ -181,6 +191,7 @@ func (a *nouns) printList(ctx context.Context, l grpc.ClientConnInterface, req *
 			row := queueRow{
 				e.GetId(), e.GetNode(), e.GetFrom(), e.GetRcpt(), e.GetDomain(), stateWord(e.GetState()), e.GetSize(),
 				cmdline.Stamp(e.GetArrived()), e.GetAttempts(), cmdline.Stamp(e.GetNextAttempt()), e.GetLastReply(),
+				e.GetSender(), e.GetClient(), e.GetRoute(), e.GetRerouted(), e.GetRule(), cmdline.Stamp(e.GetExpires()),
 			}
 			if err := out.Row(row, row.ID, row.State, a.Ago(e.GetArrived()), cmdline.Size(row.Size), cmdline.Count(int64(row.Attempts)),
 				ahead(e.GetNextAttempt(), now), orNull(row.From), orNull(row.Rcpt), cmdline.Cell(row.LastReply, 80)); err != nil {
