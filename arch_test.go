@@ -93,8 +93,11 @@ var floors = map[string]int{
 	"cmd":                      6, // wires everything
 	"test":                     6, // drives everything
 
-	"internal/admin/rules": 3, // the part of the operator's API about hold rules
-	"internal/picks":       2, // which recipients an operator means
+	"delivery/queue/keys":        2, // senders and domains as numbers
+	"delivery/queue/sched/timer": 0, // record numbers by time
+	"internal/admin/lists":       3, // the lists of all nodes as one
+	"internal/admin/rules":       3, // the part of the operator's API about hold rules
+	"internal/picks":             2, // which recipients an operator means
 }
 
 // sameFloor lists the imports between neighbours that are allowed, each with
@@ -109,6 +112,10 @@ var sameFloor = map[string]string{
 	"spool/wal -> spool/wal/logfile":   "the log and the form of its files are one thing, cut in two by size",
 
 	"cmd/clrelay/cli/queue -> cmd/clrelay/cli/jobs": "a verb that the cluster carries out as a job is followed as one",
+
+	"delivery/queue -> delivery/queue/walk":  "what operators look for is found by the queue, cut off by size",
+	"delivery/queue -> delivery/queue/whole": "content that knows whether it is damaged is a part of an attempt, cut off by size",
+	"delivery/queue -> delivery/queue/word":  "what an operator's word does is a part of the queue, cut off by size",
 
 	"cluster/segment -> cluster/segment/place":   "whom a segment lies with is a part of the protocol, cut off by size",
 	"cluster/segment -> cluster/segment/balance": "what is to move where is a part of the protocol, cut off by size",

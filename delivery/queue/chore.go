@@ -134,7 +134,7 @@ func (r *Runner) operate(j *job, ev *event) {
 		r.unreadable(m, j.Items, ev.Results, err)
 		return
 	}
-	rs := r.word(j, st, t)
+	rs := t.said.Results(j.Items, st, r.clock.wall())
 	var bounced []dsn.Recipient
 	for i := range rs {
 		if rs[i].State == mail.StateFailed {
@@ -154,7 +154,7 @@ func (r *Runner) operate(j *job, ev *event) {
 	failed = 0
 	for i := range rs {
 		ev.Results[i] = r.followed(j.Op, &rs[i], env.Recipients[rs[i].Recipient].Addr.Domain)
-		r.observeWord(j.Op, m, env, &rs[i], t.reason)
+		r.observeWord(j.Op, m, env, &rs[i], t.said.Reason)
 	}
 }
 

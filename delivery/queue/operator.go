@@ -8,14 +8,13 @@ import (
 	"time"
 
 	"github.com/clrelay/clrelay/delivery/queue/sched"
+	"github.com/clrelay/clrelay/delivery/queue/walk"
+	"github.com/clrelay/clrelay/delivery/queue/word"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/spool"
 )
 
 const (
-	// walkBatch is how many messages a walk over the queue takes at a time;
-	// the scheduler waits for no more than that.
-	walkBatch = 256
 	// changeWindow is how many messages a Change works on at a time, so that
 	// one fsync records many of them.
 	changeWindow = 128
@@ -25,16 +24,8 @@ const (
 	maxSamples = 3
 )
 
-// Selector picks recipients. Its methods are pure. What MatchStored is given
-// may be nil where Needs says that nothing depends on it. One that also has
-// Domains() []string names by it, in the form of package names, the domains of
-// which one is that of each recipient that it picks; nil is any.
-type Selector interface {
-	MatchMessage(id mail.ID, arrived time.Time, size int64) bool
-	MatchRecipient(st mail.State, attempts uint32, lane string) bool
-	Needs() (envelope, reply bool)
-	MatchStored(env *mail.Envelope, rcpt int, last *mail.Reply, rule string) bool
-}
+// Selector picks recipients; see there.
+type Selector = walk.Selector
 
 // Counts says how much is queued.
 type Counts = sched.Counts
@@ -65,48 +56,35 @@ type Row struct {
 	Orders    spool.Orders // what an operator said of it
 }
 
-// picked is a message of which a walk picked recipients.
-type picked struct {
-	msg    uint32
-	m      *spool.Message
-	env    *mail.Envelope         // nil when it was not needed, or can't be read
-	states []spool.RecipientState // nil when they were not needed, or say no more than rcpts
-	orders []spool.Orders         // nil: none
-	rcpts  []sched.RecipientView
-}
-
-// needs says what a walk reads.
-type needs struct{ envelope, reply bool }
-
 // List calls visit for each recipient that sel picks, in the order of arrival,
 // until visit returns an error, which it returns. The Row is valid during the
 // call alone.
 func (r *Runner) List(ctx context.Context, sel Selector, visit func(*Row) error) error {
-	return r.list(ctx, sel, needs{true, true}, visit)
+	return r.list(ctx, sel, walk.Needs{Envelope: true, Reply: true}, visit)
 }
 
 // Scan is List without the last reply, for which it need not read from disk.
 func (r *Runner) Scan(ctx context.Context, sel Selector, visit func(*Row) error) error {
-	return r.list(ctx, sel, needs{envelope: true}, visit)
+	return r.list(ctx, sel, walk.Needs{Envelope: true}, visit)
 }
 
-func (r *Runner) list(ctx context.Context, sel Selector, reads needs, visit func(*Row) error) error {
+func (r *Runner) list(ctx context.Context, sel Selector, reads walk.Needs, visit func(*Row) error) error {
 	var row Row
-	return r.walk(ctx, sel, reads, func(p *picked) error {
-		for i := range p.rcpts {
-			v := &p.rcpts[i]
-			row = Row{ID: p.m.ID(), State: v.State, Size: p.m.Size(), Arrived: p.m.Arrived(), Attempts: v.Attempts, Lane: v.Lane}
-			if p.env != nil {
-				row.From, row.To, row.Client = p.env.From, p.env.Recipients[v.Index].Addr, &p.env.Client
+	return r.walker().Walk(ctx, sel, reads, func(p *walk.Picked) error {
+		for i := range p.Recipients {
+			v := &p.Recipients[i]
+			row = Row{ID: p.Message.ID(), State: v.State, Size: p.Message.Size(), Arrived: p.Message.Arrived(), Attempts: v.Attempts, Lane: v.Lane}
+			if p.Envelope != nil {
+				row.From, row.To, row.Client = p.Envelope.From, p.Envelope.Recipients[v.Index].Addr, &p.Envelope.Client
 			}
-			if p.orders != nil {
-				row.Orders = p.orders[v.Index]
+			if p.Orders != nil {
+				row.Orders = p.Orders[v.Index]
 			}
 			if !v.Next.IsZero() {
 				row.Next = r.clock.toWall(v.Next)
 			}
-			if reads.reply {
-				row.LastReply = p.reply(v)
+			if reads.Reply {
+				row.LastReply = p.Reply(v)
 			}
 			if err := visit(&row); err != nil {
 				return err
@@ -116,120 +94,8 @@ func (r *Runner) list(ctx context.Context, sel Selector, reads needs, visit func
 	})
 }
 
-// reply is what was last heard of a recipient.
-func (p *picked) reply(v *sched.RecipientView) (last mail.Reply) {
-	if p.states != nil {
-		last = p.states[v.Index].Reply
-	}
-	if last.Code == 0 && v.Why != nil {
-		last = *v.Why
-	}
-	return last
-}
-
-// walk calls visit for each message of which sel picks recipients. An
-// envelope that can't be read is as good as none: its message is picked by
-// what else is known, so that it can be seen and dropped.
-func (r *Runner) walk(ctx context.Context, sel Selector, reads needs, visit func(*picked) error) error {
-	r.mu.Lock()
-	cur := r.s.Open()
-	r.mu.Unlock()
-	defer func() {
-		r.mu.Lock()
-		r.s.Close(cur)
-		r.mu.Unlock()
-	}()
-	hint := hinted(sel)
-	for more := true; more; {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		var batch []picked
-		r.mu.Lock()
-		more = r.s.Next(cur, walkBatch, func(v *sched.View[*spool.Message]) {
-			if !sel.MatchMessage(v.Ref.ID(), v.Ref.Arrived(), v.Ref.Size()) {
-				return
-			}
-			p := picked{msg: v.Msg, m: v.Ref}
-			for i := range v.Recipients {
-				c := &v.Recipients[i]
-				if (hint == nil || hint[c.Domain]) && sel.MatchRecipient(c.State, c.Attempts, c.Lane) {
-					p.rcpts = append(p.rcpts, *c)
-				}
-			}
-			if len(p.rcpts) > 0 {
-				batch = append(batch, p)
-			}
-		})
-		r.mu.Unlock()
-		for i := range batch {
-			if !r.match(&batch[i], sel, reads) {
-				continue
-			}
-			if err := visit(&batch[i]); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// hinted gives the numbers of the domains that a selector names; nil: it picks
-// any.
-func hinted(sel Selector) map[uint16]bool {
-	named, ok := sel.(interface{ Domains() []string })
-	if !ok {
-		return nil
-	}
-	domains := named.Domains()
-	if domains == nil {
-		return nil
-	}
-	out := make(map[uint16]bool, len(domains))
-	for _, d := range domains {
-		out[domainKey(d)] = true
-	}
-	return out
-}
-
-// match reads what is needed of a picked message and leaves those recipients
-// that match. It tells whether there are any.
-func (r *Runner) match(p *picked, sel Selector, reads needs) bool {
-	byEnvelope, byReply := sel.Needs()
-	if reads.envelope || byEnvelope {
-		env, err := r.sp.Envelope(p.m)
-		if err != nil {
-			if isFinished(err) {
-				return false
-			}
-			r.o.Log.Warn("reading an envelope", "id", p.m.ID().String(), "error", err)
-		} else {
-			p.env = env
-		}
-	}
-	tried := func(v sched.RecipientView) bool {
-		return v.Attempts > 0 || v.State == mail.StateHeld || v.State == mail.StateTrashed
-	}
-	if (reads.reply || byReply) && slices.ContainsFunc(p.rcpts, tried) {
-		st, err := r.sp.States(p.m)
-		if err == nil {
-			p.states = st
-		} else if !isFinished(err) {
-			r.o.Log.Warn("reading states", "id", p.m.ID().String(), "error", err)
-		}
-	}
-	p.orders = r.sp.Orders(p.m)
-	p.rcpts = slices.DeleteFunc(p.rcpts, func(v sched.RecipientView) bool {
-		rule, last := "", mail.Reply{}
-		if p.orders != nil {
-			rule = p.orders[v.Index].Rule
-		}
-		if byReply {
-			last = p.reply(&v)
-		}
-		return !sel.MatchStored(p.env, int(v.Index), &last, rule)
-	})
-	return len(p.rcpts) > 0
+func (r *Runner) walker() *walk.Walker {
+	return &walk.Walker{Mu: &r.mu, Sched: r.s, Spool: r.sp, Log: r.o.Log}
 }
 
 func isFinished(err error) bool { return errors.Is(err, spool.ErrFinished) }
@@ -312,7 +178,7 @@ func (r *Runner) Change(ctx context.Context, c Change) (Changed, error) {
 	sel := applicable{c.Selector, c.Op}
 	var sum Changed
 	if c.DryRun || c.Expect != nil {
-		if err := r.walk(ctx, sel, needs{}, func(p *picked) error { sum.add(p); return nil }); err != nil {
+		if err := r.walker().Walk(ctx, sel, walk.Needs{}, func(p *walk.Picked) error { sum.add(p); return nil }); err != nil {
 			return Changed{}, err
 		}
 		if c.Expect != nil && *c.Expect != sum.Recipients {
@@ -327,10 +193,10 @@ func (r *Runner) Change(ctx context.Context, c Change) (Changed, error) {
 	if err != nil {
 		return Changed{}, err
 	}
-	err = r.walk(ctx, sel, needs{}, func(p *picked) error {
+	err = r.walker().Walk(ctx, sel, walk.Needs{}, func(p *walk.Picked) error {
 		sum.add(p)
-		ev := event{Kind: sched.Command, Op: c.Op, Msg: p.msg, Ref: p.m, Tag: tag}
-		for _, v := range p.rcpts {
+		ev := event{Kind: sched.Command, Op: c.Op, Msg: p.Msg, Ref: p.Message, Tag: tag}
+		for _, v := range p.Recipients {
 			ev.Which = append(ev.Which, v.Index)
 		}
 		slices.Sort(ev.Which)
@@ -365,34 +231,31 @@ func (r *Runner) ticket(c *Change) (uint64, *ticket, error) {
 		return 0, nil, ErrStopping
 	}
 	r.lastTag++
-	t := &ticket{op: c.Op, reason: c.Reason, until: c.Until, route: c.Route, signal: make(chan struct{}, 1)}
+	t := &ticket{said: word.Said{Op: c.Op, Reason: c.Reason, Until: c.Until, Route: c.Route}, signal: make(chan struct{}, 1)}
 	r.tickets[r.lastTag] = t
 	return r.lastTag, t, nil
 }
 
 // add counts a picked message.
-func (c *Changed) add(p *picked) {
+func (c *Changed) add(p *walk.Picked) {
 	c.Messages++
-	c.Recipients += int64(len(p.rcpts))
-	c.Bytes += p.m.Size()
-	if at := p.m.Arrived(); c.Oldest.IsZero() || at.Before(c.Oldest) {
+	c.Recipients += int64(len(p.Recipients))
+	c.Bytes += p.Message.Size()
+	if at := p.Message.Arrived(); c.Oldest.IsZero() || at.Before(c.Oldest) {
 		c.Oldest = at
 	}
 	if len(c.Samples) < maxSamples {
-		c.Samples = append(c.Samples, p.m.ID())
+		c.Samples = append(c.Samples, p.Message.ID())
 	}
 }
 
 // ticket follows one Change until it has returned and the last recipient that
 // it met is recorded. Runner.mu guards what changes.
 type ticket struct {
-	op      Op // this and the next three never change
-	reason  string
-	until   time.Time
-	route   string
-	left    bool // the Change has returned
-	working int  // recipients whose change is being recorded
-	waiting int  // recipients whose delivery must end first
+	said    word.Said // it never changes
+	left    bool      // the Change has returned
+	working int       // recipients whose change is being recorded
+	waiting int       // recipients whose delivery must end first
 	changed int
 	signal  chan struct{} // has room for one
 }
@@ -426,7 +289,7 @@ func (t *ticket) answer(a *action) {
 	case a.Kind == sched.Operate: // a delivery ended, its recipients' turn has come
 		t.waiting -= len(a.Items)
 		t.working += len(a.Items)
-	case t.op == sched.Retry:
+	case t.said.Op == sched.Retry:
 		t.changed += a.Count
 	default:
 		t.working += a.Count

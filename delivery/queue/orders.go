@@ -1,12 +1,10 @@
 package queue
 
 import (
-	"strings"
 	"time"
 
 	"github.com/clrelay/clrelay/delivery/queue/sched"
 	"github.com/clrelay/clrelay/internal/mail"
-	"github.com/clrelay/clrelay/internal/names"
 	"github.com/clrelay/clrelay/spool"
 )
 
@@ -36,82 +34,6 @@ func (r *Runner) obey(rc *sched.Recipient, o *spool.Orders, domain string) {
 	if o.EndMS != 0 {
 		rc.End = r.clock.toSched(time.UnixMilli(o.EndMS))
 	}
-}
-
-// domainKey gives a domain a number that is the same for all its forms. The
-// queue knows no more of a domain than that: what it rules out need not be
-// read.
-func domainKey(domain string) uint16 {
-	if strings.HasPrefix(domain, "[") || !isASCII(domain) {
-		if n, err := names.Normalize(domain); err == nil {
-			domain = n
-		}
-	}
-	domain = strings.TrimSuffix(domain, ".")
-	h := uint32(2166136261) // FNV-1a
-	for i := range len(domain) {
-		c := domain[i]
-		if 'A' <= c && c <= 'Z' {
-			c += 'a' - 'A'
-		}
-		h = (h ^ uint32(c)) * 16777619
-	}
-	return uint16(h ^ h>>16)
-}
-
-func isASCII(s string) bool {
-	for i := range len(s) {
-		if s[i] >= 0x80 {
-			return false
-		}
-	}
-	return true
-}
-
-// word gives the results that an operator's word means to recipients as the
-// spool has them.
-func (r *Runner) word(j *job, st []spool.RecipientState, t *ticket) []spool.Result {
-	now := r.clock.wall()
-	var rs []spool.Result
-	for _, it := range j.Items {
-		s := &st[it.Recipient]
-		res := spool.Result{Recipient: int(it.Recipient), Attempts: it.Attempts, Reply: s.Reply, Remote: s.Remote, At: now}
-		orders := s.Orders
-		switch j.Op {
-		case sched.Hold:
-			res.State = mail.StateHeld
-		case sched.Release:
-			res.State = mail.StateActive
-		case sched.Drop:
-			res.State = mail.StateDropped
-		case sched.Bounce:
-			res.State, res.Remote = mail.StateFailed, ""
-			res.Reply = *mail.NewReply(554, "5.0.0", "returned by the postmaster")
-			if t.reason != "" {
-				res.Reply.Text += ": " + t.reason
-			}
-		case sched.Trash:
-			res.State, res.Next, res.Orders = mail.StateTrashed, t.until, &orders
-			orders.Back = mail.StateActive
-			if s.State == mail.StateHeld {
-				orders.Back = mail.StateHeld
-			}
-		case sched.Undrop:
-			res.State = orders.Back
-		case sched.Reroute:
-			res.State, res.Next = s.State, s.Next
-			if s.State == mail.StateDeferred {
-				res.State, res.Next = mail.StateActive, time.Time{}
-			}
-			res.Orders = &orders
-			orders.Route = t.route
-		case sched.Expire:
-			res.State, res.Next, res.Orders = s.State, s.Next, &orders
-			orders.EndMS = t.until.UnixMilli()
-		}
-		rs = append(rs, res)
-	}
-	return rs
 }
 
 // followed is what a recorded word means to the scheduler.

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/clrelay/clrelay/delivery/queue/keys"
 	"github.com/clrelay/clrelay/delivery/queue/sched"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/spool"
@@ -137,13 +138,13 @@ func (r *Runner) Resume(m *spool.Message, env *mail.Envelope, st []spool.Recipie
 
 // fill makes the event that adds a message, all of its recipients active.
 func (in *intake) fill(r *Runner, m *spool.Message, env *mail.Envelope) {
-	in.ev = event{Kind: sched.Add, Ref: m, Arrived: r.clock.toSched(m.Arrived()), Sender: senderKey(env.From)}
+	in.ev = event{Kind: sched.Add, Ref: m, Arrived: r.clock.toSched(m.Arrived()), Sender: keys.Sender(env.From)}
 	in.rcpts = in.rcpts[:0]
 	var domain, key string
 	var number uint16
 	for i := range env.Recipients {
 		if d := env.Recipients[i].Addr.Domain; i == 0 || d != domain {
-			domain, key, number = d, r.lane("", d), domainKey(d)
+			domain, key, number = d, r.lane("", d), keys.Domain(d)
 		}
 		in.rcpts = append(in.rcpts, sched.Recipient{Index: uint32(i), Lane: key, Domain: number})
 	}

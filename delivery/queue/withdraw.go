@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/clrelay/clrelay/delivery/queue/sched"
+	"github.com/clrelay/clrelay/delivery/queue/walk"
 	"github.com/clrelay/clrelay/spool"
 )
 
@@ -37,7 +38,7 @@ func (r *Runner) Withdraw(ctx context.Context, segment uint64) error {
 	for more := true; more; {
 		batch = batch[:0]
 		r.mu.Lock()
-		more = r.s.Next(cur, walkBatch, func(v *sched.View[*spool.Message]) {
+		more = r.s.Next(cur, walk.Batch, func(v *sched.View[*spool.Message]) {
 			if v.Ref.Header(0).Segment == segment {
 				batch = append(batch, event{Kind: sched.Command, Op: sched.Withdraw, Msg: v.Msg, Ref: v.Ref, Tag: tag})
 				delete(r.fresh, v.Ref)

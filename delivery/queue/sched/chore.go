@@ -39,7 +39,7 @@ func (s *Scheduler[M]) giveUp() {
 		case r.state == expired:
 			s.unlink(&s.expiries, rid)
 		case r.state == deferred && r.flags&flagExpires != 0 && r.due <= s.now:
-			s.due.remove(r.pos)
+			s.due.Remove(r.pos)
 		default:
 			continue
 		}
@@ -212,10 +212,10 @@ func (s *Scheduler[M]) leave(rid uint32, r *recipient) {
 	case ready:
 		s.unready(rid, r)
 	case deferred, trashed:
-		s.due.remove(r.pos)
+		s.due.Remove(r.pos)
 	case held:
 		if r.flags&flagTimed != 0 {
-			s.due.remove(r.pos)
+			s.due.Remove(r.pos)
 			r.flags &^= flagTimed
 		}
 	case expired:

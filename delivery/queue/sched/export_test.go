@@ -65,8 +65,8 @@ func (s *Scheduler[M]) Check() error {
 	if count != s.count {
 		return fmt.Errorf("states are %v, counted %v", count, s.count)
 	}
-	if n := count[deferred] + count[trashed] + timed; n != s.due.len() {
-		return fmt.Errorf("%d deferred, in the trash or held for a time, %d in the timer", n, s.due.len())
+	if n := count[deferred] + count[trashed] + timed; n != s.due.Len() {
+		return fmt.Errorf("%d deferred, in the trash or held for a time, %d in the timer", n, s.due.Len())
 	}
 	return s.checkLanes(inLane, readyIn)
 }
@@ -85,10 +85,10 @@ func (s *Scheduler[M]) checkOldest() error {
 func (s *Scheduler[M]) checkRecipient(rid uint32, r *recipient, readyIn map[uint32]uint32) error {
 	switch st := r.state; {
 	case st == deferred, st == trashed, st == held && r.flags&flagTimed != 0:
-		if s.due.ids[r.pos] != rid {
+		if s.due.IDs()[r.pos] != rid {
 			return fmt.Errorf("recipient %d is not at %d in the timer", rid, r.pos)
 		}
-		if r.pos > 0 && s.rcpts.at(s.due.ids[(r.pos-1)/4]).due > r.due {
+		if r.pos > 0 && s.rcpts.at(s.due.IDs()[(r.pos-1)/4]).due > r.due {
 			return fmt.Errorf("recipient %d stands under a later one", rid)
 		}
 	case st == ready:

@@ -135,7 +135,7 @@ func (s *Scheduler[M]) settle(rid uint32, res Result) (again bool) {
 func (s *Scheduler[M]) waitUntil(rid uint32, r *recipient, due int64) {
 	r.due = due
 	s.set(r, deferred)
-	s.due.push(rid)
+	s.due.Push(rid)
 }
 
 func (s *Scheduler[M]) moveTo(r *recipient, key string) {

@@ -223,7 +223,7 @@ func (s *Scheduler[M]) offer(id uint32) {
 		return
 	}
 	if l.class == down && l.ready > 0 && l.sweep == 0 && !l.probing && l.pos == 0 {
-		s.probes.push(id)
+		s.probes.Push(id)
 	}
 }
 
@@ -274,7 +274,7 @@ func (s *Scheduler[M]) disarmProbe(l *lane) {
 	if l.pos == 0 {
 		return
 	}
-	s.probes.remove(l.pos - 1)
+	s.probes.Remove(l.pos - 1)
 	l.pos = 0
 }
 

@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/clrelay/clrelay/delivery/queue/sched/timer"
 	"github.com/clrelay/clrelay/internal/mail"
 )
 
@@ -101,8 +102,8 @@ type Scheduler[M comparable] struct {
 	wants  map[uint32]want   // busy recipient -> what to do with it next
 	ends   map[uint32]int64  // recipient -> when its life ends, for those with flagEnds
 
-	due     timer // of recipients
-	probes  timer // of lanes
+	due     timer.Timer // of recipients
+	probes  timer.Timer // of lanes
 	rings   [classes]ring
 	parked  fifo         // lanes with mail that hold enough slots for now
 	running int          // Deliver jobs
@@ -142,13 +143,13 @@ func New[M comparable](c Config, rnd *rand.Rand) *Scheduler[M] {
 		cfg: c.withDefaults(), rnd: rnd, paused: true,
 		laneOf: map[string]uint32{}, subOf: map[uint64]uint32{}, wants: map[uint32]want{}, ends: map[uint32]int64{},
 	}
-	s.due = timer{
-		at:    func(id uint32) int64 { return s.rcpts.at(id).due },
-		place: func(id, pos uint32) { s.rcpts.at(id).pos = pos },
+	s.due = timer.Timer{
+		At:    func(id uint32) int64 { return s.rcpts.at(id).due },
+		Place: func(id, pos uint32) { s.rcpts.at(id).pos = pos },
 	}
-	s.probes = timer{
-		at:    func(id uint32) int64 { return s.lanes.at(id).probeAt },
-		place: func(id, pos uint32) { s.lanes.at(id).pos = pos + 1 },
+	s.probes = timer.Timer{
+		At:    func(id uint32) int64 { return s.lanes.at(id).probeAt },
+		Place: func(id, pos uint32) { s.lanes.at(id).pos = pos + 1 },
 	}
 	return s
 }
@@ -191,8 +192,8 @@ func (s *Scheduler[M]) Wake() (at time.Time, ok bool) {
 	if s.paused {
 		return time.Time{}, false
 	}
-	_, d, okD := s.due.first()
-	_, p, okP := s.probes.first()
+	_, d, okD := s.due.First()
+	_, p, okP := s.probes.First()
 	switch {
 	case okD && okP:
 		d = min(d, p)
@@ -210,12 +211,12 @@ func (s *Scheduler[M]) tick() {
 		return
 	}
 	for range tickMax {
-		id, at, ok := s.due.first()
+		id, at, ok := s.due.First()
 		if !ok || at > s.now {
 			break
 		}
 		r := s.rcpts.at(id)
-		s.due.remove(r.pos)
+		s.due.Remove(r.pos)
 		switch {
 		case r.state == trashed:
 			s.set(r, spent)
@@ -228,7 +229,7 @@ func (s *Scheduler[M]) tick() {
 		}
 	}
 	for {
-		id, at, ok := s.probes.first()
+		id, at, ok := s.probes.First()
 		if !ok || at > s.now {
 			break
 		}
@@ -328,7 +329,7 @@ func (s *Scheduler[M]) hold(id uint32, r *recipient, until time.Time) {
 		r.due = lateMillis(until)
 		r.flags |= flagTimed
 		s.set(r, held)
-		s.due.push(id)
+		s.due.Push(id)
 	}
 }
 
@@ -336,7 +337,7 @@ func (s *Scheduler[M]) hold(id uint32, r *recipient, until time.Time) {
 func (s *Scheduler[M]) discard(id uint32, r *recipient, until time.Time) {
 	r.due = lateMillis(until)
 	s.set(r, trashed)
-	s.due.push(id)
+	s.due.Push(id)
 }
 
 // endAt sets when a recipient's life ends; zero changes nothing.
@@ -367,7 +368,7 @@ func (s *Scheduler[M]) deferUntil(id uint32, r *recipient, due int64) {
 		r.due = max(end, s.now)
 	}
 	s.set(r, deferred)
-	s.due.push(id)
+	s.due.Push(id)
 }
 
 // expire queues a recipient, and all of its message that are over as well,
