@@ -3,14 +3,13 @@ package queue
 import (
 	"context"
 	"errors"
-	"io"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"github.com/clrelay/clrelay/delivery"
 	"github.com/clrelay/clrelay/delivery/dsn"
 	"github.com/clrelay/clrelay/delivery/queue/sched"
+	"github.com/clrelay/clrelay/delivery/queue/whole"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/spool"
 )
@@ -39,7 +38,7 @@ type try struct {
 	tried    []bool         // it has an outcome that counts
 	marked   []bool         // the log says that it may be under way
 	results  []sched.Result
-	content  content
+	content  whole.Content
 	noLease  bool
 	now      time.Time // when the outcomes came, by the wall clock
 }
@@ -205,7 +204,7 @@ func (t *try) later(places []int, wait time.Duration) {
 
 // judge turns outcomes into results.
 func (t *try) judge(ctx context.Context) {
-	damage := t.content.damage.Load()
+	damage := t.content.Damage.Load()
 	elsewhere := damage != nil && t.r.o.Lease.Elsewhere(t.m)
 	if damage != nil {
 		t.r.o.Log.Error("the content of a message is damaged", "id", t.m.ID().String(), "another_node_delivers", elsewhere, "error", damage.Error())
@@ -255,7 +254,7 @@ func (t *try) reach() (sched.Reach, *mail.Reply) {
 	var why *mail.Reply
 	for i := range t.items {
 		o := &t.outcomes[i]
-		if !t.tried[i] || t.content.damage.Load() != nil {
+		if !t.tried[i] || t.content.Damage.Load() != nil {
 			continue
 		}
 		asked = true
@@ -407,46 +406,4 @@ func (t *try) reportSuccess(ctx context.Context) {
 	if len(delivered) > 0 {
 		_ = t.r.report(ctx, t.m, t.env, dsn.Report{Kind: kind, Recipients: delivered}) // logged there
 	}
-}
-
-// content is the spool's, and remembers whether it was found damaged.
-type content struct {
-	*spool.Content
-	damage atomic.Pointer[spool.DamageError]
-}
-
-// Open begins to read.
-func (c *content) Open() (io.ReadCloser, error) {
-	rc, err := c.Content.Open()
-	if err != nil {
-		c.note(err)
-		return nil, err
-	}
-	return &contentReader{rc, c}, nil
-}
-
-func (c *content) note(err error) {
-	var d *spool.DamageError
-	if err != nil && err != io.EOF && errors.As(err, &d) {
-		c.damage.Store(d)
-	}
-}
-
-type contentReader struct {
-	io.ReadCloser
-	c *content
-}
-
-// Read is of io.Reader.
-func (r *contentReader) Read(p []byte) (int, error) {
-	n, err := r.ReadCloser.Read(p)
-	r.c.note(err)
-	return n, err
-}
-
-// WriteTo is of io.WriterTo: the spool hands out large slices.
-func (r *contentReader) WriteTo(w io.Writer) (int64, error) {
-	n, err := r.ReadCloser.(io.WriterTo).WriteTo(w)
-	r.c.note(err)
-	return n, err
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/clrelay/clrelay/delivery/dsn"
+	"github.com/clrelay/clrelay/delivery/queue/whole"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/spool"
 )
@@ -53,9 +54,9 @@ func (r *Runner) report(ctx context.Context, m *spool.Message, env *mail.Envelop
 	if box := r.boxes.Load().Postmaster; rep.To.IsNull() && !box.IsNull() && r.ourPostmaster(env.From) {
 		rep.To = box
 	}
-	c := &content{Content: r.sp.Content(m)}
+	c := &whole.Content{Content: r.sp.Content(m)}
 	err := r.acceptReport(ctx, rep, c)
-	if err != nil && c.damage.Load() != nil {
+	if err != nil && c.Damage.Load() != nil {
 		err = r.acceptReport(ctx, rep, nil)
 	}
 	switch {
@@ -71,7 +72,7 @@ func (r *Runner) report(ctx context.Context, m *spool.Message, env *mail.Envelop
 	return err
 }
 
-func (r *Runner) acceptReport(ctx context.Context, rep dsn.Report, c *content) error {
+func (r *Runner) acceptReport(ctx context.Context, rep dsn.Report, c *whole.Content) error {
 	if c != nil {
 		original, err := c.Open()
 		if err != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/clrelay/clrelay/cluster/fsm"
 	"github.com/clrelay/clrelay/delivery/route"
 	"github.com/clrelay/clrelay/internal/admin/fleet"
+	"github.com/clrelay/clrelay/internal/admin/lists"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/internal/picks"
 	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
@@ -187,7 +188,7 @@ func (q *queueService) known(ctx context.Context, sel *Selector, peers []Peer) (
 	if len(unknown) == 0 {
 		return sel, nil
 	}
-	have, missing := found(ctx, peers, unknown, q.needsLevel("") == nil)
+	have, missing := lists.Found(ctx, peers, unknown, q.needsLevel("") == nil)
 	for _, id := range unknown {
 		if !have[id] {
 			return nil, nowhere(missing)

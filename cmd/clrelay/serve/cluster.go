@@ -14,6 +14,7 @@ import (
 	"github.com/clrelay/clrelay/cluster/raftnode"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/notes"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/observe"
+	"github.com/clrelay/clrelay/cmd/clrelay/serve/operate"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/shared"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/work"
 	"github.com/clrelay/clrelay/internal/admin"
@@ -209,9 +210,9 @@ func (r *relay) guardStream(srv any, ss grpc.ServerStream, info *grpc.StreamServ
 
 // adminOptions is what the admin API asks.
 func (r *relay) adminOptions() admin.Options {
-	op := &operator{node: string(r.conf().node.Name), queue: r.parts.queue, trash: func() time.Duration { return time.Duration(r.conf().cluster.Queue.Trash) }}
+	op := &operate.Operator{Node: string(r.conf().node.Name), Queue: r.parts.queue, Trash: func() time.Duration { return time.Duration(r.conf().cluster.Queue.Trash) }}
 	o := admin.Options{Queue: op, Messages: op, Node: r, Rules: r.parts.rules, Content: &observe.Contents{Spool: r.parts.spool}, Traces: r.parts.traces, Configs: shared.OwnFile(func() []byte { return r.conf().cluster.Text }), Log: r.log, Metrics: r.metrics.Node,
-		Name: op.node, Bindings: r.bindings, Audit: r.parts.books.Log, Recorder: r.parts.books.Recorder,
+		Name: op.Node, Bindings: r.bindings, Audit: r.parts.books.Log, Recorder: r.parts.books.Recorder,
 		Jobs: &work.Records{Kept: r.parts.books.Records, Refusal: refusal}, Trials: &work.Records{Kept: r.parts.books.Records, Refusal: refusal}}
 	if m := r.parts.member; m != nil {
 		r.parts.conns = m.Conns()
@@ -220,8 +221,8 @@ func (r *relay) adminOptions() admin.Options {
 		o.Ground = work.Ground{Node: m}
 		o.Traces.All = c.All
 		o.Level = func() uint32 { return m.Overview().Level }
-		op.level = o.Level
-		o.Configs = &shared.Cluster{Node: m, Self: op.node, Settings: r.clusterSettings, Operator: c, Refusal: refusal}
+		op.Level = o.Level
+		o.Configs = &shared.Cluster{Node: m, Self: op.Node, Settings: r.clusterSettings, Operator: c, Refusal: refusal}
 	}
 	return o
 }

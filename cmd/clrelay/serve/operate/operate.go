@@ -1,4 +1,5 @@
-package serve
+// Package operate answers what the admin API asks of a queue.
+package operate
 
 import (
 	"context"
@@ -13,16 +14,17 @@ import (
 	"github.com/clrelay/clrelay/internal/mail"
 )
 
-// operator answers the admin API from the queue.
-type operator struct {
-	node  string
-	queue *queue.Runner
-	trash func() time.Duration // how long what is dropped is kept; 0: not at all
-	level func() uint32        // of the cluster; nil on a single machine
+// Operator answers the admin API from the queue.
+type Operator struct {
+	Node  string
+	Queue *queue.Runner
+	Trash func() time.Duration // how long what is dropped is kept; 0: not at all
+	Level func() uint32        // of the cluster; nil on a single machine
 }
 
-func (o *operator) Summary(context.Context) (admin.Summary, error) {
-	c := o.queue.Counts()
+// Summary counts what is queued.
+func (o *Operator) Summary(context.Context) (admin.Summary, error) {
+	c := o.Queue.Counts()
 	return admin.Summary{
 		Messages: int64(c.Messages),
 		Active:   int64(c.Active), Deferred: int64(c.Deferred), Held: int64(c.Held), Trashed: int64(c.Trashed),
@@ -30,26 +32,28 @@ func (o *operator) Summary(context.Context) (admin.Summary, error) {
 	}, nil
 }
 
-func (o *operator) List(ctx context.Context, sel *admin.Selector, visit func(*admin.Entry) error) error {
-	if !sel.MatchNode(o.node) {
+// List lists what a selector picks.
+func (o *Operator) List(ctx context.Context, sel *admin.Selector, visit func(*admin.Entry) error) error {
+	if !sel.MatchNode(o.Node) {
 		return nil
 	}
-	return o.queue.List(ctx, sel, o.entries(visit))
+	return o.Queue.List(ctx, sel, o.entries(visit))
 }
 
-func (o *operator) Scan(ctx context.Context, sel *admin.Selector, visit func(*admin.Entry) error) error {
-	if !sel.MatchNode(o.node) {
+// Scan is List without the last reply.
+func (o *Operator) Scan(ctx context.Context, sel *admin.Selector, visit func(*admin.Entry) error) error {
+	if !sel.MatchNode(o.Node) {
 		return nil
 	}
-	return o.queue.Scan(ctx, sel, o.entries(visit))
+	return o.Queue.Scan(ctx, sel, o.entries(visit))
 }
 
 // entries makes entries of the queue's rows.
-func (o *operator) entries(visit func(*admin.Entry) error) func(*queue.Row) error {
+func (o *Operator) entries(visit func(*admin.Entry) error) func(*queue.Row) error {
 	var e admin.Entry
 	return func(r *queue.Row) error {
 		e = admin.Entry{
-			ID: r.ID, Node: o.node, From: r.From, To: r.To, State: r.State, Size: r.Size,
+			ID: r.ID, Node: o.Node, From: r.From, To: r.To, State: r.State, Size: r.Size,
 			Arrived: r.Arrived, Attempts: r.Attempts, Next: r.Next, LastReply: r.LastReply,
 			Lane: r.Lane, Rule: r.Orders.Rule, Route: r.Orders.Route,
 		}
@@ -63,7 +67,8 @@ func (o *operator) entries(visit func(*admin.Entry) error) func(*queue.Row) erro
 	}
 }
 
-func (o *operator) Change(ctx context.Context, c *admin.Change) (admin.Changed, error) {
+// Change carries out a verb.
+func (o *Operator) Change(ctx context.Context, c *admin.Change) (admin.Changed, error) {
 	op, err := operation(c.Action)
 	if err != nil {
 		return admin.Changed{}, err
@@ -75,10 +80,10 @@ func (o *operator) Change(ctx context.Context, c *admin.Change) (admin.Changed, 
 			ch.Op, ch.Until = sched.Trash, time.Now().Add(kept)
 		}
 	}
-	if !c.Selector.MatchNode(o.node) {
+	if !c.Selector.MatchNode(o.Node) {
 		ch.Selector = nothing{}
 	}
-	done, err := o.queue.Change(ctx, ch)
+	done, err := o.Queue.Change(ctx, ch)
 	var expect *queue.ExpectError
 	switch {
 	case errors.As(err, &expect):
@@ -94,10 +99,10 @@ func (o *operator) Change(ctx context.Context, c *admin.Change) (admin.Changed, 
 
 // keeps tells how long what is dropped can be brought back, and if not at all,
 // why that is not as configured.
-func (o *operator) keeps() (time.Duration, string) {
-	kept := o.trash()
-	if kept > 0 && o.level != nil {
-		if l := o.level(); l < fsm.OperatorLevel {
+func (o *Operator) keeps() (time.Duration, string) {
+	kept := o.Trash()
+	if kept > 0 && o.Level != nil {
+		if l := o.Level(); l < fsm.OperatorLevel {
 			return 0, fmt.Sprintf("it is destroyed at once: the trash needs feature level %d, and the cluster is at %d until all nodes are upgraded", fsm.OperatorLevel, l)
 		}
 	}
@@ -132,18 +137,19 @@ func operation(a admin.Action) (queue.Op, error) {
 		return sched.Expire, nil
 	}
 	var none queue.Op
-	return none, fmt.Errorf("serve: unknown action %v", a)
+	return none, fmt.Errorf("operate: unknown action %v", a)
 }
 
-func (o *operator) Show(_ context.Context, id mail.ID) (*admin.Message, error) {
-	d, ok, err := o.queue.Show(id)
+// Show tells what is known of a message.
+func (o *Operator) Show(_ context.Context, id mail.ID) (*admin.Message, error) {
+	d, ok, err := o.Queue.Show(id)
 	if err != nil {
 		return nil, err
 	}
 	if !ok {
 		return nil, admin.ErrNotFound
 	}
-	m := &admin.Message{Node: o.node, Envelope: d.Envelope, Size: d.Size}
+	m := &admin.Message{Node: o.Node, Envelope: d.Envelope, Size: d.Size}
 	for _, s := range d.Recipients {
 		m.Recipients = append(m.Recipients, admin.Recipient{
 			State: s.State, Attempts: s.Attempts, Next: s.Next, Last: s.At, LastReply: s.Reply, Remote: s.Remote,
