@@ -200,29 +200,17 @@ func (r *relay) openSpool() error {
 	r.log.Info("the spool is open", "messages", rec.Messages, "recipients", rec.Recipients,
 		"possible_duplicates", rec.PossibleDuplicates, "damage", len(rec.Damage), "took", rec.Duration.Round(time.Millisecond))
 	r.metrics.Watch(r.sources(runner, sp))
-	if err := r.startRules(runner); err != nil {
+	r.parts.books, err = books.Open(books.Options{
+		DataDir: string(r.conf().node.DataDir), Node: string(r.conf().node.Name), Member: r.parts.member, Log: r.log,
+	})
+	if err != nil {
 		return err
 	}
+	r.parts.rules = holding.New(r.parts.books.Records, runner, r.log) // before there is mail to try
 	if err := runner.Start(sp); err != nil {
 		return err
 	}
 	r.parts.queue = runner
-	return nil
-}
-
-// startRules lets the queue go by the hold rules, before it has mail to try.
-func (r *relay) startRules(runner *queue.Runner) error {
-	var store holding.Records
-	if m := r.parts.member; m != nil {
-		store = m
-	} else {
-		files, err := holding.OpenFile(filepath.Join(string(r.conf().node.DataDir), "rules"))
-		if err != nil {
-			return err
-		}
-		store = files
-	}
-	r.parts.rules = holding.New(store, runner, r.log)
 	return nil
 }
 
@@ -245,12 +233,6 @@ func (r *relay) startAdmin() error {
 	l, err := admin.Listen(filepath.Join(string(r.conf().node.DataDir), admin.SocketName))
 	if err != nil {
 		return err
-	}
-	r.parts.books, err = books.Open(books.Options{
-		DataDir: string(r.conf().node.DataDir), Node: string(r.conf().node.Name), Member: r.parts.member, Log: r.log,
-	})
-	if err != nil {
-		return errors.Join(err, l.Close())
 	}
 	r.parts.admin = admin.New(r.adminOptions())
 	r.background("admin", func() error { return r.parts.admin.Serve(l) })

@@ -1,6 +1,5 @@
-// Package holding brings the hold rules from where they are kept, the cluster's
-// records or files on a single machine, to the queue, and answers the admin API
-// about them.
+// Package holding brings the hold rules from the operators' records to the queue,
+// and answers the admin API about them.
 package holding
 
 import (
@@ -11,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
 
@@ -26,18 +24,15 @@ import (
 	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
 )
 
-const (
-	// space is that of the records.
-	space = "rule/"
-	// lookEvery is how often the records are looked at: several times within
-	// what rules.Known promises.
-	lookEvery = rules.Known / 5
-)
+// space is that of the records.
+const space = "rule/"
 
 // Records keep small values by key.
 type Records interface {
 	Records(prefix string) []fsm.Record
 	PutRecord(ctx context.Context, c fsm.RecordPut) (uint64, error)
+	// RecordsChanged gives a channel that is closed once one was written.
+	RecordsChanged() <-chan struct{}
 }
 
 // Queue goes by rules.
@@ -60,13 +55,13 @@ type Rules struct {
 func New(r Records, q Queue, log *slog.Logger) *Rules {
 	ctx, cancel := context.WithCancel(context.Background())
 	h := &Rules{records: r, queue: q, log: log, end: cancel}
+	changed := r.RecordsChanged()
 	h.look()
 	h.ended.Go(func() {
-		t := time.NewTicker(lookEvery)
-		defer t.Stop()
 		for {
 			select {
-			case <-t.C:
+			case <-changed:
+				changed = r.RecordsChanged()
 				h.look()
 			case <-ctx.Done():
 				return

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -15,6 +14,7 @@ import (
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/holding"
 	"github.com/clrelay/clrelay/delivery/queue"
 	"github.com/clrelay/clrelay/internal/admin/rules"
+	"github.com/clrelay/clrelay/internal/ledger"
 	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
 )
 
@@ -32,15 +32,12 @@ func rule(id string) *adminv1.Rule {
 
 func TestRulesSurviveARestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		dir := filepath.Join(t.TempDir(), "rules")
+		dir := t.TempDir()
 		var log bytes.Buffer
-		open := func() (*holding.Rules, *told, *holding.Files) {
-			files, err := holding.OpenFile(dir)
-			if err != nil {
-				t.Fatal(err)
-			}
+		open := func() (*holding.Rules, *told, *ledger.Local) {
+			local := records(t, dir)
 			q := &told{}
-			return holding.New(files, q, slog.New(slog.NewTextHandler(&log, nil))), q, files
+			return holding.New(local, q, slog.New(slog.NewTextHandler(&log, nil))), q, local
 		}
 		h, q, _ := open()
 		for _, id := range []string{"r-1", "r-2"} {
@@ -70,11 +67,12 @@ func TestRulesSurviveARestart(t *testing.T) {
 		}
 		h.Close()
 		// What cannot be read holds nothing, and is told; the others hold.
-		if err := os.WriteFile(filepath.Join(dir, "r-0.json"), []byte(`{"selector":{"new_field":["x"]}}`), 0o600); err != nil {
+		h, q, local := open()
+		defer h.Close()
+		if _, err := local.PutRecord(t.Context(), fsm.RecordPut{Key: "rule/r-0", Value: []byte(`{"selector":{"new_field":["x"]}}`)}); err != nil {
 			t.Fatal(err)
 		}
-		h, q, _ = open()
-		defer h.Close()
+		wait(rules.Known)
 		if len(q.list) != 1 || !strings.Contains(log.String(), "rule/r-0") {
 			t.Errorf("the queue goes by %+v; log %s", q.list, log.String())
 		}
@@ -87,10 +85,7 @@ func TestRulesSurviveARestart(t *testing.T) {
 // TestAChangeElsewhereIsSeen: the rules are those of all nodes.
 func TestAChangeElsewhereIsSeen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		files, err := holding.OpenFile(filepath.Join(t.TempDir(), "rules"))
-		if err != nil {
-			t.Fatal(err)
-		}
+		files := records(t, t.TempDir())
 		q, other := &told{}, &told{}
 		h := holding.New(files, q, slog.New(slog.DiscardHandler))
 		defer h.Close()
@@ -112,6 +107,21 @@ func TestAChangeElsewhereIsSeen(t *testing.T) {
 			t.Errorf("%+v, %+v", q.list, other.list)
 		}
 	})
+}
+
+// records are those of a machine that is alone.
+func records(t *testing.T, dir string) *ledger.Local {
+	t.Helper()
+	files, err := ledger.Open(filepath.Join(dir, "audit"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = files.Close() })
+	local, err := ledger.OpenLocal(dir, files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return local
 }
 
 // wait lets time of the bubble pass.
