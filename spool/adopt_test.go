@@ -228,7 +228,7 @@ func TestWhoGivesNumbers(t *testing.T) {
 func TestBadInventory(t *testing.T) {
 	s, all := taken(t, 10)
 	last := all[len(all)-1].Seq
-	for _, bad := range []record.Settled{{State: mail.StateDropped + 1, Version: 1}, {State: mail.StateDeferred, Version: record.VersionMax + 1}} {
+	for _, bad := range []record.Settled{{State: mail.StateTrashed + 1, Version: 1}, {State: mail.StateDeferred, Version: record.VersionMax + 1}} {
 		data := record.AppendResult(nil, &record.Result{Settled: []record.Settled{bad}})
 		inv := spool.Inventory{Segment: theSegment, Last: last, Upto: record.AllFirsts, Live: []spool.LiveMessage{{First: 1, Commit: last, Results: data}}}
 		if _, _, err := s.Merge(theSegment, inv, true); !errors.Is(err, record.ErrPayload) {
