@@ -85,6 +85,7 @@ var floors = map[string]int{
 	"internal/admin/configs":   3, // the part of it about the shared configuration
 	"internal/admin/rescue":    3, // the part of it for disasters
 	"internal/admin/fleet":     2, // asks the other nodes
+	"internal/admin/methods":   2, // what each method does
 	"internal/admin/jobs":      3, // changes of the queue that take long
 	"internal/admin/trace":     3, // the part of it that says where a message is or was
 	"internal/admin/content":   3, // the part of it that shows what is in a message

@@ -16,107 +16,13 @@ import (
 	"github.com/clrelay/clrelay/internal/admin/audit"
 	"github.com/clrelay/clrelay/internal/admin/fleet"
 	"github.com/clrelay/clrelay/internal/admin/mask"
+	"github.com/clrelay/clrelay/internal/admin/methods"
 	"github.com/clrelay/clrelay/internal/admin/rules"
 	"github.com/clrelay/clrelay/internal/admin/who"
 	"github.com/clrelay/clrelay/internal/metrics"
 	"github.com/clrelay/clrelay/internal/roles"
 	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
 )
-
-// Access is what a method does to the node or the cluster; package roles says
-// who may.
-type Access = roles.Access
-
-// AccessTo tells what a method, by its full name, does. It is the list of all
-// methods that can be called.
-func AccessTo(method string) Access {
-	switch method {
-	case "/admin.v1.AccessService/Whoami":
-		return roles.Anyone
-	case "/admin.v1.QueueService/Summary",
-		"/admin.v1.QueueService/List",
-		"/admin.v1.QueueService/Shape",
-		"/admin.v1.QueueService/Reasons",
-		"/admin.v1.MessageService/Show",
-		"/admin.v1.TraceService/Find", "/admin.v1.TraceService/Search", "/admin.v1.EventService/Tail",
-		"/admin.v1.RuleService/ListRules",
-		"/admin.v1.NodeService/Status",
-		"/admin.v1.ClusterService/Status",
-		"/admin.v1.ConfigService/Get",
-		"/admin.v1.ConfigService/History",
-		"/admin.v1.ConfigService/Nodes",
-		"/admin.v1.JobService/List",
-		"/admin.v1.JobService/Watch",
-		"/admin.v1.AccessService/List",
-		"/grpc.health.v1.Health/Check",
-		"/grpc.health.v1.Health/List",
-		"/grpc.health.v1.Health/Watch",
-		"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-		"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo":
-		return roles.Looks
-	case "/admin.v1.QueueService/Retry",
-		"/admin.v1.QueueService/Hold",
-		"/admin.v1.QueueService/Release",
-		"/admin.v1.QueueService/Drop",
-		"/admin.v1.QueueService/Bounce", "/admin.v1.TraceService/Listen",
-		"/admin.v1.JobService/Start",
-		"/admin.v1.JobService/Cancel",
-		"/admin.v1.JobService/Work",
-		"/admin.v1.QueueService/Undrop",
-		"/admin.v1.QueueService/Reroute",
-		"/admin.v1.QueueService/Expire",
-		"/admin.v1.RuleService/AddRule",
-		"/admin.v1.RuleService/RemoveRule",
-		"/admin.v1.NodeService/Drain",
-		"/admin.v1.NodeService/Resume":
-		return roles.Operates
-	case "/admin.v1.NodeService/Remove",
-		"/admin.v1.ClusterService/TransferLeader",
-		"/admin.v1.ConfigService/Apply",
-		"/admin.v1.ConfigService/Confirm",
-		"/admin.v1.RescueService/WriteOff":
-		return roles.Administers
-	case "/admin.v1.ContentService/Headers", "/admin.v1.ContentService/Body":
-		return roles.Content
-	case "/admin.v1.RescueService/Backup":
-		return roles.Exports
-	case "/admin.v1.AuditService/List",
-		"/admin.v1.AuditService/Tail",
-		"/admin.v1.AuditService/Verify":
-		return roles.Audits
-	}
-	return roles.Denied
-}
-
-// OpenToNodes tells whether other nodes of the cluster may call a method.
-// Where they may for this node's own share alone, local is true: the request
-// must say so.
-func OpenToNodes(method string) (open, local bool) {
-	switch method {
-	case "/admin.v1.QueueService/Summary",
-		"/admin.v1.QueueService/List",
-		"/admin.v1.QueueService/Shape",
-		"/admin.v1.QueueService/Reasons",
-		"/admin.v1.MessageService/Show",
-		"/admin.v1.ContentService/Headers", "/admin.v1.ContentService/Body",
-		"/admin.v1.TraceService/Search", "/admin.v1.TraceService/Listen", "/admin.v1.EventService/Tail",
-		"/admin.v1.QueueService/Retry",
-		"/admin.v1.QueueService/Hold",
-		"/admin.v1.QueueService/Release",
-		"/admin.v1.QueueService/Drop",
-		"/admin.v1.QueueService/Bounce",
-		"/admin.v1.QueueService/Undrop",
-		"/admin.v1.QueueService/Reroute",
-		"/admin.v1.QueueService/Expire",
-		"/admin.v1.AuditService/Verify":
-		return true, true
-	case "/admin.v1.NodeService/Status",
-		"/admin.v1.JobService/Work",
-		"/grpc.health.v1.Health/Check":
-		return true, false
-	}
-	return false, false
-}
 
 // gate stands before every method.
 type gate struct {
@@ -210,11 +116,11 @@ var errNotLocal = status.Error(codes.PermissionDenied, "a node may ask for anoth
 
 // admit looks at a request of a caller who may call the method.
 func (g *gate) admit(c *call) error {
-	if _, local := OpenToNodes(c.method); local && !c.who.Operator && !isLocal(c.req) {
+	if _, local := methods.OpenToNodes(c.method); local && !c.who.Operator && !isLocal(c.req) {
 		g.log.Warn("admin call denied", "method", c.method, "peer", c.who.Text)
 		return errNotLocal
 	}
-	access := AccessTo(c.method)
+	access := methods.AccessTo(c.method)
 	if r, ok := c.req.(interface{ GetReason() string }); access == roles.Content && c.who.Operator && (!ok || strings.TrimSpace(r.GetReason()) == "") {
 		return status.Error(codes.InvalidArgument, "who reads what is written in messages says why: a reason is missing")
 	}
@@ -248,16 +154,16 @@ func isLocal(req any) bool {
 // may tells whether somebody may call a method at all.
 func (g *gate) may(method string, c who.Caller) bool {
 	if c.Operator {
-		return c.Grant.May(AccessTo(method))
+		return c.Grant.May(methods.AccessTo(method))
 	}
-	open, _ := OpenToNodes(method)
+	open, _ := methods.OpenToNodes(method)
 	return c.Node != "" && open && g.peers != nil && g.peers.Knows(c.Node)
 }
 
 // pass lets a call through, counts it and logs what changes something. The
 // error it returns is the one that travels.
 func (g *gate) pass(c *call, run func() error) error {
-	access := AccessTo(c.method)
+	access := methods.AccessTo(c.method)
 	if access == roles.Denied {
 		g.metrics.AdminRequests.Inc("denied")
 		g.log.Warn("admin call denied", "method", c.method, "peer", c.who.Text)
@@ -289,7 +195,7 @@ func (g *gate) pass(c *call, run func() error) error {
 }
 
 // refusal says why a caller may not.
-func (c *call) refusal(access Access) string {
+func (c *call) refusal(access roles.Access) string {
 	switch {
 	case !c.who.Operator:
 		return "you may not call this"

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"github.com/clrelay/clrelay/internal/admin/methods"
 	"io"
 	"log/slog"
 	"strings"
@@ -24,7 +25,7 @@ func TestEveryMethodHasAnAccess(t *testing.T) {
 		t.Fatalf("only %d methods are registered: %v", len(all), all)
 	}
 	for _, method := range all {
-		access := AccessTo(method)
+		access := methods.AccessTo(method)
 		if access == roles.Denied {
 			t.Errorf("%s is missing in AccessTo", method)
 		}

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"github.com/clrelay/clrelay/internal/admin/methods"
 	"io"
 	"log/slog"
 	"net"
@@ -307,7 +308,7 @@ func TestAccessByCertificate(t *testing.T) {
 			}
 			wantCode(t, call(t.Context(), removed, c.method, c.local), codes.PermissionDenied)
 		}
-		open, mustBeLocal := admin.OpenToNodes(c.method)
+		open, mustBeLocal := methods.OpenToNodes(c.method)
 		if open != (c.local != nil) {
 			t.Errorf("%s is open to nodes: %v", c.method, open)
 		}

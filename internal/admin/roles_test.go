@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	access "github.com/clrelay/clrelay/internal/admin/methods"
 	"io"
 	"log/slog"
 	"net"
@@ -281,7 +282,7 @@ func TestEveryMethodWithEveryRole(t *testing.T) {
 		c.cert.Kind = pki.Admin
 		conn := dial(c.cert)
 		for _, method := range methods {
-			access, before := admin.AccessTo(method), b.reached(method)
+			access, before := access.AccessTo(method), b.reached(method)
 			may := c.is.May(access)
 			text, err := invoke(t, conn, method, reasoned(t, method))
 			if got := b.reached(method) > before; got != may {
@@ -331,7 +332,7 @@ func TestChangesAreWrittenDown(t *testing.T) {
 		if _, err := invoke(t, conn, method, reasoned(t, method)); err != nil {
 			t.Errorf("%s: %v", method, err)
 		}
-		if !admin.AccessTo(method).Audited() {
+		if !access.AccessTo(method).Audited() {
 			if len(b.noted) > 0 {
 				t.Errorf("%s is written down: %+v", method, b.noted)
 			}
@@ -351,7 +352,7 @@ func TestChangesAreWrittenDown(t *testing.T) {
 		before := b.reached(method)
 		_, err := invoke(t, conn, method, reasoned(t, method))
 		ran := b.reached(method) > before
-		if audited := admin.AccessTo(method).Audited(); ran == audited || audited && (status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "nothing was done: the disk is full")) {
+		if audited := access.AccessTo(method).Audited(); ran == audited || audited && (status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "nothing was done: the disk is full")) {
 			t.Errorf("%s without a log: it ran: %v, %v", method, ran, err)
 		}
 	}

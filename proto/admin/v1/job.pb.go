@@ -99,6 +99,9 @@ type Verb struct {
 	//	*Verb_Release
 	//	*Verb_Drop
 	//	*Verb_Bounce
+	//	*Verb_Undrop
+	//	*Verb_Reroute
+	//	*Verb_Expire
 	Kind          isVerb_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -186,6 +189,33 @@ func (x *Verb) GetBounce() *BounceRequest {
 	return nil
 }
 
+func (x *Verb) GetUndrop() *UndropRequest {
+	if x != nil {
+		if x, ok := x.Kind.(*Verb_Undrop); ok {
+			return x.Undrop
+		}
+	}
+	return nil
+}
+
+func (x *Verb) GetReroute() *RerouteRequest {
+	if x != nil {
+		if x, ok := x.Kind.(*Verb_Reroute); ok {
+			return x.Reroute
+		}
+	}
+	return nil
+}
+
+func (x *Verb) GetExpire() *ExpireRequest {
+	if x != nil {
+		if x, ok := x.Kind.(*Verb_Expire); ok {
+			return x.Expire
+		}
+	}
+	return nil
+}
+
 type isVerb_Kind interface {
 	isVerb_Kind()
 }
@@ -215,6 +245,21 @@ type Verb_Bounce struct {
 	Bounce *BounceRequest `protobuf:"bytes,5,opt,name=bounce,proto3,oneof"`
 }
 
+type Verb_Undrop struct {
+	// Bring them back out of the trash.
+	Undrop *UndropRequest `protobuf:"bytes,6,opt,name=undrop,proto3,oneof"`
+}
+
+type Verb_Reroute struct {
+	// Send them elsewhere.
+	Reroute *RerouteRequest `protobuf:"bytes,7,opt,name=reroute,proto3,oneof"`
+}
+
+type Verb_Expire struct {
+	// Give them up at another time.
+	Expire *ExpireRequest `protobuf:"bytes,8,opt,name=expire,proto3,oneof"`
+}
+
 func (*Verb_Retry) isVerb_Kind() {}
 
 func (*Verb_Hold) isVerb_Kind() {}
@@ -224,6 +269,12 @@ func (*Verb_Release) isVerb_Kind() {}
 func (*Verb_Drop) isVerb_Kind() {}
 
 func (*Verb_Bounce) isVerb_Kind() {}
+
+func (*Verb_Undrop) isVerb_Kind() {}
+
+func (*Verb_Reroute) isVerb_Kind() {}
+
+func (*Verb_Expire) isVerb_Kind() {}
 
 // Job is a change of the queue that takes long.
 type Job struct {
@@ -990,13 +1041,16 @@ var File_admin_v1_job_proto protoreflect.FileDescriptor
 
 const file_admin_v1_job_proto_rawDesc = "" +
 	"\n" +
-	"\x12admin/v1/job.proto\x12\badmin.v1\x1a\x14admin/v1/queue.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x81\x02\n" +
+	"\x12admin/v1/job.proto\x12\badmin.v1\x1a\x14admin/v1/queue.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9d\x03\n" +
 	"\x04Verb\x12.\n" +
 	"\x05retry\x18\x01 \x01(\v2\x16.admin.v1.RetryRequestH\x00R\x05retry\x12+\n" +
 	"\x04hold\x18\x02 \x01(\v2\x15.admin.v1.HoldRequestH\x00R\x04hold\x124\n" +
 	"\arelease\x18\x03 \x01(\v2\x18.admin.v1.ReleaseRequestH\x00R\arelease\x12+\n" +
 	"\x04drop\x18\x04 \x01(\v2\x15.admin.v1.DropRequestH\x00R\x04drop\x121\n" +
-	"\x06bounce\x18\x05 \x01(\v2\x17.admin.v1.BounceRequestH\x00R\x06bounceB\x06\n" +
+	"\x06bounce\x18\x05 \x01(\v2\x17.admin.v1.BounceRequestH\x00R\x06bounce\x121\n" +
+	"\x06undrop\x18\x06 \x01(\v2\x17.admin.v1.UndropRequestH\x00R\x06undrop\x124\n" +
+	"\areroute\x18\a \x01(\v2\x18.admin.v1.RerouteRequestH\x00R\areroute\x121\n" +
+	"\x06expire\x18\b \x01(\v2\x17.admin.v1.ExpireRequestH\x00R\x06expireB\x06\n" +
 	"\x04kind\"\xca\x03\n" +
 	"\x03Job\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\"\n" +
@@ -1098,8 +1152,11 @@ var file_admin_v1_job_proto_goTypes = []any{
 	(*ReleaseRequest)(nil),         // 16: admin.v1.ReleaseRequest
 	(*DropRequest)(nil),            // 17: admin.v1.DropRequest
 	(*BounceRequest)(nil),          // 18: admin.v1.BounceRequest
-	(*timestamppb.Timestamp)(nil),  // 19: google.protobuf.Timestamp
-	(*ChangeResult)(nil),           // 20: admin.v1.ChangeResult
+	(*UndropRequest)(nil),          // 19: admin.v1.UndropRequest
+	(*RerouteRequest)(nil),         // 20: admin.v1.RerouteRequest
+	(*ExpireRequest)(nil),          // 21: admin.v1.ExpireRequest
+	(*timestamppb.Timestamp)(nil),  // 22: google.protobuf.Timestamp
+	(*ChangeResult)(nil),           // 23: admin.v1.ChangeResult
 }
 var file_admin_v1_job_proto_depIdxs = []int32{
 	14, // 0: admin.v1.Verb.retry:type_name -> admin.v1.RetryRequest
@@ -1107,35 +1164,38 @@ var file_admin_v1_job_proto_depIdxs = []int32{
 	16, // 2: admin.v1.Verb.release:type_name -> admin.v1.ReleaseRequest
 	17, // 3: admin.v1.Verb.drop:type_name -> admin.v1.DropRequest
 	18, // 4: admin.v1.Verb.bounce:type_name -> admin.v1.BounceRequest
-	1,  // 5: admin.v1.Job.verb:type_name -> admin.v1.Verb
-	0,  // 6: admin.v1.Job.state:type_name -> admin.v1.JobState
-	19, // 7: admin.v1.Job.created:type_name -> google.protobuf.Timestamp
-	19, // 8: admin.v1.Job.started:type_name -> google.protobuf.Timestamp
-	19, // 9: admin.v1.Job.ended:type_name -> google.protobuf.Timestamp
-	3,  // 10: admin.v1.Job.shares:type_name -> admin.v1.JobShare
-	1,  // 11: admin.v1.StartRequest.verb:type_name -> admin.v1.Verb
-	2,  // 12: admin.v1.StartResponse.job:type_name -> admin.v1.Job
-	20, // 13: admin.v1.StartResponse.result:type_name -> admin.v1.ChangeResult
-	2,  // 14: admin.v1.JobServiceListResponse.jobs:type_name -> admin.v1.Job
-	2,  // 15: admin.v1.WatchResponse.job:type_name -> admin.v1.Job
-	2,  // 16: admin.v1.CancelResponse.job:type_name -> admin.v1.Job
-	1,  // 17: admin.v1.WorkRequest.verb:type_name -> admin.v1.Verb
-	3,  // 18: admin.v1.WorkResponse.share:type_name -> admin.v1.JobShare
-	4,  // 19: admin.v1.JobService.Start:input_type -> admin.v1.StartRequest
-	6,  // 20: admin.v1.JobService.List:input_type -> admin.v1.JobServiceListRequest
-	8,  // 21: admin.v1.JobService.Watch:input_type -> admin.v1.WatchRequest
-	10, // 22: admin.v1.JobService.Cancel:input_type -> admin.v1.CancelRequest
-	12, // 23: admin.v1.JobService.Work:input_type -> admin.v1.WorkRequest
-	5,  // 24: admin.v1.JobService.Start:output_type -> admin.v1.StartResponse
-	7,  // 25: admin.v1.JobService.List:output_type -> admin.v1.JobServiceListResponse
-	9,  // 26: admin.v1.JobService.Watch:output_type -> admin.v1.WatchResponse
-	11, // 27: admin.v1.JobService.Cancel:output_type -> admin.v1.CancelResponse
-	13, // 28: admin.v1.JobService.Work:output_type -> admin.v1.WorkResponse
-	24, // [24:29] is the sub-list for method output_type
-	19, // [19:24] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	19, // 5: admin.v1.Verb.undrop:type_name -> admin.v1.UndropRequest
+	20, // 6: admin.v1.Verb.reroute:type_name -> admin.v1.RerouteRequest
+	21, // 7: admin.v1.Verb.expire:type_name -> admin.v1.ExpireRequest
+	1,  // 8: admin.v1.Job.verb:type_name -> admin.v1.Verb
+	0,  // 9: admin.v1.Job.state:type_name -> admin.v1.JobState
+	22, // 10: admin.v1.Job.created:type_name -> google.protobuf.Timestamp
+	22, // 11: admin.v1.Job.started:type_name -> google.protobuf.Timestamp
+	22, // 12: admin.v1.Job.ended:type_name -> google.protobuf.Timestamp
+	3,  // 13: admin.v1.Job.shares:type_name -> admin.v1.JobShare
+	1,  // 14: admin.v1.StartRequest.verb:type_name -> admin.v1.Verb
+	2,  // 15: admin.v1.StartResponse.job:type_name -> admin.v1.Job
+	23, // 16: admin.v1.StartResponse.result:type_name -> admin.v1.ChangeResult
+	2,  // 17: admin.v1.JobServiceListResponse.jobs:type_name -> admin.v1.Job
+	2,  // 18: admin.v1.WatchResponse.job:type_name -> admin.v1.Job
+	2,  // 19: admin.v1.CancelResponse.job:type_name -> admin.v1.Job
+	1,  // 20: admin.v1.WorkRequest.verb:type_name -> admin.v1.Verb
+	3,  // 21: admin.v1.WorkResponse.share:type_name -> admin.v1.JobShare
+	4,  // 22: admin.v1.JobService.Start:input_type -> admin.v1.StartRequest
+	6,  // 23: admin.v1.JobService.List:input_type -> admin.v1.JobServiceListRequest
+	8,  // 24: admin.v1.JobService.Watch:input_type -> admin.v1.WatchRequest
+	10, // 25: admin.v1.JobService.Cancel:input_type -> admin.v1.CancelRequest
+	12, // 26: admin.v1.JobService.Work:input_type -> admin.v1.WorkRequest
+	5,  // 27: admin.v1.JobService.Start:output_type -> admin.v1.StartResponse
+	7,  // 28: admin.v1.JobService.List:output_type -> admin.v1.JobServiceListResponse
+	9,  // 29: admin.v1.JobService.Watch:output_type -> admin.v1.WatchResponse
+	11, // 30: admin.v1.JobService.Cancel:output_type -> admin.v1.CancelResponse
+	13, // 31: admin.v1.JobService.Work:output_type -> admin.v1.WorkResponse
+	27, // [27:32] is the sub-list for method output_type
+	22, // [22:27] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_admin_v1_job_proto_init() }
@@ -1150,6 +1210,9 @@ func file_admin_v1_job_proto_init() {
 		(*Verb_Release)(nil),
 		(*Verb_Drop)(nil),
 		(*Verb_Bounce)(nil),
+		(*Verb_Undrop)(nil),
+		(*Verb_Reroute)(nil),
+		(*Verb_Expire)(nil),
 	}
 	file_admin_v1_job_proto_msgTypes[3].OneofWrappers = []any{}
 	type x struct{}

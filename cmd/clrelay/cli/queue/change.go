@@ -62,6 +62,9 @@ func verbs() []verb {
 			call: func(ctx context.Context, c adminv1.QueueServiceClient, ch *adminv1.Change, _ *change) (*adminv1.ChangeResult, error) {
 				res, err := c.Undrop(ctx, &adminv1.UndropRequest{Change: ch})
 				return res.GetResult(), err
+			},
+			job: func(ch *adminv1.Change, _ *change) *adminv1.Verb {
+				return &adminv1.Verb{Kind: &adminv1.Verb_Undrop{Undrop: &adminv1.UndropRequest{Change: ch}}}
 			}},
 		{name: "bounce", short: "End recipients and tell the senders", long: "End recipients and report to the senders as after a permanent failure.", past: "bounced", final: true,
 			call: func(ctx context.Context, c adminv1.QueueServiceClient, ch *adminv1.Change, _ *change) (*adminv1.ChangeResult, error) {
@@ -113,6 +116,9 @@ port 25, with TLS if it offers it. Mail that comes later follows the routes.
 		call: func(ctx context.Context, c adminv1.QueueServiceClient, ch *adminv1.Change, v *change) (*adminv1.ChangeResult, error) {
 			res, err := c.Reroute(ctx, &adminv1.RerouteRequest{Change: ch, To: v.to})
 			return res.GetResult(), err
+		},
+		job: func(ch *adminv1.Change, v *change) *adminv1.Verb {
+			return &adminv1.Verb{Kind: &adminv1.Verb_Reroute{Reroute: &adminv1.RerouteRequest{Change: ch, To: v.to}}}
 		}}
 }
 
@@ -147,6 +153,9 @@ now. Held ones are not given up until they are released.`,
 		call: func(ctx context.Context, c adminv1.QueueServiceClient, ch *adminv1.Change, v *change) (*adminv1.ChangeResult, error) {
 			res, err := c.Expire(ctx, &adminv1.ExpireRequest{Change: ch, At: timestamppb.New(v.when)})
 			return res.GetResult(), err
+		},
+		job: func(ch *adminv1.Change, v *change) *adminv1.Verb {
+			return &adminv1.Verb{Kind: &adminv1.Verb_Expire{Expire: &adminv1.ExpireRequest{Change: ch, At: timestamppb.New(v.when)}}}
 		}}
 }
 
@@ -227,9 +236,7 @@ recipients nothing is changed and the exit code is 6.`
 	f.BoolVar(&c.dryRun, "dry-run", false, "count and show samples, change nothing")
 	f.BoolVar(&c.yes, "yes", false, "do not ask")
 	f.Int64Var(&c.expect, "expect", 0, "the `number` of recipients; with another one nothing is changed")
-	if c.job != nil {
-		f.BoolVar(&c.detach, "detach", false, "do not wait for the job that it makes")
-	}
+	f.BoolVar(&c.detach, "detach", false, "do not wait for the job that it makes")
 	f.StringVar(&c.reason, "reason", "", "`why`, for the log")
 	return cmd
 }
@@ -265,7 +272,7 @@ func (a *nouns) runChange(cmd *cobra.Command, c *change, args []string) error {
 				return err
 			}
 		}
-		if c.job != nil && len(sel.GetIds()) == 0 && !c.dryRun {
+		if len(sel.GetIds()) == 0 && !c.dryRun {
 			if done, err := a.start(cmd.Context(), l, c, ch); done || err != nil {
 				return err
 			}
