@@ -100,7 +100,10 @@ func TestClusterKeepsAnOperatorsWord(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Rerouted, it goes there from whichever node has it.
-	cli(t, second, 0, "queue", "reroute", "--to", elsewhere.Addr(), "--everything")
+	eventually(t, 30*time.Second, "all nodes are told, the one that is back too", func() bool {
+		_, _, code := second.CLI("queue", "reroute", "--to", elsewhere.Addr(), "--everything")
+		return code == 0
+	})
 	eventually(t, 30*time.Second, "all is on its way elsewhere", func() bool {
 		return all(rowsOf(t, first, "--reply", "not now either"), 3*each, func(r ordered) bool { return r.Rerouted == elsewhere.Addr() })
 	})
