@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -286,12 +287,19 @@ func (r *Relay) CLI(args ...string) (stdout, stderr string, code int) {
 	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
 }
 
+// ports are those that FreeAddr gave.
+var ports sync.Map
+
 // FreeAddr finds a port on loopback that is free now. It is below the range
 // that the kernel takes the near ends of connections from, so that nothing
-// takes it while the relay is down between two starts.
+// takes it while the relay is down between two starts. None is given twice.
 func FreeAddr() string {
 	for {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000)))
+		port := 10_000 + rand.IntN(20_000)
+		if _, given := ports.LoadOrStore(port, true); given {
+			continue
+		}
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if errors.Is(err, syscall.EADDRINUSE) {
 			continue
 		}
