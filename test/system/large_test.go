@@ -26,8 +26,9 @@ func TestLargeQueue(t *testing.T) {
 		wg.Go(func() {
 			src := &peers.Source{Addr: r.SMTP, Sessions: 30, Reuse: true, Size: 1 << 10, Timeout: 40 * time.Second,
 				Rcpt: func(seq int64) string { return fmt.Sprintf("u@d%d.sink.test", seq%2000) }}
-			for left, base := n, int64(i+1)*1_000_000_000; left > 0 && t.Context().Err() == nil; base += int64(left) {
+			for left, base := n, int64(i+1)*1_000_000_000; left > 0 && t.Context().Err() == nil; {
 				sent := src.Run(t.Context(), base, left)
+				base += int64(left)
 				mu.Lock()
 				f.accepted = append(f.accepted, sent.Accepted...)
 				mu.Unlock()
