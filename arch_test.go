@@ -92,6 +92,7 @@ var floors = map[string]int{
 	"internal/admin/shape":     3, // counts what is queued by domain, age and reason
 	"spool/spooltest":          4, // crash suite, used by tests alone
 	"cmd":                      6, // wires everything
+	"cmd/clrelay/submit":       5, // a client of the relay, for commands
 	"test":                     6, // drives everything
 
 	"delivery/queue/keys":        2, // senders and domains as numbers

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/clrelay/clrelay/cmd/clrelay/alike"
 	"github.com/clrelay/clrelay/cmd/clrelay/cli"
 	"github.com/clrelay/clrelay/cmd/clrelay/rescue"
 	"github.com/clrelay/clrelay/internal/cmdline"
@@ -29,9 +30,22 @@ func main() {
 		},
 	}
 	context.AfterFunc(ctx, stop) // the second Ctrl-C ends the process
+	if alike.Is(os.Args[0]) {
+		code := alike.Run(ctx, mailProgram(app), os.Args[0], os.Args[1:])
+		stop()
+		os.Exit(code)
+	}
 	code := cli.Execute(ctx, app, newRootCommand(app), os.Args[1:])
 	stop()
 	os.Exit(code)
+}
+
+// mailProgram is what the look-alikes of other mail systems use.
+func mailProgram(app *cli.App) *alike.Process {
+	return &alike.Process{
+		Stdin: app.Stdin, Stdout: app.Stdout, Stderr: app.Stderr, Getenv: app.Getenv, Now: app.Now,
+		With: app.With, Config: cli.DefaultConfig, User: alike.CurrentUser,
+	}
 }
 
 // newRootCommand builds the whole tree.

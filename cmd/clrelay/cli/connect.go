@@ -27,7 +27,7 @@ import (
 
 // Where a relay is looked for that nobody named.
 const (
-	defaultConfig  = "/etc/clrelay/node.yaml"
+	DefaultConfig  = "/etc/clrelay/node.yaml"
 	defaultDataDir = "/var/lib/clrelay"
 	defaultPort    = "7525" // of nodes, between themselves and for operators
 )
@@ -47,7 +47,7 @@ func (a *App) flags(root *cobra.Command) {
 	f := root.PersistentFlags()
 	f.StringVarP(&a.cmdline.Format, "output", "o", cmdline.FormatTable, "print as this `format`: table, json, jsonl or yaml")
 	f.StringVar(&a.where.socket, "socket", "", "`path` of the relay's admin socket (CLRELAY_SOCKET; default: admin.sock in its data_dir)")
-	f.StringVar(&a.where.config, "config", "", "`path` of the node.yaml that names the data_dir (default "+defaultConfig+")")
+	f.StringVar(&a.where.config, "config", "", "`path` of the node.yaml that names the data_dir (default "+DefaultConfig+")")
 	f.StringVar(&a.where.addr, "addr", "", "cluster ports of nodes, `host:port[,host:port...]`: the first that can be reached is asked (CLRELAY_ADDR)")
 	f.StringVar(&a.where.tlsDir, "tls-dir", "", "`folder` of ca.crt, admin.crt and admin.key, for --addr (CLRELAY_TLS_DIR)")
 }
@@ -115,10 +115,10 @@ func (a *App) socketPath() (string, error) {
 	}
 	path := a.where.config
 	if path == "" {
-		if _, err := os.Stat(defaultConfig); errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(DefaultConfig); errors.Is(err, fs.ErrNotExist) {
 			return filepath.Join(defaultDataDir, admin.SocketName), nil
 		}
-		path = defaultConfig
+		path = DefaultConfig
 	}
 	node, err := config.LoadNode(path)
 	switch {
