@@ -119,8 +119,9 @@ var sameFloor = map[string]string{
 	"delivery/queue -> delivery/queue/whole": "content that knows whether it is damaged is a part of an attempt, cut off by size",
 	"delivery/queue -> delivery/queue/word":  "what an operator's word does is a part of the queue, cut off by size",
 
-	"cluster/segment -> cluster/segment/place":   "whom a segment lies with is a part of the protocol, cut off by size",
-	"cluster/segment -> cluster/segment/balance": "what is to move where is a part of the protocol, cut off by size",
+	"cluster/segment -> cluster/segment/place":             "whom a segment lies with is a part of the protocol, cut off by size",
+	"cmd/clrelay/serve/watch -> cmd/clrelay/serve/explain": "what was sent and what would be are one service, cut in two by size",
+	"cluster/segment -> cluster/segment/balance":           "what is to move where is a part of the protocol, cut off by size",
 }
 
 // fences says which packages may use a library: it stays behind the package

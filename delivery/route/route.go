@@ -155,6 +155,17 @@ func ParseHost(s string) (host string, port uint16, err error) {
 	return host, port, nil
 }
 
+// Rule gives the first rule that matches a domain, counted from 0; ok is false
+// where none does or the domain is none.
+func (t *Table) Rule(domain string) (i int, ok bool) {
+	name, err := Normalize(domain)
+	if err != nil {
+		return 0, false
+	}
+	i = t.find(name)
+	return i, i < len(t.hops)
+}
+
 // find gives the first rule that matches.
 func (t *Table) find(name string) int {
 	best := t.all

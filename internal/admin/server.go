@@ -45,6 +45,8 @@ type Options struct {
 	Ground   jobs.Ground     // nil on a single machine
 	Rules    rules.Store
 	Level    func() uint32 // the cluster's feature level; nil on a single machine
+	// Services are further parts of the API; f asks the other nodes.
+	Services []func(r grpc.ServiceRegistrar, f fleet.Fleet)
 	Log      *slog.Logger
 	Metrics  *metrics.Node
 	Now      func() time.Time // time.Now when nil
@@ -126,6 +128,9 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	adminv1.RegisterRescueServiceServer(r, &rescue.Service{Plane: o.Rescue})
 	adminv1.RegisterAuditServiceServer(r, &audit.Service{Log: o.Audit, Node: o.Name, Fleet: f})
 	adminv1.RegisterAccessServiceServer(r, &who.Service{Bindings: o.Bindings})
+	for _, register := range o.Services {
+		register(r, f)
+	}
 	healthv1.RegisterHealthServer(r, s.health)
 }
 

@@ -81,6 +81,15 @@ func ClusterTree(name string, text []byte) (*strict.Tree, error) {
 	return strict.Parse(name, "", text).Tree(cluster)
 }
 
+// Lines tells in which line of the text of a cluster.yaml a setting stands, such
+// as routes[0]: that of the nearest section around one that is not there.
+func Lines(text []byte) func(key string) int {
+	f := strict.Parse("", "", text)
+	node, cluster := docs()
+	f.Fill(&Cluster{}, cluster, node)
+	return f.Line
+}
+
 // readCluster reads cluster.yaml for the node n, or for any when it is nil.
 func readCluster(f check, n *Node) (*Cluster, error) {
 	c := &Cluster{}

@@ -27,6 +27,7 @@ import (
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/jobs"
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/queue"
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/trace"
+	"github.com/clrelay/clrelay/cmd/clrelay/cli/trial"
 	"github.com/clrelay/clrelay/internal/cmdline"
 	"github.com/clrelay/clrelay/internal/config"
 )
@@ -98,6 +99,7 @@ safe), 5 denied, 6 conflict or guard refused, 7 partly done, 8 findings,
 			c.AddCommand(trace.MessageCommands(a.console(), a.with)...)
 		}
 	}
+	root.AddCommand(trial.Commands(a.console(), a.with))
 	return root
 }
 

@@ -170,7 +170,7 @@ func (r *relay) openSpool() error {
 	o := queue.Options{
 		Router:    &r.routes,
 		Deliverer: r.parts.delivery,
-		Observer:  watch,
+		Observer:  r.watch.Queue(watch),
 		Schedule:  r.conf().schedule(),
 		Mailboxes: r.conf().mailboxes(),
 		Hostname:  string(r.conf().node.Hostname),
@@ -250,7 +250,7 @@ func (r *relay) startSMTP() error {
 		Acceptor: observe.Acceptor{Spool: r.parts.spool, Traces: r.parts.traces.Log},
 		Policy:   r.parts.policy,
 		Ready:    r.parts.ready,
-		Observer: &observe.Sessions{Log: r.maillog, Traces: r.parts.traces.Log, Metrics: r.metrics.SMTP},
+		Observer: r.watch.Server(&observe.Sessions{Log: r.maillog, Traces: r.parts.traces.Log, Metrics: r.metrics.SMTP}),
 		Tap:      r.parts.traces.Tap,
 		Log:      r.log,
 	})

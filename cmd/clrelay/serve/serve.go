@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/clrelay/clrelay/cmd/clrelay/serve/watch"
 	"github.com/clrelay/clrelay/internal/config"
 	"github.com/clrelay/clrelay/internal/maillog"
 	"github.com/clrelay/clrelay/internal/metrics"
@@ -53,6 +54,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	r := newRelay(o, s)
 	defer r.maillog.Close()
+	defer r.watch.Close()
 	r.warn(s.warnings())
 	r.warnOfFiles(s.cluster)
 	started := r.endWhileStarting(ctx)
@@ -75,6 +77,7 @@ type relay struct {
 	level   slog.LevelVar
 	maillog *maillog.Log
 	metrics *metrics.Metrics
+	watch   *watch.Watch
 	notify  sdnotify.Notifier
 	started time.Time
 	wait    patience
@@ -100,7 +103,7 @@ const (
 
 func newRelay(o Options, s *settings) *relay {
 	r := &relay{
-		o: o, metrics: metrics.New(), started: time.Now(),
+		o: o, metrics: metrics.New(), watch: watch.New(), started: time.Now(),
 		notify: sdnotify.New(o.Getenv, os.Getpid()),
 		wait:   patience{sessions: 30 * time.Second, deliveries: 30 * time.Second, requests: 2 * time.Second},
 		failed: make(chan error, 16),

@@ -88,3 +88,21 @@ func (e *Extensions) limit(word string) {
 		e.MaxMails = n
 	}
 }
+
+// Words lists what is offered as keywords, for humans.
+func (e *Extensions) Words() []string {
+	var out []string
+	for _, w := range []struct {
+		on   bool
+		word string
+	}{
+		{e.Pipelining, "PIPELINING"}, {e.Size && e.MaxSize == 0, "SIZE"}, {e.MaxSize > 0, "SIZE " + strconv.FormatInt(e.MaxSize, 10)},
+		{e.EightBitMIME, "8BITMIME"}, {e.SMTPUTF8, "SMTPUTF8"}, {e.DSN, "DSN"}, {e.Chunking, "CHUNKING"}, {e.BinaryMIME, "BINARYMIME"},
+		{e.StartTLS, "STARTTLS"}, {e.RequireTLS, "REQUIRETLS"}, {len(e.Auth) > 0, "AUTH " + strings.Join(e.Auth, " ")},
+	} {
+		if w.on {
+			out = append(out, w.word)
+		}
+	}
+	return out
+}

@@ -26,6 +26,11 @@ func AccessTo(method string) roles.Access {
 		"/admin.v1.JobService/List",
 		"/admin.v1.JobService/Watch",
 		"/admin.v1.AccessService/List",
+		"/admin.v1.TestService/Address",
+		"/admin.v1.TestService/Outcomes",
+		"/admin.v1.DoctorService/Examine",
+		"/admin.v1.DoctorService/Clock",
+		"/admin.v1.TopService/Stats",
 		"/grpc.health.v1.Health/Check",
 		"/grpc.health.v1.Health/List",
 		"/grpc.health.v1.Health/Watch",
@@ -52,6 +57,9 @@ func AccessTo(method string) roles.Access {
 		"/admin.v1.ClusterService/TransferLeader",
 		"/admin.v1.ConfigService/Apply",
 		"/admin.v1.ConfigService/Confirm",
+		"/admin.v1.DebugService/LogLevel",
+		"/admin.v1.DebugService/Bundle",
+		"/admin.v1.DebugService/Profile",
 		"/admin.v1.RescueService/WriteOff":
 		return roles.Administers
 	case "/admin.v1.ContentService/Headers", "/admin.v1.ContentService/Body":
@@ -86,10 +94,15 @@ func OpenToNodes(method string) (open, local bool) {
 		"/admin.v1.QueueService/Undrop",
 		"/admin.v1.QueueService/Reroute",
 		"/admin.v1.QueueService/Expire",
-		"/admin.v1.AuditService/Verify":
+		"/admin.v1.AuditService/Verify",
+		"/admin.v1.TestService/Outcomes",
+		"/admin.v1.DoctorService/Examine",
+		"/admin.v1.TopService/Stats",
+		"/admin.v1.DebugService/Bundle":
 		return true, true
 	case "/admin.v1.NodeService/Status",
 		"/admin.v1.JobService/Work",
+		"/admin.v1.DoctorService/Clock",
 		"/grpc.health.v1.Health/Check":
 		return true, false
 	}

@@ -1,0 +1,55 @@
+package cli_test
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/clrelay/clrelay/internal/admin"
+	"github.com/clrelay/clrelay/internal/admin/fleet"
+	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
+)
+
+// everyday are the further services of the invented relay.
+func everyday() []func(grpc.ServiceRegistrar, fleet.Fleet) {
+	return []func(grpc.ServiceRegistrar, fleet.Fleet){func(r grpc.ServiceRegistrar, _ fleet.Fleet) {
+		adminv1.RegisterTestServiceServer(r, trials{})
+	}}
+}
+
+// trials knows a partner, a stranger's address, and a domain without a host.
+type trials struct {
+	adminv1.UnimplementedTestServiceServer
+}
+
+func (trials) Address(_ context.Context, req *adminv1.AddressRequest) (*adminv1.AddressResponse, error) {
+	out := &adminv1.AddressResponse{
+		Node: "mx1", Rcpt: req.GetAddress(), Config: "cluster configuration 7",
+		Admission: &adminv1.Admission{Allowed: true, Setting: "senders[0]", Name: "campus", Line: 2},
+		Route:     &adminv1.RouteChoice{Setting: "routes[1]", Line: 9, Kind: "mx", Destination: "mx:partner.example"},
+		Hosts: []*adminv1.NextHost{
+			{Name: "mx1.partner.example", Address: "203.0.113.9:25", Preference: 10},
+			{Name: "mx2.partner.example", Address: "203.0.113.10:25", Preference: 20, Silent: true, Plain: true},
+		},
+		Tls: "opportunistic", TlsReason: "the default",
+		Destination: &adminv1.Destination{Name: "mx:partner.example", State: "down", Running: 1, Limit: 3, Max: 100, Waiting: 2, Recipients: 7,
+			Reason: "451 4.4.1 connection refused", NextTry: timestamppb.New(now().Add(time.Minute))},
+	}
+	switch req.GetAddress() {
+	case "not an address":
+		return nil, admin.InvalidError(`the address "not an address": bad address`)
+	case "x@stranger.example":
+		out.Admission = &adminv1.Admission{Reply: "550 5.7.1 Relaying denied"}
+	case "x@nowhere.example":
+		out.Hosts, out.Notes = nil, []string{"550 5.1.2 domain nowhere.example does not exist"}
+	}
+	if req.GetProbe() {
+		out.Probe = &adminv1.HopProbe{Remote: "mx1.partner.example[203.0.113.9]:25", Extensions: []string{"PIPELINING", "STARTTLS"}, Tls: "TLSv1.3 verified", Rcpt: "accepted"}
+		if req.GetFrom() == "refused@example.edu" {
+			out.Probe.Rcpt = "550 5.1.1 no such user"
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,84 @@
+package delivery
+
+import (
+	"context"
+	"io"
+	"net/netip"
+	"strings"
+
+	"github.com/clrelay/clrelay/delivery/smtpc"
+	"github.com/clrelay/clrelay/internal/mail"
+)
+
+// Candidate is an address that an attempt would go to.
+type Candidate struct {
+	Name   string
+	Addr   netip.AddrPort
+	Pref   int  // of its MX record; -1 where there is none
+	Silent bool // it did not answer lately, and comes last
+	Plain  bool // TLS failed lately, and is left alone
+}
+
+// maxCandidates bounds what Candidates looks up.
+const maxCandidates = 40
+
+// Candidates tells which addresses an attempt would try, in this order but for
+// those of equal preference, and what was in the way of finding others. It
+// sends nothing to them.
+func (a *Agent) Candidates(ctx context.Context, hop mail.NextHop) (hosts []Candidate, notes []mail.Reply) {
+	prefs := map[string]int{}
+	if hop.Kind == mail.HopMX {
+		set, _ := a.o.Resolver.LookupMX(ctx, hop.Domain) // what is wrong with it the walk notes
+		for _, m := range set {
+			prefs[strings.ToLower(strings.TrimSuffix(m.Host, "."))] = int(m.Pref)
+		}
+	}
+	w := walk{a: a, hop: &hop, note: func(r mail.Reply) { notes = append(notes, r) }, again: func() bool { return true }}
+	for len(hosts) < maxCandidates {
+		h, ok := w.next(ctx)
+		if !ok {
+			break
+		}
+		c := Candidate{Name: h.name, Addr: h.addr, Pref: -1, Silent: a.dead.has(h.addr), Plain: a.plain.has(h.addr)}
+		if p, ok := prefs[h.name]; ok {
+			c.Pref = p
+		}
+		hosts = append(hosts, c)
+	}
+	return hosts, notes
+}
+
+// Probed is what a host said about a recipient.
+type Probed struct {
+	Remote string
+	Offers smtpc.Offers
+	TLS    string      // facts of the session; empty in the clear
+	Rcpt   *mail.Reply // nil: it takes the recipient
+}
+
+// Probe connects to one of the Candidates of a hop as an attempt would, and
+// asks about the first recipient of env. No message is sent, and what comes of
+// it is not remembered for attempts.
+func (a *Agent) Probe(ctx context.Context, hop mail.NextHop, c Candidate, env *mail.Envelope) (Probed, error) {
+	at := &Attempt{Envelope: env, Recipients: []int{0}, Content: nothing{}}
+	d := &attempt{a: a, hop: &hop, at: at}
+	t := d.target(host{name: c.Name, addr: c.Addr})
+	conn, failed := a.pool.Dial(ctx, t)
+	if failed != nil {
+		return Probed{Remote: t.Label()}, failed
+	}
+	defer a.pool.Put(conn)
+	p := Probed{Remote: conn.Remote(), Offers: *conn.Extensions(), TLS: conn.TLS()}
+	replies, failed := conn.Try(ctx, &smtpc.Transaction{Envelope: env, Recipients: at.Recipients, Content: at.Content})
+	if failed != nil {
+		return p, failed
+	}
+	p.Rcpt = replies[0]
+	return p, nil
+}
+
+// nothing is content of no octets.
+type nothing struct{}
+
+func (nothing) Size() int64                  { return 0 }
+func (nothing) Open() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("")), nil }
