@@ -153,3 +153,22 @@ func BenchmarkHistogram(b *testing.B) {
 		m.AcceptDuration.Observe(3 * time.Millisecond)
 	}
 }
+
+func TestQuantile(t *testing.T) {
+	m := metrics.New().Spool
+	if got := m.FsyncDuration.Quantile(0.5); got != 0 {
+		t.Errorf("of nothing: %v", got)
+	}
+	for range 90 {
+		m.FsyncDuration.Observe(time.Millisecond)
+	}
+	for range 10 {
+		m.FsyncDuration.Observe(time.Second)
+	}
+	if got := m.FsyncDuration.Quantile(0.5); got <= 0 || got > 3*time.Millisecond {
+		t.Errorf("p50 is %v", got)
+	}
+	if got := m.FsyncDuration.Quantile(0.99); got < 300*time.Millisecond || got > 3*time.Second {
+		t.Errorf("p99 is %v", got)
+	}
+}

@@ -94,6 +94,28 @@ func (h Histogram) Observe(d time.Duration) { h.h.Observe(d.Seconds()) }
 // Count tells how many were taken. It is meant for tests.
 func (h Histogram) Count() uint64 { return count(h.h) }
 
+// Quantile gives a duration that the share q of all was not above, as well as
+// the buckets let one tell; 0 when none was taken.
+func (h Histogram) Quantile(q float64) time.Duration {
+	var m dto.Metric
+	if h.h.Write(&m) != nil {
+		return 0 // a histogram never fails to write itself
+	}
+	all := m.GetHistogram().GetSampleCount()
+	if all == 0 {
+		return 0
+	}
+	want, below, from := q*float64(all), 0.0, 0.0
+	for _, b := range m.GetHistogram().GetBucket() {
+		n, to := float64(b.GetCumulativeCount()), b.GetUpperBound()
+		if n >= want && n > below {
+			return time.Duration((from + (to-from)*(want-below)/(n-below)) * float64(time.Second))
+		}
+		below, from = n, to
+	}
+	return time.Duration(from * float64(time.Second)) // above the last bucket
+}
+
 // HistogramVec is a histogram for each value of a label, from a closed set.
 type HistogramVec struct{ by map[string]Histogram }
 

@@ -24,6 +24,7 @@ import (
 
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/access"
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/cluster"
+	"github.com/clrelay/clrelay/cmd/clrelay/cli/doctor"
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/jobs"
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/queue"
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/trace"
@@ -99,7 +100,7 @@ safe), 5 denied, 6 conflict or guard refused, 7 partly done, 8 findings,
 			c.AddCommand(trace.MessageCommands(a.console(), a.with)...)
 		}
 	}
-	root.AddCommand(trial.Commands(a.console(), a.with))
+	root.AddCommand(trial.Commands(a.console(), a.with), doctor.Command(a.console(), a.with))
 	return root
 }
 

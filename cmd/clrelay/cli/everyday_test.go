@@ -16,6 +16,7 @@ import (
 func everyday() []func(grpc.ServiceRegistrar, fleet.Fleet) {
 	return []func(grpc.ServiceRegistrar, fleet.Fleet){func(r grpc.ServiceRegistrar, _ fleet.Fleet) {
 		adminv1.RegisterTestServiceServer(r, trials{})
+		adminv1.RegisterDoctorServiceServer(r, practice{})
 	}}
 }
 
@@ -52,4 +53,30 @@ func (trials) Address(_ context.Context, req *adminv1.AddressRequest) (*adminv1.
 		}
 	}
 	return out, nil
+}
+
+// practice finds something of each kind on mx1; mx2 is well, and mx4 silent.
+type practice struct {
+	adminv1.UnimplementedDoctorServiceServer
+}
+
+func (practice) Examine(_ context.Context, req *adminv1.ExamineRequest) (*adminv1.ExamineResponse, error) {
+	well := []*adminv1.Finding{
+		{Level: adminv1.FindingLevel_FINDING_LEVEL_OK, Node: "mx2", Check: "disk", Text: "80 GiB of 100 GiB free"},
+		{Level: adminv1.FindingLevel_FINDING_LEVEL_OK, Node: "mx2", Check: "fsync", Text: "1ms"},
+	}
+	switch req.GetNode() {
+	case "mx2":
+		return &adminv1.ExamineResponse{Findings: well}, nil
+	case "mx4":
+		return &adminv1.ExamineResponse{MissingNodes: []string{"mx4"}}, nil
+	case "":
+		return &adminv1.ExamineResponse{Findings: append([]*adminv1.Finding{
+			{Level: adminv1.FindingLevel_FINDING_LEVEL_OK, Check: "quorum", Text: "3 of 3 voters are there"},
+			{Level: adminv1.FindingLevel_FINDING_LEVEL_WARN, Node: "mx1", Check: "disk", Text: "10 GiB of 100 GiB free", Fix: "make room"},
+			{Level: adminv1.FindingLevel_FINDING_LEVEL_FAIL, Node: "mx1", Check: "dns", Text: "no answer", Fix: "see dns.servers"},
+			{Level: adminv1.FindingLevel_FINDING_LEVEL_UNKNOWN, Node: "mx1", Check: "ntp", Text: "the kernel does not tell"},
+		}, well...)}, nil
+	}
+	return nil, admin.ErrNoNode
 }

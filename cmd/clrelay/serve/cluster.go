@@ -18,6 +18,7 @@ import (
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/shared"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/work"
 	"github.com/clrelay/clrelay/internal/admin"
+	"github.com/clrelay/clrelay/internal/admin/fleet"
 	"github.com/clrelay/clrelay/internal/roles"
 )
 
@@ -214,7 +215,7 @@ func (r *relay) adminOptions() admin.Options {
 	o := admin.Options{Queue: op, Messages: op, Node: r, Rules: r.parts.rules, Content: &observe.Contents{Spool: r.parts.spool}, Traces: r.parts.traces, Configs: shared.OwnFile(func() []byte { return r.conf().cluster.Text }), Log: r.log, Metrics: r.metrics.Node,
 		Name: op.Node, Bindings: r.bindings, Audit: r.parts.books.Log, Recorder: r.parts.books.Recorder,
 		Jobs: &work.Records{Kept: r.parts.books.Records, Refusal: refusal}, Trials: &work.Records{Kept: r.parts.books.Records, Refusal: refusal}}
-	o.Services = append(o.Services, r.services)
+	o.Services = append(o.Services, func(to grpc.ServiceRegistrar, f fleet.Fleet) { r.services(to, f, o.Cluster) })
 	if m := r.parts.member; m != nil {
 		r.parts.conns = m.Conns()
 		c := &clusterOperator{node: m, conns: r.parts.conns, copies: func() int { return r.conf().cluster.Spool.Copies }}

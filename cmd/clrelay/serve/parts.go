@@ -151,10 +151,11 @@ func (r *relay) makeDelivery() error {
 		return err
 	}
 	r.parts.traces.Tap = trace.NewTap()
+	r.resolver = r.makeResolver()
 	r.parts.delivery = delivery.New(delivery.Options{
 		Tap:      r.parts.traces.Tap,
 		Hostname: string(r.conf().node.Hostname),
-		Resolver: r.makeResolver(),
+		Resolver: r.resolver,
 		Self:     r.conf().self(),
 		RootCAs:  roots,
 		MXPort:   r.conf().cluster.Deliver.MXPort,

@@ -13,8 +13,10 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/clrelay/clrelay/cmd/clrelay/serve/examine"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/watch"
 	"github.com/clrelay/clrelay/internal/config"
+	"github.com/clrelay/clrelay/internal/dnsx"
 	"github.com/clrelay/clrelay/internal/maillog"
 	"github.com/clrelay/clrelay/internal/metrics"
 	"github.com/clrelay/clrelay/internal/sdnotify"
@@ -55,6 +57,7 @@ func Run(ctx context.Context, o Options) error {
 	r := newRelay(o, s)
 	defer r.maillog.Close()
 	defer r.watch.Close()
+	defer r.doctor.Close()
 	r.warn(s.warnings())
 	r.warnOfFiles(s.cluster)
 	started := r.endWhileStarting(ctx)
@@ -78,15 +81,18 @@ type relay struct {
 	maillog *maillog.Log
 	metrics *metrics.Metrics
 	watch   *watch.Watch
+	doctor  *examine.Doctor
 	notify  sdnotify.Notifier
 	started time.Time
 	wait    patience
 
 	parts  parts
 	routes routes
-	state  atomic.Int32
-	broken atomic.Pointer[error]
-	failed chan error // servers that ended by themselves
+	// resolver is asked by deliveries and by the doctor.
+	resolver *dnsx.Resolver
+	state    atomic.Int32
+	broken   atomic.Pointer[error]
+	failed   chan error // servers that ended by themselves
 
 	applying sync.Mutex  // settings come from a reload and from the cluster
 	drained  atomic.Bool // clients are told 421 because the cluster drains this node
@@ -103,7 +109,7 @@ const (
 
 func newRelay(o Options, s *settings) *relay {
 	r := &relay{
-		o: o, metrics: metrics.New(), watch: watch.New(), started: time.Now(),
+		o: o, metrics: metrics.New(), watch: watch.New(), doctor: examine.New(string(s.node.DataDir)), started: time.Now(),
 		notify: sdnotify.New(o.Getenv, os.Getpid()),
 		wait:   patience{sessions: 30 * time.Second, deliveries: 30 * time.Second, requests: 2 * time.Second},
 		failed: make(chan error, 16),

@@ -5,9 +5,12 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/clrelay/clrelay/cmd/clrelay/serve/examine"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/explain"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/watch"
+	"github.com/clrelay/clrelay/internal/admin"
 	"github.com/clrelay/clrelay/internal/admin/fleet"
+	"github.com/clrelay/clrelay/internal/config"
 	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
 )
 
@@ -21,7 +24,7 @@ func (r *relay) inForce() explain.Settings {
 }
 
 // services are the parts of the admin API that show an operator's everyday.
-func (r *relay) services(to grpc.ServiceRegistrar, f fleet.Fleet) {
+func (r *relay) services(to grpc.ServiceRegistrar, f fleet.Fleet, cluster admin.Cluster) {
 	node := string(r.conf().node.Name)
 	adminv1.RegisterTestServiceServer(to, &watch.Trials{Watch: r.watch, Fleet: f, Service: &explain.Service{
 		Node: node, Now: r.inForce, Hosts: r.parts.delivery, Lanes: r.parts.queue,
@@ -36,4 +39,24 @@ func (r *relay) services(to grpc.ServiceRegistrar, f fleet.Fleet) {
 		Node: node, Watch: r.watch, Queue: r.parts.queue, Started: r.started, Fleet: f,
 		Ready: func() bool { return r.notReady() == "" }, Sessions: r.sessions,
 	})
+	adminv1.RegisterDoctorServiceServer(to, &examine.Service{
+		Node: node, Doctor: r.doctor, Started: r.started, Resolver: r.resolver, Spool: r.metrics.Spool, Fleet: f, Cluster: cluster, Files: ownFiles,
+		Settings: func() (*config.Node, *config.Cluster) { return r.conf().node, r.conf().cluster },
+		Status:   r.examined,
+	})
+}
+
+// examined is what the process says of itself to the doctor.
+func (r *relay) examined() examine.Status {
+	s := examine.Status{
+		NotReady: r.notReady(), Draining: r.state.Load() == draining || r.drained.Load(), LogLost: r.maillog.Lost(),
+		Imbalance: imbalance(r.parts.queue, r.parts.spool), Addresses: r.parts.addresses(),
+	}
+	for _, w := range r.conf().warnings() {
+		s.Warnings = append(s.Warnings, w.Error())
+	}
+	if v := r.versions.Load(); v.rejected > 0 {
+		s.Rejected = fmt.Sprintf("version %d of the cluster's configuration was not taken over: %s", v.rejected, v.why)
+	}
+	return s
 }
