@@ -17,16 +17,19 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/access"
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/cluster"
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/doctor"
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/jobs"
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/queue"
+	"github.com/clrelay/clrelay/cmd/clrelay/cli/top"
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/trace"
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/trial"
 	"github.com/clrelay/clrelay/internal/cmdline"
@@ -46,6 +49,14 @@ type App struct {
 
 	cmdline cmdline.Console
 	where   where
+}
+
+// screen is stdout where it is a terminal, and nil elsewhere.
+func (a *App) screen() *os.File {
+	if f, ok := a.Stdout.(*os.File); ok && a.Terminal() && term.IsTerminal(int(f.Fd())) {
+		return f
+	}
+	return nil
 }
 
 // console is what commands print with; the tree must be built.
@@ -100,7 +111,7 @@ safe), 5 denied, 6 conflict or guard refused, 7 partly done, 8 findings,
 			c.AddCommand(trace.MessageCommands(a.console(), a.with)...)
 		}
 	}
-	root.AddCommand(trial.Commands(a.console(), a.with), doctor.Command(a.console(), a.with))
+	root.AddCommand(trial.Commands(a.console(), a.with), doctor.Command(a.console(), a.with), top.Command(a.console(), a.with, a.screen))
 	return root
 }
 

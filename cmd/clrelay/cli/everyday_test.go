@@ -2,9 +2,11 @@ package cli_test
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/clrelay/clrelay/internal/admin"
@@ -17,6 +19,7 @@ func everyday() []func(grpc.ServiceRegistrar, fleet.Fleet) {
 	return []func(grpc.ServiceRegistrar, fleet.Fleet){func(r grpc.ServiceRegistrar, _ fleet.Fleet) {
 		adminv1.RegisterTestServiceServer(r, trials{})
 		adminv1.RegisterDoctorServiceServer(r, practice{})
+		adminv1.RegisterTopServiceServer(r, &meter{})
 	}}
 }
 
@@ -79,4 +82,40 @@ func (practice) Examine(_ context.Context, req *adminv1.ExamineRequest) (*adminv
 		}, well...)}, nil
 	}
 	return nil, admin.ErrNoNode
+}
+
+// meter is of a cluster of two nodes that takes 50 messages a second and
+// delivers 40, from each look to the next, which are ten seconds apart; mx3
+// does not answer.
+type meter struct {
+	adminv1.UnimplementedTopServiceServer
+	looks atomic.Int64
+}
+
+func (m *meter) Stats(_ context.Context, req *adminv1.StatsRequest) (*adminv1.StatsResponse, error) {
+	n := m.looks.Add(1)
+	out := &adminv1.StatsResponse{
+		Nodes: []*adminv1.NodeStats{
+			{Node: "mx1", Uptime: durationpb.New(time.Hour + time.Duration(n)*10*time.Second), Ready: true, Sessions: 12, Running: 3, Active: 5, Deferred: 1200, Held: 1,
+				Oldest: durationpb.New(3*time.Hour + 12*time.Minute), Accepted: 500 * n, Delivered: 400 * n, PutOff: 5 * n, Bounced: 10 * n, Rejected: 7},
+			{Node: "mx2", Uptime: durationpb.New(time.Duration(n) * time.Second), Accepted: 3},
+		},
+		Destinations: []*adminv1.Destination{
+			{Name: "mx:partner.example", Node: "mx1", State: "down", Recipients: 1100, Waiting: 0, Running: 1, Limit: 1, Reason: "451 4.4.1 connection refused", NextTry: timestamppb.New(now().Add(time.Minute))},
+		},
+	}
+	if n%2 == 0 {
+		out.MissingNodes = []string{"mx3"}
+	}
+	window := "hour"
+	if req.GetWindow().AsDuration() == 24*time.Hour {
+		window = "day"
+	}
+	switch req.GetBy() {
+	case adminv1.TopBy_TOP_BY_SENDER:
+		out.Rows = []*adminv1.TopRow{{Name: "payroll@example.edu", Count: 31204}, {Name: "<>", Count: 300, Error: 20}}
+	case adminv1.TopBy_TOP_BY_DOMAIN:
+		out.Rows = []*adminv1.TopRow{{Name: window + ".example", Count: 5}}
+	}
+	return out, nil
 }

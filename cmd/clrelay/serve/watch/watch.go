@@ -6,6 +6,7 @@ package watch
 
 import (
 	"cmp"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -45,7 +46,7 @@ type Watch struct {
 // seen is something to be counted: a message, or what was said to an attempt.
 type seen struct {
 	env   *mail.Envelope
-	reply string
+	reply mail.Reply
 }
 
 // outcome is what happened to a recipient.
@@ -89,7 +90,7 @@ func (w *Watch) run() {
 func (w *Watch) tally(s *seen) {
 	now := time.Now()
 	if s.env == nil {
-		w.reasons.Add(now, string(shape.AppendNormal(nil, s.reply)), 1)
+		w.reasons.Add(now, reason(&s.reply), 1)
 		return
 	}
 	w.senders.Add(now, cmp.Or(strings.ToLower(s.env.From.String()), nullSender), 1)
@@ -106,6 +107,20 @@ func (w *Watch) tally(s *seen) {
 		domain, n = d, n+1
 	}
 	w.domains.Add(now, cmp.Or(strings.ToLower(domain), "-"), n)
+}
+
+// reason is the reply without what differs from one to the next. Its codes do
+// not.
+func reason(r *mail.Reply) string {
+	var b []byte
+	if r.Code != 0 {
+		b = strconv.AppendInt(b, int64(r.Code), 10)
+		b = append(b, ' ')
+	}
+	if e := r.Enhanced.String(); e != "" {
+		b = append(append(b, e...), ' ')
+	}
+	return cmp.Or(strings.TrimSpace(string(b)+string(shape.AppendNormal(nil, r.Text))), "-")
 }
 
 // nullSender is the name of the null reverse-path: a name is never empty.
@@ -169,10 +184,10 @@ func (w *Watch) note(e *queue.Event) {
 		w.delivered.Add(1)
 	case queue.Deferred:
 		w.putOff.Add(1)
-		w.put(seen{reply: e.Outcome.Reply.Line()})
+		w.put(seen{reply: e.Outcome.Reply})
 	case queue.Bounced, queue.Expired:
 		w.bounced.Add(1)
-		w.put(seen{reply: e.Outcome.Reply.Line()})
+		w.put(seen{reply: e.Outcome.Reply})
 	case queue.DoubleBounce, queue.Released:
 		return // another outcome stands beside it, or follows
 	}
