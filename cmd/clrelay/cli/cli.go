@@ -26,6 +26,7 @@ import (
 
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/access"
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/cluster"
+	"github.com/clrelay/clrelay/cmd/clrelay/cli/debug"
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/doctor"
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/jobs"
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/queue"
@@ -111,7 +112,7 @@ safe), 5 denied, 6 conflict or guard refused, 7 partly done, 8 findings,
 			c.AddCommand(trace.MessageCommands(a.console(), a.with)...)
 		}
 	}
-	root.AddCommand(trial.Commands(a.console(), a.with), doctor.Command(a.console(), a.with), top.Command(a.console(), a.with, a.screen))
+	root.AddCommand(trial.Commands(a.console(), a.with), doctor.Command(a.console(), a.with), top.Command(a.console(), a.with, a.screen), debug.Commands(a.console(), a.with))
 	return root
 }
 

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/clrelay/clrelay/cmd/clrelay/serve/bundle"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/examine"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/watch"
 	"github.com/clrelay/clrelay/internal/config"
@@ -82,6 +83,8 @@ type relay struct {
 	metrics *metrics.Metrics
 	watch   *watch.Watch
 	doctor  *examine.Doctor
+	levels  *bundle.Levels
+	tails   [2]*bundle.Tail // of the log of messages, and of everything else
 	notify  sdnotify.Notifier
 	started time.Time
 	wait    patience
@@ -107,6 +110,9 @@ const (
 	draining
 )
 
+// keptLog is how many octets of each log are kept for a bundle.
+const keptLog = 256 << 10
+
 func newRelay(o Options, s *settings) *relay {
 	r := &relay{
 		o: o, metrics: metrics.New(), watch: watch.New(), doctor: examine.New(string(s.node.DataDir)), started: time.Now(),
@@ -114,6 +120,9 @@ func newRelay(o Options, s *settings) *relay {
 		wait:   patience{sessions: 30 * time.Second, deliveries: 30 * time.Second, requests: 2 * time.Second},
 		failed: make(chan error, 16),
 	}
+	r.tails = [2]*bundle.Tail{bundle.NewTail(o.Stdout, keptLog), bundle.NewTail(o.Stderr, keptLog)}
+	r.levels = &bundle.Levels{Level: &r.level, Configured: func() string { return r.conf().node.Log.Level }}
+	o.Stdout, o.Stderr = r.tails[0], r.tails[1]
 	r.current.Store(s)
 	r.versions.Store(&versions{})
 	r.setLevel()

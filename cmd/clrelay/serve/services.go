@@ -1,10 +1,14 @@
 package serve
 
 import (
+	"context"
+	"encoding/json"
 	"fmt"
+	"os"
 
 	"google.golang.org/grpc"
 
+	"github.com/clrelay/clrelay/cmd/clrelay/serve/bundle"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/examine"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/explain"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/watch"
@@ -35,15 +39,34 @@ func (r *relay) services(to grpc.ServiceRegistrar, f fleet.Fleet, cluster admin.
 			return r.parts.policy
 		},
 	}})
-	adminv1.RegisterTopServiceServer(to, &watch.Service{
+	figures := &watch.Service{
 		Node: node, Watch: r.watch, Queue: r.parts.queue, Started: r.started, Fleet: f,
 		Ready: func() bool { return r.notReady() == "" }, Sessions: r.sessions,
-	})
-	adminv1.RegisterDoctorServiceServer(to, &examine.Service{
+	}
+	adminv1.RegisterTopServiceServer(to, figures)
+	doctor := &examine.Service{
 		Node: node, Doctor: r.doctor, Started: r.started, Resolver: r.resolver, Spool: r.metrics.Spool, Fleet: f, Cluster: cluster, Files: ownFiles,
 		Settings: func() (*config.Node, *config.Cluster) { return r.conf().node, r.conf().cluster },
 		Status:   r.examined,
-	})
+	}
+	adminv1.RegisterDoctorServiceServer(to, doctor)
+	sources := append(bundle.Process(r.o.Version, r.metrics.Handler()),
+		bundle.Source{Name: "log.txt", Make: r.tails[1].Last}, bundle.Source{Name: "mail.log", Make: r.tails[0].Last},
+		bundle.Source{Name: "node.yaml", Make: func(context.Context) ([]byte, error) { return os.ReadFile(r.o.Config) }},
+		bundle.Source{Name: "cluster.yaml", Make: func(context.Context) ([]byte, error) { return r.conf().cluster.Text, nil }},
+		bundle.JSON("doctor.json", doctor.Examine, &adminv1.ExamineRequest{Local: true}),
+		bundle.JSON("top.json", figures.Stats, &adminv1.StatsRequest{Local: true, By: adminv1.TopBy_TOP_BY_REASON}),
+	)
+	if cluster != nil {
+		sources = append(sources, bundle.Source{Name: "cluster.json", Make: func(ctx context.Context) ([]byte, error) {
+			st, err := cluster.Status(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return json.MarshalIndent(st, "", "  ")
+		}})
+	}
+	adminv1.RegisterDebugServiceServer(to, &bundle.Service{Node: node, Sources: sources, Fleet: f, Levels: r.levels})
 }
 
 // examined is what the process says of itself to the doctor.

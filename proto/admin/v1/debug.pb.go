@@ -28,7 +28,10 @@ type BundleRequest struct {
 	// Leave mail addresses and IP addresses as they are.
 	Full bool `protobuf:"varint,1,opt,name=full,proto3" json:"full,omitempty"`
 	// The node that is asked alone. Nodes ask each other so.
-	Local         bool `protobuf:"varint,2,opt,name=local,proto3" json:"local,omitempty"`
+	Local bool `protobuf:"varint,2,opt,name=local,proto3" json:"local,omitempty"`
+	// What masks are made with, so that equal addresses look equal on all nodes;
+	// a new one for each bundle.
+	MaskKey       []byte `protobuf:"bytes,3,opt,name=mask_key,json=maskKey,proto3" json:"mask_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -75,6 +78,13 @@ func (x *BundleRequest) GetLocal() bool {
 		return x.Local
 	}
 	return false
+}
+
+func (x *BundleRequest) GetMaskKey() []byte {
+	if x != nil {
+		return x.MaskKey
+	}
+	return nil
 }
 
 // BundleResponse is a piece of a file.
@@ -375,10 +385,11 @@ var File_admin_v1_debug_proto protoreflect.FileDescriptor
 
 const file_admin_v1_debug_proto_rawDesc = "" +
 	"\n" +
-	"\x14admin/v1/debug.proto\x12\badmin.v1\x1a\x1egoogle/protobuf/duration.proto\"9\n" +
+	"\x14admin/v1/debug.proto\x12\badmin.v1\x1a\x1egoogle/protobuf/duration.proto\"T\n" +
 	"\rBundleRequest\x12\x12\n" +
 	"\x04full\x18\x01 \x01(\bR\x04full\x12\x14\n" +
-	"\x05local\x18\x02 \x01(\bR\x05local\"]\n" +
+	"\x05local\x18\x02 \x01(\bR\x05local\x12\x19\n" +
+	"\bmask_key\x18\x03 \x01(\fR\amaskKey\"]\n" +
 	"\x0eBundleResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12#\n" +
