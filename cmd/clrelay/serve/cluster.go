@@ -15,6 +15,7 @@ import (
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/notes"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/observe"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/operate"
+	"github.com/clrelay/clrelay/cmd/clrelay/serve/plane"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/shared"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/work"
 	"github.com/clrelay/clrelay/internal/admin"
@@ -219,7 +220,7 @@ func (r *relay) adminOptions() admin.Options {
 	if m := r.parts.member; m != nil {
 		r.parts.conns = m.Conns()
 		c := &clusterOperator{node: m, conns: r.parts.conns, copies: func() int { return r.conf().cluster.Spool.Copies }}
-		o.Cluster, o.Nodes, o.Peers, o.Rescue = c, c, c, &controlPlane{m}
+		o.Cluster, o.Nodes, o.Peers, o.Rescue = c, c, c, &plane.Control{Node: m, Early: errEarly, Refusal: refusal}
 		o.Ground = work.Ground{Node: m}
 		o.Traces.All = c.All
 		o.Level = func() uint32 { return m.Overview().Level }

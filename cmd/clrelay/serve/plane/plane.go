@@ -1,4 +1,6 @@
-package serve
+// Package plane answers the admin API about the control plane of the cluster,
+// for the day on which it has lost too much.
+package plane
 
 import (
 	"context"
@@ -15,16 +17,23 @@ import (
 	"github.com/clrelay/clrelay/proto/control"
 )
 
-// controlPlane answers for the control plane of the cluster.
-type controlPlane struct{ node *cluster.Node }
+// Control answers for the control plane of the cluster. Early is what an
+// operator hears before the node takes part, Refusal makes errors of the cluster
+// those of the admin API.
+type Control struct {
+	Node    *cluster.Node
+	Early   error
+	Refusal func(err error, what string) error
+}
 
-func (c *controlPlane) Backup(context.Context) (rescue.Backup, error) {
-	if !c.node.Started() {
-		return rescue.Backup{}, errEarly
+// Backup is of rescue.Plane.
+func (c *Control) Backup(context.Context) (rescue.Backup, error) {
+	if !c.Node.Started() {
+		return rescue.Backup{}, c.Early
 	}
-	b, err := c.node.Backup()
+	b, err := c.Node.Backup()
 	if err != nil {
-		return rescue.Backup{}, refusal(err, "")
+		return rescue.Backup{}, c.Refusal(err, "")
 	}
 	return rescue.Backup{
 		Node: b.Node, Generation: b.Generation, Term: b.Term, Index: b.Index, Leader: b.Leader, Quorum: b.Quorum,
@@ -32,9 +41,10 @@ func (c *controlPlane) Backup(context.Context) (rescue.Backup, error) {
 	}, nil
 }
 
-func (c *controlPlane) WriteOff(ctx context.Context, w rescue.WriteOff) ([]rescue.Segment, error) {
-	if !c.node.Started() {
-		return nil, errEarly
+// WriteOff is of rescue.Plane.
+func (c *Control) WriteOff(ctx context.Context, w rescue.WriteOff) ([]rescue.Segment, error) {
+	if !c.Node.Started() {
+		return nil, c.Early
 	}
 	list, err := c.meant(w)
 	if err != nil {
@@ -52,11 +62,11 @@ func (c *controlPlane) WriteOff(ctx context.Context, w rescue.WriteOff) ([]rescu
 		out = append(out, x)
 	}
 	if w.DryRun {
-		return out, refusal(c.node.MayWriteOff(list), "nothing can be written off")
+		return out, c.Refusal(c.Node.MayWriteOff(list), "nothing can be written off")
 	}
-	done, err := c.node.WriteOff(ctx, list, w.Reason)
+	done, err := c.Node.WriteOff(ctx, list, w.Reason)
 	if err != nil {
-		return nil, refusal(err, "the write-off did not succeed")
+		return nil, c.Refusal(err, "the write-off did not succeed")
 	}
 	for i, code := range done {
 		if code != fsm.OK {
@@ -67,9 +77,9 @@ func (c *controlPlane) WriteOff(ctx context.Context, w rescue.WriteOff) ([]rescu
 }
 
 // meant finds the segments.
-func (c *controlPlane) meant(w rescue.WriteOff) ([]fsm.Segment, error) {
+func (c *Control) meant(w rescue.WriteOff) ([]fsm.Segment, error) {
 	if w.Lost {
-		return c.node.Lost(), nil
+		return c.Node.Lost(), nil
 	}
 	var list []fsm.Segment
 	seen := map[fsm.SegmentID]bool{}
@@ -78,7 +88,7 @@ func (c *controlPlane) meant(w rescue.WriteOff) ([]fsm.Segment, error) {
 		if !ok {
 			return nil, status.Error(codes.NotFound, fmt.Sprintf("%q is no name of a segment, such as 1.5-9", name))
 		}
-		g, err := c.node.Segment(id)
+		g, err := c.Node.Segment(id)
 		if errors.Is(err, cluster.ErrNoSegment) {
 			return nil, status.Error(codes.NotFound, err.Error())
 		}
