@@ -93,6 +93,7 @@ var floors = map[string]int{
 	"spool/spooltest":          4, // crash suite, used by tests alone
 	"cmd":                      6, // wires everything
 	"cmd/clrelay/submit":       5, // a client of the relay, for commands
+	"docs":                     0, // the manual
 	"test":                     6, // drives everything
 
 	"delivery/queue/keys":        2, // senders and domains as numbers

@@ -134,6 +134,7 @@ func TestDebugLevelsAndProfiles(t *testing.T) {
 	}{
 		{[]string{"debug", "log-level", "show"}, 0, "info\n"},
 		{[]string{"debug", "log-level", "set", "debug", "--for", "1h"}, 0, "debug for 1h0m0s, then info\n"},
+		{[]string{"queue", "summary"}, 0, "messages"}, // which is worth a line at debug alone
 		{[]string{"debug", "log-level", "show", "-o", "jsonl"}, 0, `{"level":"debug","configured":"info","left_seconds":3`},
 		{[]string{"debug", "log-level", "set", "loud"}, 2, ""},
 		{[]string{"debug", "goroutines"}, 0, "goroutine "},

@@ -104,6 +104,11 @@ func TestDebianPackage(t *testing.T) {
 	if out, err := nfpm("--version"); err != nil {
 		t.Skipf("nfpm cannot be had, as without a Go module proxy: %v\n%s", err, out)
 	}
+	pages := exec.Command("make", "-s", "man")
+	pages.Dir = root
+	if out, err := pages.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
 	deb := filepath.Join(publicDir(t), "clrelay.deb")
 	if out, err := nfpm("package", "--config", "deploy/debian/nfpm.yaml", "--packager", "deb", "--target", deb); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -116,6 +121,7 @@ func TestDebianPackage(t *testing.T) {
 		`-rwxr-xr-x root/root +\d+ .* \./usr/bin/clrelay`, `drwxr-x--- root/root +0 .* \./etc/clrelay/tls/`,
 		`-rw-r--r-- .* \./usr/lib/systemd/system/clrelay\.service`, `-rw-r--r-- .* \./usr/lib/sysusers\.d/clrelay\.conf`,
 		`\./usr/share/doc/clrelay/operations\.md`, `\./usr/share/doc/clrelay/copyright`, `\./usr/share/doc/clrelay/examples/node\.yaml`,
+		`\./usr/share/man/man8/clrelay-queue-list\.8`, `\./usr/share/bash-completion/completions/clrelay`,
 	} {
 		if !regexp.MustCompile(`(?m)^.*` + want + `$`).Match(out) {
 			t.Errorf("the package lacks %s:\n%s", want, out)

@@ -26,9 +26,11 @@ import (
 
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/access"
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/cluster"
+	"github.com/clrelay/clrelay/cmd/clrelay/cli/complete"
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/debug"
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/doctor"
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/jobs"
+	"github.com/clrelay/clrelay/cmd/clrelay/cli/manual"
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/queue"
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/top"
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/trace"
@@ -112,13 +114,14 @@ safe), 5 denied, 6 conflict or guard refused, 7 partly done, 8 findings,
 			c.AddCommand(trace.MessageCommands(a.console(), a.with)...)
 		}
 	}
-	root.AddCommand(trial.Commands(a.console(), a.with), doctor.Command(a.console(), a.with), top.Command(a.console(), a.with, a.screen), debug.Commands(a.console(), a.with))
+	root.AddCommand(trial.Commands(a.console(), a.with), doctor.Command(a.console(), a.with), top.Command(a.console(), a.with, a.screen), debug.Commands(a.console(), a.with), manual.Command(a.console()))
 	return root
 }
 
 // Execute runs the command that args name and returns the exit code.
 func Execute(ctx context.Context, a *App, root *cobra.Command, args []string) int {
 	prepare(root)
+	complete.Attach(root, a.with)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if err == nil {

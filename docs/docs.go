@@ -1,0 +1,10 @@
+// Package docs holds the manual, so that the program can show it where there is
+// no network.
+package docs
+
+import "embed"
+
+// Pages are the pages, in Markdown.
+//
+//go:embed *.md
+var Pages embed.FS
