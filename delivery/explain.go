@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/clrelay/clrelay/delivery/smtpc"
+	"github.com/clrelay/clrelay/delivery/smtpc/wire"
 	"github.com/clrelay/clrelay/internal/mail"
 )
 
@@ -51,7 +52,7 @@ func (a *Agent) Candidates(ctx context.Context, hop mail.NextHop) (hosts []Candi
 // Probed is what a host said about a recipient.
 type Probed struct {
 	Remote string
-	Offers smtpc.Offers
+	Offers wire.Extensions
 	TLS    string      // facts of the session; empty in the clear
 	Rcpt   *mail.Reply // nil: it takes the recipient
 }
@@ -69,11 +70,14 @@ func (a *Agent) Probe(ctx context.Context, hop mail.NextHop, c Candidate, env *m
 	}
 	defer a.pool.Put(conn)
 	p := Probed{Remote: conn.Remote(), Offers: *conn.Extensions(), TLS: conn.TLS()}
-	replies, failed := conn.Try(ctx, &smtpc.Transaction{Envelope: env, Recipients: at.Recipients, Content: at.Content})
+	res := make([]smtpc.Result, 1)
+	failed = conn.Send(ctx, &smtpc.Transaction{Envelope: env, Recipients: at.Recipients, Content: at.Content, Ask: true}, res)
 	if failed != nil {
 		return p, failed
 	}
-	p.Rcpt = replies[0]
+	if res[0].Done || res[0].Elsewhere {
+		p.Rcpt = &res[0].Reply
+	}
 	return p, nil
 }
 

@@ -30,6 +30,9 @@ type Transaction struct {
 	// error closes the connection instead. It may be nil.
 	BeforeDot    func() error
 	EightBitFail bool // refuse 8-bit content where the host lacks 8BITMIME
+	// Ask sends no message: MAIL and RCPT are said, and nothing more. A
+	// recipient that the host takes has no Result then.
+	Ask bool
 }
 
 // Result is what became of one recipient.
@@ -96,6 +99,7 @@ func (t *txn) run() *Failure {
 	start := time.Now()
 	to := &t.c.pool.o.Timeouts
 	t.c.w.Limit = start.Add(to.Hello + to.Mail + 2*to.Rcpt + to.Data)
+	t.bdat = t.bdat || t.tx.Ask // the envelope ends without DATA
 	f := t.envelope()
 	t.c.pool.o.Metrics.AttemptDuration.Observe("mail", time.Since(start))
 	switch {
@@ -106,6 +110,9 @@ func (t *txn) run() *Failure {
 		return nil
 	case t.accepted == 0:
 		t.nobody()
+		return nil
+	case t.tx.Ask:
+		t.c.w.Broken = true // a transaction is open
 		return nil
 	case !t.bdat && !t.ready:
 		return nil
