@@ -44,32 +44,17 @@ func (r *Runner) Counts() Counts {
 // Lane is what the queue knows of a destination.
 type Lane = sched.LaneView
 
-// Destination shows the one of that key; ok is false for one that is not
-// known now.
-func (r *Runner) Destination(key string) (l Lane, ok bool) {
+// Destinations shows all that are known, in no order, while the queue stands
+// still: some milliseconds for 100,000. The Lane belongs to the call.
+func (r *Runner) Destinations(visit func(*Lane)) {
 	r.mu.Lock()
-	l, ok = r.s.Destination(key)
-	r.mu.Unlock()
-	r.wall(&l)
-	return l, ok
-}
-
-// Destinations shows those with most recipients, n at most, these first.
-// It looks at all that are known: some milliseconds for 100,000.
-func (r *Runner) Destinations(n int) []Lane {
-	r.mu.Lock()
-	out := r.s.Destinations(n)
-	r.mu.Unlock()
-	for i := range out {
-		r.wall(&out[i])
-	}
-	return out
-}
-
-func (r *Runner) wall(l *Lane) {
-	if !l.Next.IsZero() {
-		l.Next = r.clock.toWall(l.Next)
-	}
+	defer r.mu.Unlock()
+	r.s.Destinations(func(l *Lane) {
+		if !l.Next.IsZero() {
+			l.Next = r.clock.toWall(l.Next)
+		}
+		visit(l)
+	})
 }
 
 // Row is one recipient in the queue.

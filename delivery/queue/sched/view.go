@@ -1,8 +1,6 @@
 package sched
 
 import (
-	"slices"
-	"sort"
 	"time"
 
 	"github.com/clrelay/clrelay/internal/mail"
@@ -158,53 +156,27 @@ func (s *Scheduler[M]) Lane(key string) (Lane, bool) {
 // LaneView is what the scheduler knows of a destination.
 type LaneView struct {
 	Key        string
-	State      string // unknown, proven or down
-	Running    int    // deliveries under way
-	Limit      int    // how many there may be now
-	Ready      int    // recipients that wait for a slot
-	Recipients int    // all of them that are queued
-	Why        *mail.Reply
-	Next       time.Time // when one that is down is tried again; else zero
+	State      string      // unknown, proven or down
+	Running    int         // deliveries under way
+	Limit      int         // how many there may be now
+	Ready      int         // recipients that wait for a slot
+	Recipients int         // all of them that are queued
+	Why        *mail.Reply // of one that is down
+	Next       time.Time   // when one that is down is tried again; else zero
 }
 
-func (s *Scheduler[M]) laneView(l *lane) LaneView {
-	v := LaneView{
-		Key: l.key, State: [classes]string{"unknown", "proven", "down"}[l.class],
-		Running: int(l.running), Limit: max(1, int(l.limit)), Ready: int(l.ready), Recipients: int(l.members),
-	}
-	if l.class == down {
-		v.Why = l.why
+// Destinations shows all that are known, those without mail too, in no order.
+// The view belongs to the call.
+func (s *Scheduler[M]) Destinations(visit func(*LaneView)) {
+	for _, id := range s.laneOf {
+		l := s.lanes.at(id)
+		v := LaneView{
+			Key: l.key, State: [classes]string{"unknown", "proven", "down"}[l.class], Why: l.why,
+			Running: int(l.running), Limit: max(1, int(l.limit)), Ready: int(l.ready), Recipients: int(l.members),
+		}
 		if l.pos != 0 {
 			v.Next = time.UnixMilli(l.probeAt)
 		}
+		visit(&v)
 	}
-	return v
-}
-
-// Destination shows one; ok is false for one that is not known now.
-func (s *Scheduler[M]) Destination(key string) (v LaneView, ok bool) {
-	id, ok := s.laneOf[key]
-	if !ok {
-		return LaneView{}, false
-	}
-	return s.laneView(s.lanes.at(id)), true
-}
-
-// Destinations shows those with most recipients, n at most, these first.
-func (s *Scheduler[M]) Destinations(n int) []LaneView {
-	var most []*lane // by recipients, the fewest last
-	for _, id := range s.laneOf {
-		l := s.lanes.at(id)
-		if l.members == 0 || len(most) == n && (n == 0 || l.members <= most[n-1].members) {
-			continue
-		}
-		at := sort.Search(len(most), func(i int) bool { return most[i].members < l.members })
-		most = slices.Insert(most, at, l)
-		most = most[:min(len(most), n)]
-	}
-	out := make([]LaneView, len(most))
-	for i, l := range most {
-		out[i] = s.laneView(l)
-	}
-	return out
 }

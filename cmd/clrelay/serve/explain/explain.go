@@ -47,7 +47,7 @@ type Hosts interface {
 
 // Lanes shows destinations; delivery/queue's Runner.
 type Lanes interface {
-	Destination(key string) (queue.Lane, bool)
+	Destinations(visit func(*queue.Lane))
 }
 
 // Settings are those in force, with what was made of them.
@@ -198,10 +198,12 @@ func tls(hop *mail.NextHop, rule string) (mode, why string) {
 
 func (q *question) destination(key string) *adminv1.Destination {
 	d := &adminv1.Destination{Name: key, State: "unknown", Max: int64(q.set.Cluster.Deliver.PerDestination)}
-	if l, ok := q.s.Lanes.Destination(key); ok {
-		d = Destination(&l)
-		d.Max = int64(q.set.Cluster.Deliver.PerDestination)
-	}
+	q.s.Lanes.Destinations(func(l *queue.Lane) {
+		if l.Key == key {
+			d = Destination(l)
+			d.Max = int64(q.set.Cluster.Deliver.PerDestination)
+		}
+	})
 	d.Node = q.s.Node
 	return d
 }

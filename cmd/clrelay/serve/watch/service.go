@@ -32,7 +32,7 @@ const (
 // Queue is what is asked of the queue; delivery/queue's Runner.
 type Queue interface {
 	Counts() queue.Counts
-	Destinations(n int) []queue.Lane
+	Destinations(visit func(*queue.Lane))
 }
 
 // Service is the TopService of a node.
@@ -100,7 +100,7 @@ func (s *Service) own(req *adminv1.StatsRequest, limit int) *adminv1.StatsRespon
 		n.Oldest = durationpb.New(max(0, now.Sub(c.Oldest)))
 	}
 	out := &adminv1.StatsResponse{Nodes: []*adminv1.NodeStats{n}}
-	lanes := s.Queue.Destinations(limit)
+	lanes := busiest(s.Queue, limit)
 	for i := range lanes {
 		d := explain.Destination(&lanes[i])
 		d.Node = s.Node
@@ -116,6 +116,19 @@ func (s *Service) own(req *adminv1.StatsRequest, limit int) *adminv1.StatsRespon
 	for _, r := range by.Top(now, req.GetWindow().AsDuration(), rows) {
 		out.Rows = append(out.Rows, &adminv1.TopRow{Name: strings.ToValidUTF8(r.Name, "\ufffd"), Count: r.Count, Error: r.Error})
 	}
+	return out
+}
+
+// busiest gives the destinations with most recipients, n at most, these first.
+func busiest(q Queue, n int) (out []queue.Lane) {
+	q.Destinations(func(l *queue.Lane) {
+		if l.Recipients == 0 || len(out) == n && l.Recipients <= out[n-1].Recipients {
+			return
+		}
+		at, _ := slices.BinarySearchFunc(out, l.Recipients, func(o queue.Lane, r int) int { return cmp.Compare(r, o.Recipients) })
+		out = slices.Insert(out, at, *l)
+		out = out[:min(len(out), n)]
+	})
 	return out
 }
 

@@ -25,8 +25,10 @@ func (d *deaf) Recipient(*queue.Event)                             { d.told++ }
 func (d *deaf) Reported(mail.ID, mail.ID, dsn.Kind)                { d.told++ }
 func (d *deaf) Postponed(string, int, *mail.Reply)                 { d.told++ }
 func (d *deaf) Counts() queue.Counts                               { return queue.Counts{Active: 1} }
-func (d *deaf) Destinations(int) []queue.Lane {
-	return []queue.Lane{{Key: "mx:a.test", State: "proven"}}
+func (d *deaf) Destinations(visit func(*queue.Lane)) {
+	for _, l := range []queue.Lane{{Key: "mx:idle.test"}, {Key: "mx:a.test", Recipients: 2}, {Key: "mx:b.test", Recipients: 9}, {Key: "mx:c.test", Recipients: 5}} {
+		visit(&l)
+	}
 }
 
 func addr(local, domain string) mail.Address { return mail.Address{Local: local, Domain: domain} }
@@ -118,5 +120,17 @@ func TestOutcomes(t *testing.T) {
 	}
 	if _, err := trials.Outcomes(context.Background(), &adminv1.OutcomesRequest{Id: "x"}); err == nil {
 		t.Error("no error for what is no ID")
+	}
+}
+
+func TestBusiestDestinations(t *testing.T) {
+	for n, want := range map[int]string{1: "mx:b.test;", 2: "mx:b.test;mx:c.test;", 9: "mx:b.test;mx:c.test;mx:a.test;"} {
+		got := ""
+		for _, l := range busiest(&deaf{}, n) {
+			got += l.Key + ";"
+		}
+		if got != want {
+			t.Errorf("%d: %s, want %s", n, got, want)
+		}
 	}
 }
