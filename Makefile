@@ -40,7 +40,7 @@ faults: deps build ## hurt a cluster under load ROUNDS times, each fault in turn
 soak: deps build ## the same at random, two faults at a time, for FOR
 	CLRELAY_BIN=$(CURDIR)/bin/clrelay $(GO) test -count=1 -v -timeout 0 -run TestFaults ./test/faults -for $(FOR) -pairs $(ARGS)
 
-check: lint-proto ## formatting, vet, staticcheck, generated files, architecture
+check: lint-proto breaking-proto ## formatting, vet, staticcheck, generated files, architecture
 	@out=$$(gofmt -l . ); test -z "$$out" || { echo "gofmt -w these: $$out"; exit 1; }
 	$(GO) vet ./...
 	GOARCH=arm64 $(GO) vet ./cmd/... ./internal/... ./smtpd/... ./spool/... ./delivery/...

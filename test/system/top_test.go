@@ -83,6 +83,9 @@ func (x *terminal) awaits(t *testing.T, at int, what string) int {
 		}
 		select {
 		case <-x.end:
+			if text, next = x.since(at); strings.Contains(text, what) { // its last words
+				return next
+			}
 			t.Fatalf("ended without %q:\n%s", what, text)
 		case <-redraw.C:
 			cols ^= 1
