@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -87,10 +86,7 @@ func createCA(o CAOptions) (Made, error) {
 	if err != nil {
 		return Made{}, err
 	}
-	// The name tells authorities apart in messages and in openssl.
-	tmpl.Subject = pkix.Name{CommonName: "clrelay CA " + hex.EncodeToString(tmpl.SerialNumber.Bytes()[:4])}
-	tmpl.IsCA, tmpl.MaxPathLenZero = true, true
-	tmpl.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
+	asAuthority(tmpl)
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
 	if err != nil {
 		return Made{}, err
@@ -244,21 +240,26 @@ func lifetime(days, standard int, now time.Time) (time.Time, error) {
 	return now.AddDate(0, 0, days), nil
 }
 
-// prepare makes a key and what all certificates have in common.
+// prepare makes a key and a blank certificate.
 func prepare(now, end time.Time) (*ecdsa.PrivateKey, *x509.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, nil, err
 	}
+	return key, blank(now, end), nil
+}
+
+// blank is what all certificates have in common.
+func blank(now, end time.Time) *x509.Certificate {
 	serial := make([]byte, 16) // positive, unique, at most 20 octets
 	_, _ = rand.Read(serial)   // never fails
 	serial[0] = serial[0]&0x7f | 0x40
-	return key, &x509.Certificate{
+	return &x509.Certificate{
 		SerialNumber:          new(big.Int).SetBytes(serial),
 		NotBefore:             now.Add(-backdate).UTC(),
 		NotAfter:              end.UTC(),
 		BasicConstraintsValid: true,
-	}, nil
+	}
 }
 
 func setHosts(tmpl *x509.Certificate, hosts []string) error {

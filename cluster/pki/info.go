@@ -57,3 +57,14 @@ func describe(c *x509.Certificate) Info {
 	}
 	return i
 }
+
+// Describes tells what a certificate that a peer has shown says.
+func Describes(c *x509.Certificate) (Info, error) {
+	if _, err := peerOf(c); err != nil {
+		return Info{}, fmt.Errorf("pki: %w", err)
+	}
+	return describe(c), nil
+}
+
+// Life is for how long the certificate was made.
+func (i *Info) Life() time.Duration { return i.NotAfter.Sub(i.NotBefore) - backdate }

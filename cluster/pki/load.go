@@ -24,6 +24,8 @@ type loaded struct {
 	roots  *x509.CertPool
 	peer   Peer
 	expiry Expiry
+	issuer *x509.Certificate   // the authority that signed it
+	trusts []*x509.Certificate // of ca.crt, those that are valid now
 }
 
 // FileError is something wrong with one file.
@@ -79,7 +81,7 @@ func load(o Options) (*loaded, error) {
 	if err != nil {
 		return nil, err
 	}
-	key, err := readKey(keyPath, mend)
+	key, err := nodeKey(chain[0], keyPath, mend)
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +106,13 @@ func load(o Options) (*loaded, error) {
 	for _, c := range chain {
 		l.cert.Certificate = append(l.cert.Certificate, c.Raw)
 	}
-	l.expiry = Expiry{Cert: chain[0].NotAfter, CA: signerEnd(chain, roots, now, usage)}
+	for _, c := range ca {
+		if !now.Before(c.NotBefore) && !now.After(c.NotAfter) {
+			l.trusts = append(l.trusts, c)
+		}
+	}
+	l.issuer = signer(chain, roots, now, usage)
+	l.expiry = Expiry{Cert: chain[0].NotAfter, CA: l.issuer.NotAfter}
 	return l, nil
 }
 
@@ -118,23 +126,22 @@ func renew(k Kind, err error, ca string) string {
 	return fmt.Sprintf("make a new one with \"clrelay cert create-%s\" in an empty folder and move it here", k)
 }
 
-// signerEnd is the latest end of an authority that vouches for the chain.
-func signerEnd(chain []*x509.Certificate, roots *x509.CertPool, now time.Time, usage x509.ExtKeyUsage) time.Time {
+// signer is the authority that vouches for a chain that was verified, of
+// several the one that ends last.
+func signer(chain []*x509.Certificate, roots *x509.CertPool, now time.Time, usage x509.ExtKeyUsage) *x509.Certificate {
 	between := x509.NewCertPool()
 	for _, c := range chain[1:] {
 		between.AddCert(c)
 	}
-	var end time.Time
-	found, err := chain[0].Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{usage}})
-	if err != nil {
-		return end
-	}
+	last := &x509.Certificate{}
+	// An error leaves found empty.
+	found, _ := chain[0].Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{usage}})
 	for _, c := range found {
-		if t := c[len(c)-1].NotAfter; t.After(end) {
-			end = t
+		if ca := c[len(c)-1]; ca.NotAfter.After(last.NotAfter) {
+			last = ca
 		}
 	}
-	return end
+	return last
 }
 
 // authorities makes a pool of what ca.crt holds: one certificate, or two

@@ -32,6 +32,7 @@ import (
 const (
 	CAFile       = "ca.crt"
 	CAKeyFile    = "ca.key"
+	NextKeyFile  = "ca-next.key" // of the authority that is to take the place of ca.key's
 	NodeFile     = "node.crt"
 	NodeKeyFile  = "node.key"
 	AdminFile    = "admin.crt"
