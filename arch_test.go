@@ -65,6 +65,7 @@ var floors = map[string]int{
 	"cluster/fsm/records":      1, // the operators' records of its state
 	"cluster/fsm/audit":        1, // the audit chain of its state
 	"cluster/pki":              2, // the cluster's certificates
+	"cluster/enroll":           3, // how nodes get their certificates
 	"cluster/gossip":           3, // who seems to be there
 	"cluster/raftnode":         3, // who decides
 	"cluster/raftnode/store":   2, // its disk
@@ -82,6 +83,7 @@ var floors = map[string]int{
 	"cluster/drive":            4, // runs the protocol on the spool and the queue
 	"cluster":                  5, // a node of the cluster: wires the above with the spool
 	"internal/admin":           5, // the operator's API
+	"internal/admin/certs":     4, // the part of it about the nodes' certificates
 	"internal/admin/configs":   3, // the part of it about the shared configuration
 	"internal/admin/rescue":    3, // the part of it for disasters
 	"internal/admin/fleet":     2, // asks the other nodes
