@@ -24,6 +24,9 @@ func (s check) membership(n *Node, taken map[string]Listen) {
 	s.memberAddress("cluster.gossip", m.Gossip, m.Advertise)
 	s.checkAddress("cluster.listen", m.Listen, taken)
 	s.checkAddress("cluster.gossip", m.Gossip, taken)
+	if len(m.Join) == 0 && !s.Has("cluster.bootstrap_expect") {
+		m.Join = keptJoin(string(n.TLSDir))
+	}
 	for i := range m.Join {
 		if m.Join[i].Port == 0 {
 			m.Join[i].Port = portGossip
@@ -33,13 +36,34 @@ func (s check) membership(n *Node, taken map[string]Listen) {
 	switch {
 	case s.Has(expect) && s.Fine(expect) && !slices.Contains([]int{1, 3, 5}, m.BootstrapExpect):
 		s.Bad(expect, "%d is not 1, 3 or 5: these are the nodes that vote, and an even number bears no more losses than one less; further nodes join later", m.BootstrapExpect)
-	case !s.Fine("cluster.join"):
+	case !s.Fine("cluster.join"), n.Joining:
 	case !s.Has(expect) && len(m.Join) == 0:
-		s.Bad("cluster", "the node neither founds a cluster nor joins one: give bootstrap_expect, or join with addresses of nodes that are there")
+		s.Bad("cluster", "the node neither founds a cluster nor joins one: give bootstrap_expect, or join with addresses of nodes that are there, or start it with --join TOKEN@HOST:PORT")
 	case m.BootstrapExpect > 1 && len(m.Join) == 0:
 		s.Warn("cluster", "join is empty: the node waits until others name it in theirs")
 	}
-	s.certificates(n)
+	if !n.Joining {
+		s.certificates(n)
+	}
+}
+
+// JoinFile is where, in tls_dir, a machine that joined by a token keeps the
+// gossip addresses that the cluster gave it, one a line. They count where
+// node.yaml names none.
+const JoinFile = "join.addresses"
+
+func keptJoin(dir string) (out []Host) {
+	text, err := os.ReadFile(filepath.Join(dir, JoinFile))
+	if err != nil {
+		return nil // most nodes have none
+	}
+	for line := range strings.Lines(string(text)) {
+		var h Host
+		if h.Parse(strings.TrimSpace(line)) == nil {
+			out = append(out, h)
+		}
+	}
+	return out
 }
 
 // memberAddress checks an address that other nodes are told.

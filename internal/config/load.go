@@ -40,8 +40,19 @@ func LoadNode(path string) (*Node, error) {
 	return readNode(check{f, clustersRun})
 }
 
-func readNode(f check) (*Node, error) {
-	n := &Node{}
+// LoadJoining reads node.yaml of a machine that a cluster is yet to give what
+// tls_dir holds.
+func LoadJoining(path string) (*Node, error) {
+	f, err := strict.Read(path)
+	if err != nil {
+		return nil, fmt.Errorf("config: %w", err)
+	}
+	return fillNode(check{f, clustersRun}, &Node{Joining: true})
+}
+
+func readNode(f check) (*Node, error) { return fillNode(f, &Node{}) }
+
+func fillNode(f check, n *Node) (*Node, error) {
 	node, cluster := docs()
 	f.Fill(n, node, cluster)
 	if f.Parsed() {

@@ -43,6 +43,8 @@ type Node struct {
 	// HTTPSet tells that the file names an address for HTTP, so that a default
 	// that is taken by another process need not stop the start.
 	HTTPSet bool
+	// Joining tells that the cluster is yet to give certificates and addresses.
+	Joining bool
 	// Warnings are what is allowed and yet likely wrong.
 	Warnings strict.Errors
 }
