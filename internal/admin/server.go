@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	"github.com/clrelay/clrelay/internal/admin/audit"
+	"github.com/clrelay/clrelay/internal/admin/certs"
 	"github.com/clrelay/clrelay/internal/admin/configs"
 	"github.com/clrelay/clrelay/internal/admin/content"
 	"github.com/clrelay/clrelay/internal/admin/fleet"
@@ -27,8 +28,8 @@ import (
 // maxRequest bounds one request; the longest is a selector with many IDs.
 const maxRequest = 1 << 20
 
-// Options are what a server needs. Cluster, Nodes, Rescue and Peers are nil on a
-// single machine.
+// Options are what a server needs. Cluster, Nodes, Rescue, Certs and Peers are
+// nil on a single machine.
 type Options struct {
 	Queue    Queue
 	Messages Messages
@@ -37,6 +38,7 @@ type Options struct {
 	Nodes    Nodes
 	Configs  configs.Plane
 	Rescue   rescue.Plane
+	Certs    *certs.Plane
 	Content  content.Store
 	Traces   trace.Sources
 	Peers    Peers
@@ -125,6 +127,7 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	adminv1.RegisterConfigServiceServer(r, &configs.Service{
 		Plane: o.Configs, Probation: s.trials, Caller: func(ctx context.Context) string { return s.gate.bindings.Of(ctx).Text }, Self: node.Status,
 	})
+	certs.Register(r, o.Certs, func(ctx context.Context) string { return s.gate.bindings.Of(ctx).Text })
 	adminv1.RegisterRescueServiceServer(r, &rescue.Service{Plane: o.Rescue})
 	adminv1.RegisterAuditServiceServer(r, &audit.Service{Log: o.Audit, Node: o.Name, Fleet: f})
 	adminv1.RegisterAccessServiceServer(r, &who.Service{Bindings: o.Bindings})

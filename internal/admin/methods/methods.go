@@ -31,6 +31,7 @@ func AccessTo(method string) roles.Access {
 		"/admin.v1.DoctorService/Examine",
 		"/admin.v1.DoctorService/Clock",
 		"/admin.v1.TopService/Stats",
+		"/admin.v1.CertService/Nodes",
 		"/grpc.health.v1.Health/Check",
 		"/grpc.health.v1.Health/List",
 		"/grpc.health.v1.Health/Watch",
@@ -60,11 +61,13 @@ func AccessTo(method string) roles.Access {
 		"/admin.v1.DebugService/LogLevel",
 		"/admin.v1.DebugService/Bundle",
 		"/admin.v1.DebugService/Profile",
+		"/admin.v1.JoinTokenService/Create", "/admin.v1.JoinTokenService/Revoke",
+		"/admin.v1.CertService/Renew", "/admin.v1.CertService/Sign", "/admin.v1.CertService/Rotate",
 		"/admin.v1.RescueService/WriteOff":
 		return roles.Administers
 	case "/admin.v1.ContentService/Headers", "/admin.v1.ContentService/Body":
 		return roles.Content
-	case "/admin.v1.RescueService/Backup":
+	case "/admin.v1.RescueService/Backup", "/admin.v1.JoinTokenService/List":
 		return roles.Exports
 	case "/admin.v1.AuditService/List",
 		"/admin.v1.AuditService/Tail",
@@ -103,6 +106,7 @@ func OpenToNodes(method string) (open, local bool) {
 	case "/admin.v1.NodeService/Status",
 		"/admin.v1.JobService/Work",
 		"/admin.v1.DoctorService/Clock",
+		"/admin.v1.CertService/Sign",
 		"/grpc.health.v1.Health/Check":
 		return true, false
 	}
