@@ -69,6 +69,9 @@ type Options struct {
 	Services func(grpc.ServiceRegistrar)
 	Unary    grpc.UnaryServerInterceptor
 	Stream   grpc.StreamServerInterceptor
+	// Join answers machines without a certificate until the listener is closed;
+	// nil: they are not let in.
+	Newcomers func(context.Context, net.Listener)
 }
 
 // Node is this process as a member of a cluster.
@@ -169,7 +172,7 @@ func (n *Node) listen() error {
 		return fmt.Errorf("cluster: listen: %w", err)
 	}
 	n.port, err = port.New(l, port.Options{
-		TLS:   n.o.Identity.Server(protocolGRPC, raftnode.ProtocolRaft, raftnode.ProtocolControl),
+		TLS:   n.o.Identity.Door(protocolGRPC, raftnode.ProtocolRaft, raftnode.ProtocolControl),
 		Allow: allow, Log: n.o.Log,
 	})
 	if err != nil {
@@ -180,6 +183,9 @@ func (n *Node) listen() error {
 
 // allow lets operators speak gRPC, and nodes everything.
 func allow(protocol string, state tls.ConnectionState) error {
+	if protocol == pki.ProtocolJoin {
+		return nil // it has a door of its own
+	}
 	p, err := pki.PeerOf(state)
 	if err != nil {
 		return err
@@ -274,6 +280,10 @@ func (n *Node) serve() {
 	n.replica.Register(n.grpc)
 	if n.o.Services != nil {
 		n.o.Services(n.grpc)
+	}
+	if n.o.Newcomers != nil {
+		door := n.port.Listener(pki.ProtocolJoin)
+		n.group.Go(func() { n.o.Newcomers(n.ctx, door) })
 	}
 	l := n.port.Listener(protocolGRPC)
 	n.group.Go(func() {
