@@ -23,7 +23,14 @@ func serveCommand() *cobra.Command {
 		Long: `Runs the relay until SIGTERM or SIGINT. SIGHUP reads cluster.yaml and the
 certificates again; a wrong file is reported and changes nothing.
 
-The log of messages goes to stdout, one line an event; everything else to stderr.`,
+The log of messages goes to stdout, one line an event; everything else to stderr.
+
+On a machine that is to join a cluster and has no certificate in its tls_dir,
+--join or --join-file names a token of "clrelay cluster join-token create" and a
+node that can sign. It checks that this node is of the cluster that the token is
+for, gets ca.crt, node.crt and node.key, and starts. With a certificate there the
+token is not looked at. Exit codes of the joining: 4 nobody answers, 5 the token
+is not valid, or it is another cluster, 6 the cluster refuses.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := lenient(); err != nil {
@@ -33,6 +40,8 @@ The log of messages goes to stdout, one line an event; everything else to stderr
 		},
 	}
 	c.Flags().StringVar(&o.Config, "config", "/etc/clrelay/node.yaml", "path of node.yaml")
+	c.Flags().StringVar(&o.Join, "join", "", "`TOKEN@HOST:PORT`: get the certificate from that node of a cluster first")
+	c.Flags().StringVar(&o.JoinFile, "join-file", "", "`file` that holds TOKEN@HOST:PORT, so that it is not in the list of processes")
 	return c
 }
 

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/clrelay/clrelay/internal/metrics"
 )
@@ -86,6 +87,7 @@ func everySource() metrics.Sources {
 		UnderReplicated: func() int64 { return 0 },
 		SegmentsMoved:   func() uint64 { return 0 },
 		LostSegments:    func() int64 { return 0 },
+		CertificateEnds: func() (node, authority time.Time) { return time.Unix(2e9, 0), time.Unix(3e9, 0) },
 		LedgerImbalance: func() int64 { return 0 },
 		SpoolBytes:      func() int64 { return 64 << 20 },
 		SpoolFree:       func() uint64 { return 1 << 40 },

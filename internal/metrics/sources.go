@@ -1,6 +1,10 @@
 package metrics
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
 
 // Sources are figures that others keep and that are asked for at each scrape.
 // A nil function is a figure that this process does not have. The functions
@@ -23,6 +27,8 @@ type Sources struct {
 	TraceBytes           func() int64  // octets of the traces
 	Ready                func() bool   // what /readyz says
 	Version              string        // shown as a label of clrelay_node_info
+
+	CertificateEnds func() (node, authority time.Time) // of this node; zero: there is none
 }
 
 // SegmentCount is how many segments of one role and state this node holds.
@@ -39,7 +45,7 @@ func (m *Metrics) Watch(s Sources) { m.reg.MustRegister(newWatcher(s)) }
 type watcher struct {
 	Sources
 	recipients, messages, oldest, segments, moved, under, imbalance *prometheus.Desc
-	lostSegments                                                    *prometheus.Desc
+	lostSegments, certificate                                       *prometheus.Desc
 	bytes, free, size, lost, ready, info, sessions                  *prometheus.Desc
 	traces, tracesLost                                              *prometheus.Desc
 }
@@ -57,6 +63,7 @@ func newWatcher(s Sources) *watcher {
 		moved:        desc("segments_moved_total", "Segments given to a node with less mail, with their copies made there first."),
 		under:        desc("under_replicated_segments", "Segments with fewer copies than asked for."),
 		lostSegments: desc("lost_segments", "Segments of the cluster with no copy on any disk that it counts on. Every node shows the same: do not add them up."),
+		certificate:  desc("certificate_end_timestamp_seconds", "Unix time at which the node's certificate for the cluster ends, and the authority that signed it.", "of"),
 		imbalance:    desc("ledger_imbalance_messages", "Taken over, recovered and accepted messages that are neither settled, handed over nor queued, since the process started. It must be 0."),
 		bytes:        desc("spool_bytes", "Octets of the spool's log files."),
 		free:         desc("spool_free_bytes", "Free octets of the file system under data_dir."),
@@ -72,7 +79,7 @@ func newWatcher(s Sources) *watcher {
 
 // Describe implements prometheus.Collector.
 func (w *watcher) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{w.recipients, w.messages, w.oldest, w.segments, w.moved, w.under, w.lostSegments, w.imbalance, w.bytes, w.free, w.size, w.lost, w.traces, w.tracesLost, w.ready, w.info, w.sessions} {
+	for _, d := range []*prometheus.Desc{w.recipients, w.messages, w.oldest, w.segments, w.moved, w.under, w.lostSegments, w.certificate, w.imbalance, w.bytes, w.free, w.size, w.lost, w.traces, w.tracesLost, w.ready, w.info, w.sessions} {
 		ch <- d
 	}
 }
@@ -91,6 +98,12 @@ func (w *watcher) Collect(ch chan<- prometheus.Metric) {
 	if w.Segments != nil {
 		for _, s := range w.Segments() {
 			gauge(w.segments, float64(s.N), s.Role, s.State)
+		}
+	}
+	if w.CertificateEnds != nil {
+		if node, authority := w.CertificateEnds(); !node.IsZero() {
+			gauge(w.certificate, float64(node.Unix()), "node")
+			gauge(w.certificate, float64(authority.Unix()), "authority")
 		}
 	}
 	if w.Sessions != nil {

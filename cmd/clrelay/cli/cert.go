@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/clrelay/clrelay/cluster/pki"
+	"github.com/clrelay/clrelay/cmd/clrelay/cli/certs"
 	"github.com/clrelay/clrelay/internal/cmdline"
 	"github.com/clrelay/clrelay/internal/roles"
 )
@@ -54,7 +55,8 @@ func (a *App) certCommand() *cobra.Command {
 		Use:   "cert",
 		Short: "Make the certificates of a cluster",
 		Long: `Make the certificates by which the nodes of a cluster and its operators know
-each other. These commands work on files alone and need no running relay.
+each other, and look after those of a running cluster: status, renew and
+rotate-ca ask it, the others work on files alone and need no running relay.
 
 Make the authority once, then a certificate for every node and for every
 operator, each in a folder of its own:
@@ -64,11 +66,14 @@ operator, each in a folder of its own:
     clrelay cert create-admin --ca-dir ca --dir ops
 
 A node's folder goes to that machine as its tls_dir, an operator's is what
---tls-dir names. ca.key goes nowhere: who holds it can be any node. Nothing is
-ever overwritten. To renew a certificate make a new one in an empty folder,
-move the files over the old ones and reload the relay (SIGHUP).`,
+--tls-dir names. ca.key goes nowhere: who holds it can be any node. Where it is
+on a node all the same, nodes renew their certificates by themselves and new
+machines can join by a token (clrelay cluster join-token). These commands never
+overwrite a file. To renew a certificate by hand make a new one in an empty
+folder, move the files over the old ones and reload the relay (SIGHUP).`,
 	}
 	cmd.AddCommand(a.certCreateCA(), a.certCreate(pki.Node), a.certCreate(pki.Admin), a.certShow())
+	cmd.AddCommand(certs.Commands(a.console(), a.with)...)
 	return cmd
 }
 
@@ -79,7 +84,7 @@ func (a *App) certCreateCA() *cobra.Command {
 		Short: "Make the certificate authority of a cluster",
 		Long: `Make the certificate authority of a cluster: ca.crt, which every node and
 operator needs, and ca.key, which signs their certificates. Keep ca.key secret,
-and not on the nodes.`,
+and not on the nodes, or on as few as possible (docs/security.md).`,
 		Example: "clrelay cert create-ca --dir ca",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

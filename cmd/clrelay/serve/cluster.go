@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/clrelay/clrelay/cluster"
 	"github.com/clrelay/clrelay/cluster/fsm"
 	"github.com/clrelay/clrelay/cluster/raftnode"
+	"github.com/clrelay/clrelay/cmd/clrelay/serve/enrol"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/notes"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/observe"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/operate"
@@ -30,6 +32,7 @@ type clusterOperator struct {
 	conns *cluster.Conns
 	// copies is what the configuration asks for, of a message.
 	copies func() int
+	certs  *enrol.Enrol
 }
 
 // errEarly is what an operator hears before the node takes part.
@@ -54,7 +57,7 @@ func (c *clusterOperator) Status(context.Context) (admin.ClusterStatus, error) {
 			in++
 		}
 	}
-	out.Notes = notes.Of(&o, in, c.copies())
+	out.Notes = append(notes.Of(&o, in, c.copies()), c.certs.Notes()...)
 	return out, nil
 }
 
@@ -219,7 +222,12 @@ func (r *relay) adminOptions() admin.Options {
 	o.Services = append(o.Services, func(to grpc.ServiceRegistrar, f fleet.Fleet) { r.services(to, f, o.Cluster) })
 	if m := r.parts.member; m != nil {
 		r.parts.conns = m.Conns()
-		c := &clusterOperator{node: m, conns: r.parts.conns, copies: func() int { return r.conf().cluster.Spool.Copies }}
+		r.parts.enrol = enrol.New(enrol.Options{
+			Name: o.Name, Dir: string(r.conf().node.TLSDir), Join: r.seeds(), Member: m, Conns: r.parts.conns, Identity: r.parts.identity,
+			Recorder: o.Recorder, Log: r.log, Refusal: refusal,
+		})
+		o.Certs = r.parts.enrol.Plane
+		c := &clusterOperator{certs: r.parts.enrol, node: m, conns: r.parts.conns, copies: func() int { return r.conf().cluster.Spool.Copies }}
 		o.Cluster, o.Nodes, o.Peers, o.Rescue = c, c, c, &plane.Control{Node: m, Early: errEarly, Refusal: refusal}
 		o.Ground = work.Ground{Node: m}
 		o.Traces.All = c.All
@@ -228,6 +236,18 @@ func (r *relay) adminOptions() admin.Options {
 		o.Configs = &shared.Cluster{Node: m, Self: op.Node, Settings: r.clusterSettings, Operator: c, Refusal: refusal}
 	}
 	return o
+}
+
+// seeds are the gossip addresses that new machines are told.
+func (r *relay) seeds() []string {
+	c := r.conf().node.Cluster
+	out := []string{c.GossipAddress()}
+	for _, h := range c.Join {
+		if !slices.Contains(out, h.String()) {
+			out = append(out, h.String())
+		}
+	}
+	return out
 }
 
 // bindings give operators by their names other roles than stand in their

@@ -1,9 +1,11 @@
 package serve
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"time"
 
@@ -42,6 +44,7 @@ func (r *relay) makeMember() error {
 		Identity: id, Log: r.log, Fatal: r.outcast, Sessions: r.sessions, Birth: birth,
 		Settings: r.clusterSettings, Configured: r.configured, Changed: r.moved,
 		Services: func(to grpc.ServiceRegistrar) { r.parts.admin.Register(to) }, Unary: r.guardUnary, Stream: r.guardStream,
+		Newcomers: func(ctx context.Context, l net.Listener) { r.parts.enrol.Run(ctx, l) },
 	}
 	for _, seed := range c.Join {
 		o.Join = append(o.Join, seed.String())

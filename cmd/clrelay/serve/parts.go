@@ -12,6 +12,7 @@ import (
 	"github.com/clrelay/clrelay/cluster"
 	"github.com/clrelay/clrelay/cluster/pki"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/books"
+	"github.com/clrelay/clrelay/cmd/clrelay/serve/enrol"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/holding"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/observe"
 	"github.com/clrelay/clrelay/delivery"
@@ -44,6 +45,7 @@ type parts struct {
 	member   *cluster.Node  // likewise
 	conns    *cluster.Conns // likewise: of the admin API to the other nodes
 	rules    *holding.Rules // hold rules
+	enrol    *enrol.Enrol   // likewise: the nodes' certificates
 	undo     []func()       // closes what was bound and is not served yet
 }
 

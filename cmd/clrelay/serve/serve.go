@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/bundle"
+	"github.com/clrelay/clrelay/cmd/clrelay/serve/enrol"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/examine"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/watch"
 	"github.com/clrelay/clrelay/internal/config"
@@ -32,11 +33,13 @@ type patience struct {
 
 // Options are what Run takes from the process.
 type Options struct {
-	Config  string // path of node.yaml
-	Version string
-	Stdout  io.Writer // the log of messages
-	Stderr  io.Writer // everything else
-	Getenv  func(string) string
+	Config   string // path of node.yaml
+	Join     string // a token and where to use it, on a machine that has no certificate
+	JoinFile string // that holds one
+	Version  string
+	Stdout   io.Writer // the log of messages
+	Stderr   io.Writer // everything else
+	Getenv   func(string) string
 	// Exit ends the process at once; os.Exit.
 	Exit func(code int)
 }
@@ -51,6 +54,9 @@ func Run(ctx context.Context, o Options) error {
 	signal.Notify(reload, syscall.SIGHUP)
 	defer signal.Stop(reload)
 
+	if err := enrol.Join(ctx, enrol.Asked{Config: o.Config, Join: o.Join, File: o.JoinFile, Stderr: o.Stderr}); err != nil {
+		return err
+	}
 	s, err := load(o.Config)
 	if err != nil {
 		return err
@@ -249,6 +255,7 @@ func (r *relay) reloadAll() error {
 		if err := r.parts.identity.Reload(); err != nil {
 			return err
 		}
+		r.parts.enrol.Plane.Keeper.Kick()
 	}
 	return r.apply(s)
 }

@@ -97,6 +97,7 @@ func (r *relay) sources(q *queue.Runner, sp *spool.Spool) metrics.Sources {
 		SegmentsMoved:   r.segmentsMoved,
 		UnderReplicated: r.underReplicated,
 		LostSegments:    r.lostSegments,
+		CertificateEnds: r.certificateEnds,
 		LedgerImbalance: func() int64 { return imbalance(q, sp) },
 		SpoolBytes:      func() int64 { return sp.Stats().FileBytes },
 		SpoolFree:       func() uint64 { return sp.Stats().Free },
@@ -155,6 +156,15 @@ func (r *relay) lostSegments() int64 {
 		return 0
 	}
 	return int64(len(r.parts.member.Lost()))
+}
+
+// certificateEnds tells when the node's certificate and its authority end.
+func (r *relay) certificateEnds() (node, authority time.Time) {
+	if r.parts.identity == nil {
+		return node, authority
+	}
+	e := r.parts.identity.Expiry()
+	return e.Cert, e.CA
 }
 
 // segmentsMoved counts the segments that this node gave to one with less mail.

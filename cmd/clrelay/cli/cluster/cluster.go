@@ -37,7 +37,7 @@ func (a *nouns) clusterCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "cluster", Short: "Look at the cluster and who leads it"}
 	leader := &cobra.Command{Use: "leader", Short: "Who leads Raft"}
 	leader.AddCommand(a.transferCommand())
-	cmd.AddCommand(a.statusCommand(), a.membersCommand(), leader, a.writeOffCommand())
+	cmd.AddCommand(a.statusCommand(), a.membersCommand(), leader, a.writeOffCommand(), a.tokenCommand())
 	return cmd
 }
 
