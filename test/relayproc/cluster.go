@@ -149,6 +149,27 @@ func (c *Cluster) Add(gossip string) (*Relay, error) {
 	return r, nil
 }
 
+// AddByToken sets up one more node, which is not started: it has neither
+// certificates nor addresses of the others, and gets them for the token in
+// joinFile.
+func (c *Cluster) AddByToken(name, joinFile string) (*Relay, error) {
+	dir, err := filepath.Abs(filepath.Join(c.o.Dir, name))
+	if err != nil {
+		return nil, err
+	}
+	addr := addrOn("", nodePort)
+	r, err := New(Options{
+		Binary: c.o.Binary, Dir: dir, Name: name, Cluster: c.o.Cluster, Args: []string{"--join-file", joinFile},
+		Node: fmt.Sprintf("cluster: {listen: %q, gossip: %q}\ntls_dir: %s\n%s", addr, addrOn("", gossipPort), filepath.Join(dir, "tls"), c.o.Node),
+	})
+	if err != nil {
+		return nil, err
+	}
+	c.Nodes = append(c.Nodes, r)
+	c.addrs[r] = addr
+	return r, nil
+}
+
 // Start runs all nodes and waits until each says that it is ready.
 func (c *Cluster) Start(ctx context.Context) error {
 	for _, r := range c.Nodes {

@@ -41,6 +41,8 @@ type Options struct {
 	Listener string
 	// Wrap is a command that the relay is started under, such as strace.
 	Wrap []string
+	// Args are added to "clrelay serve".
+	Args []string
 	// Env is added to the environment.
 	Env []string
 	// Name is the node's; empty: test.
@@ -143,6 +145,7 @@ func (r *Relay) Launch() error {
 	}
 	defer log.Close()
 	args := append(append([]string(nil), r.o.Wrap...), r.o.Binary, "serve", "--config", r.Config())
+	args = append(args, r.o.Args...)
 	r.cmd = exec.Command(args[0], args[1:]...)
 	r.cmd.Stdout, r.cmd.Stderr = log, log
 	r.cmd.Env = append(os.Environ(), r.o.Env...)
