@@ -106,8 +106,11 @@ func (k *Keeper) step(ctx context.Context) error {
 		err = errors.Join(err, k.renew(ctx))
 	case k.due(&st):
 		if e := k.renew(ctx); e != nil {
-			k.problem = "it could not be renewed: " + Plain(e)
-			k.Log.Warn("the certificate of this node could not be renewed", "until", st.Cert.NotAfter, "error", e)
+			problem := "it could not be renewed: " + Plain(e)
+			if problem != k.problem {
+				k.Log.Warn("the certificate of this node could not be renewed; it is tried again every hour", "until", st.Cert.NotAfter, "error", e)
+			}
+			k.problem = problem
 		}
 	default:
 		k.problem = ""

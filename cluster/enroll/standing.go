@@ -15,9 +15,10 @@ import (
 
 const standingSpace = "cert/"
 
-// soon is how long before its end a certificate is spoken of that nobody could
-// renew.
-const soon = 14 * 24 * time.Hour
+// soon is how long before its end a certificate is spoken of that could not be
+// renewed, or whose authority ends: where ca.key is kept off the nodes on
+// purpose, that is early enough.
+const soon = 30 * 24 * time.Hour
 
 // Standing is what a node says of its certificate.
 type Standing struct {
@@ -50,9 +51,10 @@ func Notes(list []Standing, members []string, now time.Time) (out []string) {
 		case !slices.Contains(members, s.Node):
 		case !now.Before(s.Until):
 			out = append(out, fmt.Sprintf("the certificate of %s ended at %s: it makes no new connection", s.Node, day(s.Until)))
+		case s.Until.Sub(now) >= soon:
 		case s.Problem != "":
 			out = append(out, fmt.Sprintf("the certificate of %s ends at %s: %s", s.Node, day(s.Until), s.Problem))
-		case s.Until.Sub(now) < soon && s.Ends.Equal(s.Until):
+		case s.Ends.Equal(s.Until):
 			out = append(out, fmt.Sprintf("the authority of %s ends at %s, and its certificate with it: clrelay cert rotate-ca", s.Node, day(s.Until)))
 		}
 	}
