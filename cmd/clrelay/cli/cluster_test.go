@@ -16,6 +16,7 @@ import (
 	"github.com/clrelay/clrelay/cluster/pki"
 	"github.com/clrelay/clrelay/internal/admin"
 	"github.com/clrelay/clrelay/internal/admin/audit"
+	"github.com/clrelay/clrelay/internal/admin/certs"
 	"github.com/clrelay/clrelay/internal/admin/rescue"
 	"github.com/clrelay/clrelay/internal/ledger"
 	"github.com/clrelay/clrelay/internal/roles"
@@ -136,7 +137,8 @@ func serveCluster(env *testscript.Env, fail func(error)) error {
 		c.relay.conf = conf
 		o := adminOptions(c.relay)
 		o.Cluster, o.Nodes, o.Configs, o.Peers, o.Rescue = c, c, conf, c, plane{}
-		if err := keepsAudits(env, &o, name); err != nil {
+		o.Certs = &certs.Plane{}
+		if err := errors.Join(keepsAudits(env, &o, name), certPlane(env, o.Certs, name == "CLUSTER")); err != nil {
 			return err
 		}
 		o.Traces, o.Content = traces(env), contents{}
