@@ -63,7 +63,6 @@ func (d *Desk) enroll(ctx context.Context, remote string, a ask) (answer, error)
 }
 
 func (d *Desk) decide(ctx context.Context, remote string, a ask) ([]byte, error) {
-	// First the secret: a stranger learns nothing, and costs a hash.
 	token, err := d.Tokens.Known(a.ID, a.Secret)
 	if err != nil {
 		return nil, err

@@ -4,7 +4,6 @@ import (
 	"container/list"
 	"context"
 	"crypto/tls"
-	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -102,6 +101,13 @@ func (d *Door) decide(ctx context.Context, remote net.Addr, a ask) answer {
 	if !d.may(source) {
 		return answer{Code: codeLater, Text: "too many wrong tokens came from this address: wait a minute"}
 	}
+	// Before anything that takes time: a stranger costs a hash, and waits for
+	// nobody.
+	if _, err := d.Desk.Tokens.Known(a.ID, a.Secret); err != nil {
+		d.failed(source)
+		d.Log.Warn("a machine showed a join token that is not valid", "remote", remote.String(), "token", plainID(a.ID))
+		return answer{Code: codeDenied, Text: err.Error()}
+	}
 	ctx, cancel := context.WithTimeout(ctx, decideTime)
 	defer cancel()
 	select {
@@ -111,9 +117,6 @@ func (d *Door) decide(ctx context.Context, remote net.Addr, a ask) answer {
 		return answer{Code: codeLater, Text: "too many machines join at the same time"}
 	}
 	out, err := d.Desk.enroll(ctx, remote.String(), a)
-	if errors.Is(err, ErrDenied) {
-		d.failed(source)
-	}
 	if err != nil {
 		d.Log.Warn("a machine got no certificate", "remote", remote.String(), "token", plainID(a.ID), "error", err)
 	}

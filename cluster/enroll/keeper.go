@@ -15,7 +15,9 @@ import (
 
 const (
 	checkEvery = time.Hour
-	retryEvery = 10 * time.Second // while something is half done
+	retryFirst = time.Second      // while something is half done, or nobody leads
+	retryEvery = 10 * time.Second // and later
+	warnAfter  = 8                // tries, about a minute
 	stepTime   = time.Minute
 )
 
@@ -54,7 +56,7 @@ func (k *Keeper) Kick() {
 
 // Run keeps the certificate until ctx ends.
 func (k *Keeper) Run(ctx context.Context) {
-	seen, said := ^uint64(0), ""
+	seen, tries := ^uint64(0), 0
 	for {
 		changed := k.Records.Changed()
 		wait := checkEvery*3/4 + rand.N(checkEvery/2)
@@ -64,13 +66,12 @@ func (k *Keeper) Run(ctx context.Context) {
 			return
 		}
 		if err != nil {
-			wait = retryEvery
-			if err.Error() != said {
-				k.Log.Warn("keeping the certificate of this node", "error", err)
+			wait = min(retryEvery, retryFirst<<min(tries, 4))
+			if tries++; tries == warnAfter {
+				k.Log.Warn("keeping the certificate of this node; it is tried again", "error", err)
 			}
-			said = err.Error()
 		} else {
-			said = ""
+			tries = 0
 		}
 		t := time.NewTimer(wait)
 		for again := false; !again; {

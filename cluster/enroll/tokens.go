@@ -182,8 +182,8 @@ func hashOf(secret string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// Known gives the token of an ID to who knows its secret. How long it takes
-// does not depend on what is wrong.
+// Known gives the token of an ID to who knows its secret. Others do not hear
+// whether there is one: secrets are compared by their hashes, in constant time.
 func (t *Tokens) Known(id, secret string) (Entry, error) {
 	e, _, err := t.known(id, secret)
 	return e, err
