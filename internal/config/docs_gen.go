@@ -144,7 +144,7 @@ func comment(field string) string {
 	case "Node.Cluster":
 		return "Membership of a cluster. Left out, the relay runs alone."
 	case "Node.TLSDir":
-		return "Folder of the cluster's certificates: ca.crt, node.crt, node.key, as clrelay cert makes them. Nothing reads it without a cluster section."
+		return "Folder of the cluster's certificates: ca.crt, node.crt, node.key, as clrelay cert makes them, or as they come for a join token. The relay renews them where it may write there and a node of the cluster holds ca.key. Nothing reads it without a cluster section."
 	case "Node.HTTP":
 		return "Address of the HTTP server for /metrics, /livez, /readyz and /lb. It has neither passwords nor TLS: keep it off public addresses. A load balancer on another machine must reach it."
 	case "Node.LBAgent":
@@ -160,7 +160,7 @@ func comment(field string) string {
 	case "Membership.Advertise":
 		return "Address or name at which the other nodes reach this one, without a port: the ports are those of listen and gossip. It must be there when one of them stands for all addresses of the machine."
 	case "Membership.Join":
-		return "Gossip addresses of some nodes of the cluster, port 7526 unless one is given. One that answers is enough. The list may be the same on all nodes: a node skips itself."
+		return "Gossip addresses of some nodes of the cluster, port 7526 unless one is given. One that answers is enough. The list may be the same on all nodes: a node skips itself. Where it is left out, the addresses count that came for a join token."
 	case "Membership.BootstrapExpect":
 		return "How many nodes found a new cluster: 1, 3 or 5, the same number on each of them. They wait for each other. Left out, the node founds none and joins one that is there."
 	case "Membership.Zone":

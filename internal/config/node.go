@@ -23,7 +23,9 @@ type Node struct {
 	// Membership of a cluster. Left out, the relay runs alone.
 	Cluster *Membership `key:"cluster" restart:"yes"`
 	// Folder of the cluster's certificates: ca.crt, node.crt, node.key, as
-	// clrelay cert makes them. Nothing reads it without a cluster section.
+	// clrelay cert makes them, or as they come for a join token. The relay renews
+	// them where it may write there and a node of the cluster holds ca.key.
+	// Nothing reads it without a cluster section.
 	TLSDir Path `key:"tls_dir" default:"/etc/clrelay/tls" restart:"yes"`
 	// Address of the HTTP server for /metrics, /livez, /readyz and /lb. It has
 	// neither passwords nor TLS: keep it off public addresses. A load balancer on
@@ -63,7 +65,8 @@ type Membership struct {
 	Advertise Address `key:"advertise" derived:"the addresses of listen and gossip" restart:"yes" example:"mx1.internal"`
 	// Gossip addresses of some nodes of the cluster, port 7526 unless one is
 	// given. One that answers is enough. The list may be the same on all nodes:
-	// a node skips itself.
+	// a node skips itself. Where it is left out, the addresses count that came
+	// for a join token.
 	Join []Host `key:"join" restart:"yes" example:"[10.0.0.1, 10.0.0.2, 10.0.0.3]"`
 	// How many nodes found a new cluster: 1, 3 or 5, the same number on each of
 	// them. They wait for each other. Left out, the node founds none and joins
