@@ -101,6 +101,15 @@ func (p *Pair) check(ca []byte, now time.Time) error {
 	return err
 }
 
+// Finish ends an Install that a crash has cut off between the certificate and
+// its key.
+func Finish(dir string) error {
+	if err := settle(dir); err != nil {
+		return fmt.Errorf("pki: put a key in place: %w", err)
+	}
+	return nil
+}
+
 // settle ends what a crash may have left half done.
 func settle(dir string) error {
 	path := filepath.Join(dir, NodeKeyFile)

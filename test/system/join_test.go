@@ -178,6 +178,9 @@ func (f *fleet) rotates(t *testing.T) {
 	mx1, mx2, mx3 := f.Nodes[0], f.Nodes[1], f.Nodes[2]
 	crt := filepath.Join(mx3.Dir, "tls", "node.crt")
 	was := readFile(t, crt)
+	if ends, err := mx3.Metric(`clrelay_certificate_end_timestamp_seconds{of="node"}`); err != nil || time.Until(time.Unix(int64(ends), 0)) < 700*24*time.Hour {
+		t.Errorf("the metric: %v, %v", ends, err)
+	}
 	must(t, mx3, "cert", "renew")
 	if readFile(t, crt) == was {
 		t.Error("renew left the certificate as it was")

@@ -37,15 +37,22 @@ type Asked struct {
 }
 
 // Join gets this machine its certificate if it was told a token and has none.
+// What a crash has left of a renewal it ends in any case.
 func Join(ctx context.Context, a Asked) error {
-	if a.Join == "" && a.File == "" {
-		return nil
-	}
 	if a.Join != "" && a.File != "" {
 		return &cmdline.UsageError{Command: "clrelay serve", Err: errors.New("either --join or --join-file")}
 	}
 	n, err := config.LoadJoining(a.Config)
-	if err != nil {
+	told := a.Join != "" || a.File != ""
+	switch {
+	case err != nil && told:
+		return err
+	case err != nil || n.Cluster == nil && !told:
+		return nil // the start itself says what is wrong
+	case n.Cluster != nil:
+		err = pki.Finish(string(n.TLSDir))
+	}
+	if err != nil || !told {
 		return err
 	}
 	log := slog.New(slog.NewTextHandler(a.Stderr, nil)).With("node", string(n.Name))
