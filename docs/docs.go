@@ -6,5 +6,5 @@ import "embed"
 
 // Pages are the pages, in Markdown.
 //
-//go:embed *.md
+//go:embed *.md runbooks/*.md
 var Pages embed.FS

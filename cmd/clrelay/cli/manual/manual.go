@@ -47,9 +47,11 @@ lists the pages.`,
 
 // topics are the names of the pages.
 func topics() (out []string) {
-	names, _ := fs.Glob(docs.Pages, "*.md") // the pattern is well formed
-	for _, n := range names {
-		out = append(out, strings.TrimSuffix(n, ".md"))
+	for _, pattern := range []string{"*.md", "runbooks/*.md"} {
+		names, _ := fs.Glob(docs.Pages, pattern) // the patterns are well formed
+		for _, n := range names {
+			out = append(out, strings.TrimSuffix(n, ".md"))
+		}
 	}
 	return out
 }
