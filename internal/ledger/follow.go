@@ -23,9 +23,10 @@ type Source interface {
 // holds up the source: what it has missed it finds there later, and what is
 // not kept any more it notes as missing.
 func Follow(ctx context.Context, f *Files, src Source, log *slog.Logger) {
+	w := follower{f: f, src: src, log: log}
 	for warned := false; ; {
 		head, changed := src.Audited()
-		err := catchUp(f, src, head, log)
+		err := w.catchUp(head)
 		if err != nil && !warned {
 			log.Error("the audit log of this node cannot be written; the cluster has it still", "error", err)
 		}
@@ -38,12 +39,51 @@ func Follow(ctx context.Context, f *Files, src Source, log *slog.Logger) {
 	}
 }
 
+// follower writes a chain into files.
+type follower struct {
+	f   *Files
+	src Source
+	log *slog.Logger
+	// past is what the files hold, by number, while the source is behind them.
+	past map[uint64][32]byte
+}
+
+// behind tells whether the files hold the source's last entry: it is of the same
+// chain, and has not come as far as it was. So it is at each start, when Raft
+// applies again what it has applied before.
+func (w *follower) behind(head control.AuditMark) (bool, error) {
+	if head.Sequence == 0 {
+		return true, nil
+	}
+	if w.past == nil {
+		w.past = map[uint64][32]byte{}
+		err := w.f.Each(func(l *Line) error {
+			w.past[l.Sequence] = l.Stated // of several chains the last one
+			return nil
+		})
+		if err != nil {
+			w.past = nil
+			return false, err
+		}
+	}
+	hash, ok := w.past[head.Sequence]
+	return ok && hash == head.Hash, nil
+}
+
 // catchUp writes what the files lack.
-func catchUp(f *Files, src Source, head control.AuditMark, log *slog.Logger) error {
+func (w *follower) catchUp(head control.AuditMark) error {
+	f, src, log := w.f, w.src, w.log
 	last := f.Last()
-	if head == last || head.Sequence == 0 && last.Sequence == 0 {
+	if head == last {
+		w.past = nil
 		return nil
 	}
+	if head.Sequence <= last.Sequence {
+		if ok, err := w.behind(head); ok || err != nil {
+			return err
+		}
+	}
+	w.past = nil // it changes
 	list := src.AuditsAfter(last.Sequence)
 	if len(list) > 0 && list[0].Sequence == last.Sequence+1 && prevOf(&list[0]) == last.Hash {
 		return f.Append(list...)

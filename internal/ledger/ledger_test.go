@@ -65,6 +65,12 @@ func open(t *testing.T, dir string) *Files {
 	return f
 }
 
+// catchUp writes what the files lack of a chain.
+func catchUp(f *Files, c *chain) error {
+	w := follower{f: f, src: c, log: quiet()}
+	return w.catchUp(c.c.Head())
+}
+
 func verify(t *testing.T, f *Files, c *chain) Report {
 	t.Helper()
 	head, _ := c.Audited()
@@ -83,7 +89,7 @@ func written(t *testing.T) (string, *chain) {
 	f.size = 1
 	for range 3 {
 		c.add(3)
-		if err := catchUp(f, c, c.c.Head(), quiet()); err != nil {
+		if err := catchUp(f, c); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -172,12 +178,87 @@ func TestATornLine(t *testing.T) {
 	if f.Last().Sequence != 8 {
 		t.Errorf("the last one is %d", f.Last().Sequence)
 	}
-	if err := catchUp(f, src, src.c.Head(), quiet()); err != nil {
+	if err := catchUp(f, src); err != nil {
 		t.Fatal(err)
 	}
 	if r := verify(t, f, src); len(r.Findings) > 0 || r.Entries != 9 {
 		t.Errorf("then: %+v", r)
 	}
+}
+
+// A start, at which the same entries come again from the first one on, or from a
+// snapshot, writes nothing; and what is new then goes on where it was.
+func TestTheSameAgain(t *testing.T) {
+	dir, src := written(t)
+	f := open(t, dir)
+	w := follower{f: f, src: src, log: quiet()}
+	whole := src.AuditsAfter(0)
+	for n := range whole {
+		w.src = lagging{whole[:n+1]}
+		head, _ := w.src.Audited()
+		if err := w.catchUp(head); err != nil {
+			t.Fatal(err)
+		}
+		if r := verify(t, f, src); len(r.Findings) > 0 || r.Entries != 9 {
+			t.Fatalf("after %d of them again: %+v", n+1, r)
+		}
+	}
+	src.add(2)
+	w.src = src
+	if err := w.catchUp(src.c.Head()); err != nil {
+		t.Fatal(err)
+	}
+	if r := verify(t, f, src); len(r.Findings) > 0 || r.Entries != 11 {
+		t.Errorf("then: %+v", r)
+	}
+}
+
+// A backup that is restored is of the same chain until something new comes.
+func TestRestored(t *testing.T) {
+	dir, src := written(t)
+	f := open(t, dir)
+	w := follower{f: f, src: src, log: quiet()}
+	old := newChain()
+	var texts [][]byte
+	whole := src.AuditsAfter(0)[:5]
+	for _, l := range whole {
+		texts = append(texts, l.Text)
+	}
+	ok := false
+	if old.c, ok = audit.New(whole[4].AuditMark, texts); !ok {
+		t.Fatal("no chain")
+	}
+	if err := w.catchUp(old.c.Head()); err != nil {
+		t.Fatal(err)
+	}
+	if r := verify(t, f, src); len(r.Findings) > 0 {
+		t.Fatalf("nothing new has come: %+v", r)
+	}
+	old.c.Append(entry("another"))
+	old.add(1)
+	w.src = old
+	if err := w.catchUp(old.c.Head()); err != nil {
+		t.Fatal(err)
+	}
+	if r := verify(t, f, old); len(r.Findings) != 1 || !strings.Contains(r.Findings[0].Text, "another chain") || r.Last != 7 {
+		t.Errorf("something new came: %+v", r)
+	}
+}
+
+// lagging is a chain that has come so far.
+type lagging struct{ list []control.AuditLine }
+
+func (l lagging) Audited() (control.AuditMark, <-chan struct{}) {
+	return l.list[len(l.list)-1].AuditMark, nil
+}
+
+func (l lagging) AuditsAfter(n uint64) (out []control.AuditLine) {
+	for _, e := range l.list {
+		if e.Sequence > n {
+			out = append(out, e)
+		}
+	}
+	return out
 }
 
 // Who was away for too long says so, and so does who meets another chain. Who
@@ -186,7 +267,7 @@ func TestGaps(t *testing.T) {
 	dir, src := written(t)
 	src.add(control.KeepAudits + 10)
 	f := open(t, dir)
-	if err := catchUp(f, src, src.c.Head(), quiet()); err != nil {
+	if err := catchUp(f, src); err != nil {
 		t.Fatal(err)
 	}
 	r := verify(t, f, src)
@@ -195,7 +276,7 @@ func TestGaps(t *testing.T) {
 	}
 	other := newChain()
 	other.add(4)
-	if err := catchUp(f, other, other.c.Head(), quiet()); err != nil {
+	if err := catchUp(f, other); err != nil {
 		t.Fatal(err)
 	}
 	r = verify(t, f, other)
@@ -203,7 +284,7 @@ func TestGaps(t *testing.T) {
 		t.Errorf("another chain: %+v", r)
 	}
 	later := open(t, filepath.Join(t.TempDir(), "audit"))
-	if err := catchUp(later, src, src.c.Head(), quiet()); err != nil {
+	if err := catchUp(later, src); err != nil {
 		t.Fatal(err)
 	}
 	if r := verify(t, later, src); len(r.Findings) != 0 || r.First != 20 {
@@ -298,11 +379,11 @@ func TestAFullDisk(t *testing.T) {
 	defer full.Close()
 	f.file = full
 	src.add(1)
-	if err := catchUp(f, src, src.c.Head(), quiet()); err == nil || f.Last().Sequence != 9 {
+	if err := catchUp(f, src); err == nil || f.Last().Sequence != 9 {
 		t.Errorf("a full disk took it: %v, %v", f.Last(), err)
 	}
 	f.file, f.err = well, nil // /dev/full cannot be cut, which a file can
-	if err := catchUp(f, src, src.c.Head(), quiet()); err != nil {
+	if err := catchUp(f, src); err != nil {
 		t.Fatal(err)
 	}
 	if r := verify(t, f, src); len(r.Findings) > 0 || r.Entries != 10 {
