@@ -78,6 +78,7 @@ func (in *Inbox) Addr() string { return in.ln.Addr().String() }
 // Close ends the inbox.
 func (in *Inbox) Close() {
 	in.srv.Close()
+	in.ln.Close() // of a server that had not begun to serve it the library knows nothing
 	<-in.served
 }
 
