@@ -1,6 +1,9 @@
 package cmdline
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
 // The exit codes. Scripts rely on them: they never change.
 const (
@@ -32,6 +35,13 @@ func (e *ExitError) Unwrap() error { return e.Err }
 // Exitf makes an error that ends the process with a code.
 func Exitf(code int, format string, args ...any) error {
 	return &ExitError{code, fmt.Errorf(format, args...)}
+}
+
+// Passing tells whether a call that ended so may go well at another node, or at
+// the same one later. An error that is none is one, too: the answer was cut off.
+func Passing(err error) bool {
+	var exit *ExitError
+	return err == nil || errors.As(err, &exit) && exit.Code == ExitUnreachable
 }
 
 // UsageError is a mistake on the command line.

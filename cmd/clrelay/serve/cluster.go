@@ -216,9 +216,10 @@ func (r *relay) guardStream(srv any, ss grpc.ServerStream, info *grpc.StreamServ
 // adminOptions is what the admin API asks.
 func (r *relay) adminOptions() admin.Options {
 	op := &operate.Operator{Node: string(r.conf().node.Name), Queue: r.parts.queue, Trash: func() time.Duration { return time.Duration(r.conf().cluster.Queue.Trash) }}
+	kept := &work.Records{Kept: r.parts.books.Records, Refusal: refusal}
 	o := admin.Options{Queue: op, Messages: op, Node: r, Rules: r.parts.rules, Content: &observe.Contents{Spool: r.parts.spool}, Traces: r.parts.traces, Configs: shared.OwnFile(func() []byte { return r.conf().cluster.Text }), Log: r.log, Metrics: r.metrics.Node,
 		Name: op.Node, Bindings: r.bindings, Audit: r.parts.books.Log, Recorder: r.parts.books.Recorder,
-		Jobs: &work.Records{Kept: r.parts.books.Records, Refusal: refusal}, Trials: &work.Records{Kept: r.parts.books.Records, Refusal: refusal}}
+		Jobs: kept, Trials: kept}
 	o.Services = append(o.Services, func(to grpc.ServiceRegistrar, f fleet.Fleet) { r.services(to, f, o.Cluster) })
 	if m := r.parts.member; m != nil {
 		r.parts.conns = m.Conns()
@@ -231,7 +232,10 @@ func (r *relay) adminOptions() admin.Options {
 		o.Cluster, o.Nodes, o.Peers, o.Rescue = c, c, c, &plane.Control{Node: m, Early: errEarly, Refusal: refusal}
 		o.Ground = work.Ground{Node: m}
 		o.Traces.All = c.All
-		o.Level = func() uint32 { return m.Overview().Level }
+		o.Level = func() (level uint32) {
+			m.Read(func(s *fsm.State) { level = s.Level() })
+			return level
+		}
 		op.Level = o.Level
 		o.Configs = &shared.Cluster{Node: m, Self: op.Node, Settings: r.clusterSettings, Operator: c, Refusal: refusal}
 	}

@@ -56,7 +56,7 @@ func (d *Driver) leads() bool { return d.ground == nil || d.ground.Leads() }
 func (d *Driver) drive(ctx context.Context, job *adminv1.Job) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	r := &run{d: d, id: job.GetId(), job: job, at: map[uint64]string{}, done: map[string]bool{}, old: map[uint64]bool{}}
+	r := &run{d: d, id: job.GetId(), at: map[uint64]string{}, done: map[string]bool{}, old: map[uint64]bool{}}
 	r.verb = bounded(job.GetVerb(), job.GetCreated().AsTime().Add(late))
 	for _, s := range r.segments() {
 		r.old[s.ID] = true
@@ -177,7 +177,6 @@ func Sum(j *adminv1.Job) *adminv1.JobShare {
 type run struct {
 	d    *Driver
 	id   string
-	job  *adminv1.Job
 	verb *adminv1.Verb     // bounded
 	old  map[uint64]bool   // segments that were there when it began: those that came later have new mail
 	at   map[uint64]string // which node has looked at a segment, whole

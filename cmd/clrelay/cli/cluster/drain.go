@@ -117,7 +117,7 @@ func (a *nouns) follow(whole, ctx context.Context, name string, wait bool) error
 			return cmdline.Exitf(cmdline.ExitUnreachable, "%s is not drained yet", name)
 		case ctx.Err() != nil && whole.Err() == nil:
 			return cmdline.Exitf(cmdline.ExitUnreachable, "no answer in time: whether draining %s has begun is not known", name)
-		case !wait || !show.begun || !passing(err):
+		case !wait || !show.begun || !cmdline.Passing(err):
 			return err
 		}
 		t := time.NewTimer(againAfter)
@@ -127,12 +127,6 @@ func (a *nouns) follow(whole, ctx context.Context, name string, wait bool) error
 			t.Stop()
 		}
 	}
-}
-
-// passing tells whether another node, or the same one later, may know more.
-func passing(err error) bool {
-	var exit *cmdline.ExitError
-	return err == nil || errors.As(err, &exit) && exit.Code == cmdline.ExitUnreachable
 }
 
 // watch follows the draining over one connection and gives what was said last.

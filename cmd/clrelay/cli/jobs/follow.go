@@ -39,7 +39,7 @@ func Follow(ctx context.Context, c *cmdline.Console, with Connect, id string) (*
 		case ctx.Err() != nil:
 			c.Talk("Job %s goes on. Follow it with: clrelay job wait %s", id, id)
 			return nil, cmdline.Exitf(cmdline.ExitUnreachable, "the job has not ended yet")
-		case !passing(err):
+		case !cmdline.Passing(err):
 			return nil, err
 		}
 		t := time.NewTimer(againAfter)
@@ -49,12 +49,6 @@ func Follow(ctx context.Context, c *cmdline.Console, with Connect, id string) (*
 			t.Stop()
 		}
 	}
-}
-
-// passing tells whether another node, or the same one later, may know more.
-func passing(err error) bool {
-	var exit *cmdline.ExitError
-	return err == nil || errors.As(err, &exit) && exit.Code == cmdline.ExitUnreachable
 }
 
 // watch follows a job over one connection and gives what was said last.
