@@ -7,8 +7,9 @@ const (
 	firstLevel    = 1
 	WriteOffLevel = 2 // of OpWriteOff
 	OperatorLevel = 3 // of RecordPut and AuditAppend
+	LimitLevel    = 4 // of the shares of limits and the suppression list
 	// KnownLevel is the highest that this program knows.
-	KnownLevel = OperatorLevel + ahead
+	KnownLevel = LimitLevel + ahead
 )
 
 // levelOf returns the feature level that the use of a command needs.
