@@ -28,6 +28,8 @@ const module = "github.com/clrelay/clrelay"
 // declares, and cmd wires them. The longest matching prefix counts.
 var floors = map[string]int{
 	"internal/mail":            0, // the nouns
+	"internal/limit":           0, // rates, connections and budgets
+	"internal/limit/local":     1, // a node held to its part of them
 	"proto":                    0, // records and services as data
 	"proto/control/wire":       1, // the control plane's nouns as messages
 	"internal":                 1, // tools that know nothing of mail's way through the relay

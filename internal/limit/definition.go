@@ -105,11 +105,18 @@ const (
 	KindSuspended
 )
 
+// Amount is what is to be sent or taken.
+type Amount struct {
+	Messages, Recipients int
+	Octets               int64
+}
+
 // Denied says why something may not be done now.
 type Denied struct {
 	Limit  string // the Definition's name
 	Key    string // what it counts by here, in words: "site=google.com"; empty: all together
 	Kind   Kind
-	Wait   time.Duration // how long until it makes sense to ask again, an estimate, at least a millisecond
+	Wait   time.Duration // how long until it makes sense to ask again, an estimate, from a millisecond to a minute
+	Left   time.Duration // how long it takes if nothing changes: until a budget begins anew, or a suspension ends
 	Reason string        // the Definition's
 }

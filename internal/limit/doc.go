@@ -1,6 +1,6 @@
 // Package limit says what may be done how often: rates, connections at a time
-// and budgets, of whatever the operator counts by, and holds a node to its part
-// of them.
+// and budgets, of whatever the operator counts by. These are the nouns; package
+// local holds a node to its part of them.
 //
 // A Definition is a limit as it is configured, or as an operator or a rule of
 // shaping has set it for a while. It is for the whole cluster. What it counts by
@@ -11,6 +11,6 @@
 // is where it is told why the nodes together never exceed a limit. A machine
 // that is alone has all of them.
 //
-// Nothing here asks another node anything: what a Limiter answers it answers
-// from memory, at once.
+// Nothing here asks another node anything: what a node answers it answers from
+// memory, at once.
 package limit
