@@ -1,0 +1,161 @@
+package local
+
+import (
+	"math"
+	"time"
+
+	"github.com/clrelay/clrelay/internal/limit"
+)
+
+// ahead is how much earlier than its token a message may be begun: connecting
+// takes time, and a rate is to be used up although the burst is small. Ticket.Use
+// holds it back until the token is there.
+const ahead = 500 * time.Millisecond
+
+// noPart is how long somebody waits for a node that has nothing of a limit.
+const noPart = time.Second
+
+// bucket is a node's part of a rate. Its tokens grow with time up to cap.
+type bucket struct {
+	own    uint32 // units
+	shared bool   // there is a Share of it
+
+	tokens, cap, flow float64 // flow is tokens a nanosecond
+	at                time.Duration
+	reserved          int64         // asked for and neither used nor given up
+	promised          time.Duration // when the last who was told to wait will come
+}
+
+// settle brings the tokens up to date.
+func (b *bucket) settle(now time.Duration) {
+	if now <= b.at {
+		return
+	}
+	b.tokens = min(b.cap, b.tokens+float64(now-b.at)*b.flow)
+	b.at = now
+}
+
+// give makes own of units the node's part from now on. What grows starts empty,
+// what shrinks keeps no more than it can hold.
+func (b *bucket) give(r *rule, own uint32, now time.Duration) {
+	b.settle(now)
+	part := 0.0
+	if r.rateUnits > 0 {
+		part = float64(own) / float64(r.rateUnits)
+	}
+	b.own, b.at = own, now
+	b.cap, b.flow = float64(r.Burst)*part, r.Rate.PerNano()*part
+	b.tokens = min(b.tokens, b.cap)
+}
+
+// need is how many tokens n takes to begin: of more than there can ever be, all.
+// The rest is owed, so that what is larger than the burst goes too.
+func (b *bucket) need(n int64) float64 { return min(float64(n), b.cap) }
+
+// room tells whether n more may be reserved.
+func (b *bucket) room(n int64, lead time.Duration) bool {
+	return b.cap > 0 && b.tokens+b.flow*float64(lead)-float64(b.reserved) >= b.need(n)
+}
+
+// lack is how long until have tokens are need; 0 if they are.
+func (b *bucket) lack(need, have float64) time.Duration {
+	if b.cap <= 0 {
+		return noPart
+	}
+	if have >= need {
+		return 0
+	}
+	d := math.Ceil((need - have) / b.flow)
+	if d > float64(1000*time.Hour) {
+		return 1000 * time.Hour
+	}
+	return max(time.Duration(d), time.Millisecond)
+}
+
+// turn is how long somebody should wait who wants n and lacks tokens for base:
+// those who are told one after the other come one after the other, but not far
+// behind the tokens: who does not come back must not keep the others away. crowd
+// is how many were told lately.
+func (b *bucket) turn(n int64, base, now time.Duration, crowd uint32) time.Duration {
+	if b.cap <= 0 {
+		return base
+	}
+	spread := 250*time.Millisecond + time.Duration(min(crowd, 10_000))*time.Millisecond
+	next := b.promised + b.lack(b.need(n), 0)
+	at := min(max(now+base, next), now+base+spread)
+	b.promised = at
+	return at - now
+}
+
+// purse is what was granted of a budget.
+type purse struct {
+	window         uint64
+	ends           time.Time
+	granted, spent int64
+	wanted         int64         // the largest that was refused since the last Demands
+	dry            time.Duration // since when there is not enough; 0: there is
+}
+
+func (p *purse) left(wall time.Time) int64 {
+	if !wall.Before(p.ends) {
+		return 0
+	}
+	return p.granted - p.spent
+}
+
+// grant takes a Grant into account; those of the past and those known change
+// nothing.
+func (p *purse) grant(g *limit.Grant, quantum int64) {
+	amount := int64(min(g.Granted, math.MaxInt64/uint64(quantum))) * quantum
+	switch {
+	case g.Window < p.window || g.Window == p.window && amount <= p.granted && !p.ends.IsZero():
+		return
+	case g.Window > p.window || p.ends.IsZero():
+		p.spent = 0
+	}
+	p.window, p.ends, p.granted, p.dry = g.Window, g.Ends, amount, 0
+}
+
+// usedUp is how long a budget gets nothing before it counts as used up.
+const usedUp = 5 * time.Second
+
+// wait says when to ask again, and when there will surely be something: a
+// budget of which nothing more comes is used up until its window ends.
+func (p *purse) wait(per time.Duration, now time.Duration, wall time.Time) (again, left time.Duration) {
+	if p.dry == 0 {
+		p.dry = max(now, 1)
+	}
+	ends := p.ends
+	if !wall.Before(ends) {
+		ends = wall.Truncate(per).Add(per)
+	}
+	if now-p.dry < usedUp {
+		return 200 * time.Millisecond, 200 * time.Millisecond
+	}
+	return ends.Sub(wall), ends.Sub(wall)
+}
+
+// slots is a node's part of connections at a time.
+type slots struct {
+	own     uint32 // units
+	shared  bool
+	may     int // connections
+	held    []*hold
+	refused uint32 // since the last Demands
+}
+
+func (c *slots) give(r *rule, own uint32) {
+	c.own = own
+	c.may = 0
+	if r.connUnits > 0 {
+		c.may = int(int64(r.Connections) * int64(own) / int64(r.connUnits))
+	}
+}
+
+// units is how many of them n connections take.
+func (r *rule) units(n int) uint32 {
+	if r.Connections == 0 {
+		return 0
+	}
+	return uint32((int64(n)*int64(r.connUnits) + int64(r.Connections) - 1) / int64(r.Connections))
+}

@@ -1,0 +1,251 @@
+package local
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/clrelay/clrelay/internal/limit"
+)
+
+// rule is a Definition, made ready to be asked.
+type rule struct {
+	limit.Definition
+	id    uint64        // the same for all forms of the limit whose keys are the same
+	since time.Duration // when it became what it is: what it has not seen counts as emptied then
+	ends  time.Duration // when Until is; 0: never
+
+	refused atomic.Uint64 // while it is suspended
+	keys    *atomic.Int64 // how many keys are told apart, of all its forms
+
+	rateUnits, connUnits, budgetUnits uint32
+	quantum                           int64 // how much a unit of the budget is
+	match                             []wanted
+}
+
+// wanted is the values of one field that a rule is for.
+type wanted struct {
+	field limit.Field
+	exact map[string]struct{}
+	below []string // ".example.org" for all below it
+	nets  []netip.Prefix
+}
+
+func newRule(d *limit.Definition) *rule {
+	r := &rule{Definition: *d, keys: new(atomic.Int64)}
+	r.rateUnits = uint32(min(d.Burst, limit.MaxUnits))
+	r.connUnits = uint32(min(d.Connections, limit.MaxUnits))
+	r.quantum = max(1, (d.Budget.N+1<<31-1)>>31)
+	r.budgetUnits = uint32(d.Budget.N / r.quantum)
+	for f, values := range d.Match {
+		if len(values) == 0 {
+			continue
+		}
+		w := wanted{field: limit.Field(f)}
+		for _, v := range values {
+			w.add(v)
+		}
+		r.match = append(r.match, w)
+	}
+	return r
+}
+
+func (w *wanted) add(v string) {
+	if w.field == limit.Client {
+		if p, err := limit.ParseNetwork(v); err == nil {
+			w.nets = append(w.nets, p)
+		}
+		return
+	}
+	if wild(w.field) && strings.HasPrefix(v, "*.") {
+		w.below = append(w.below, v[1:])
+		return
+	}
+	if w.exact == nil {
+		w.exact = map[string]struct{}{}
+	}
+	w.exact[v] = struct{}{}
+}
+
+func wild(f limit.Field) bool {
+	return f == limit.RecipientDomain || f == limit.SenderDomain || f == limit.Site
+}
+
+func (w *wanted) matches(s *limit.Subject) bool {
+	if w.field == limit.Client {
+		a := s.Client.Unmap().WithZone("")
+		return slices.ContainsFunc(w.nets, func(p netip.Prefix) bool { return p.Contains(a) })
+	}
+	v := s.Value(w.field)
+	if _, ok := w.exact[v]; ok {
+		return true
+	}
+	for _, suffix := range w.below {
+		if strings.HasSuffix(v, suffix) {
+			return true
+		}
+	}
+	return false
+}
+
+// applies tells whether the rule is for s at this time.
+func (r *rule) applies(s *limit.Subject, now time.Duration) bool {
+	if r.ends > 0 && now >= r.ends {
+		return false
+	}
+	for _, f := range r.Per {
+		if !s.Has(f) {
+			return false
+		}
+	}
+	for i := range r.match {
+		if !r.match[i].matches(s) {
+			return false
+		}
+	}
+	return true
+}
+
+// amount is what the rule counts of n.
+func (r *rule) amount(n limit.Amount) int64 {
+	switch r.Count {
+	case limit.Recipients:
+		return int64(n.Recipients)
+	case limit.Octets:
+		return n.Octets
+	}
+	return int64(n.Messages)
+}
+
+// index finds the rules that may be for a subject without a look at the others:
+// each rule lies under the values of one of its fields.
+type index struct {
+	rules []*rule
+	sides [2]lookup
+}
+
+type lookup struct {
+	every []*rule // match all, or nothing that can be looked up
+	exact [limit.Fields]map[string][]*rule
+	below [limit.Fields]map[string][]*rule // by ".example.org"
+	nets  map[netip.Prefix][]*rule
+	bits  []netip.Prefix // one of each family and length in nets, narrow ones first
+}
+
+func newIndex(rules []*rule) *index {
+	x := &index{rules: rules}
+	for _, r := range rules {
+		x.sides[r.Side].add(r)
+	}
+	return x
+}
+
+func (x *lookup) add(r *rule) {
+	var best *wanted
+	for i := range r.match {
+		if w := &r.match[i]; best == nil || w.cost() < best.cost() {
+			best = w
+		}
+	}
+	if best == nil {
+		x.every = append(x.every, r)
+		return
+	}
+	f := best.field
+	for v := range best.exact {
+		put(&x.exact[f], v, r)
+	}
+	for _, v := range best.below {
+		put(&x.below[f], v, r)
+	}
+	for _, p := range best.nets {
+		put(&x.nets, p, r)
+		same := func(q netip.Prefix) bool { return q.Bits() == p.Bits() && q.Addr().Is4() == p.Addr().Is4() }
+		if !slices.ContainsFunc(x.bits, same) {
+			x.bits = append(x.bits, p)
+		}
+	}
+}
+
+// cost orders fields by how well they can be looked up: exact values first, few
+// before many.
+func (w *wanted) cost() int {
+	return len(w.exact) + 1000*len(w.below) + 1000*len(w.nets)
+}
+
+func put[K comparable](m *map[K][]*rule, k K, r *rule) {
+	if *m == nil {
+		*m = map[K][]*rule{}
+	}
+	if have := (*m)[k]; len(have) == 0 || have[len(have)-1] != r {
+		(*m)[k] = append(have, r)
+	}
+}
+
+// found are the rules for a subject. Up to eight need no memory of their own.
+type found struct {
+	n    int
+	few  [8]*rule
+	more []*rule
+}
+
+func (f *found) at(i int) *rule {
+	if i < len(f.few) {
+		return f.few[i]
+	}
+	return f.more[i-len(f.few)]
+}
+
+func (f *found) add(rules []*rule, s *limit.Subject, now time.Duration) {
+next:
+	for _, r := range rules {
+		if !r.applies(s, now) {
+			continue
+		}
+		for i := range f.n {
+			if f.at(i) == r {
+				continue next
+			}
+		}
+		if f.n < len(f.few) {
+			f.few[f.n] = r
+		} else {
+			f.more = append(f.more, r)
+		}
+		f.n++
+	}
+}
+
+// find collects the rules for s.
+func (x *lookup) find(out *found, s *limit.Subject, now time.Duration) {
+	out.add(x.every, s, now)
+	for f := range limit.Fields {
+		if x.exact[f] != nil {
+			if v := s.Value(f); v != "" {
+				out.add(x.exact[f][v], s, now)
+			}
+		}
+		if x.below[f] != nil {
+			v := s.Value(f)
+			for i := 1; i < len(v); i++ {
+				if v[i] == '.' {
+					out.add(x.below[f][v[i:]], s, now)
+				}
+			}
+		}
+	}
+	if x.nets == nil || !s.Client.IsValid() {
+		return
+	}
+	a := s.Client.Unmap().WithZone("")
+	for _, b := range x.bits {
+		if b.Addr().Is4() != a.Is4() {
+			continue
+		}
+		if p, err := a.Prefix(b.Bits()); err == nil {
+			out.add(x.nets[p], s, now)
+		}
+	}
+}

@@ -1,0 +1,299 @@
+package local
+
+import (
+	"errors"
+	"hash/maphash"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/clrelay/clrelay/internal/limit"
+)
+
+// MaxKeys bounds how many keys a Limiter tells apart. Those beyond it, and those
+// of one limit beyond half of it, are counted together as one key, "*", so that
+// who floods it with names gets no memory, and nobody's bucket is forgotten
+// before it is full again.
+const MaxKeys = 250_000
+
+// Options of a Limiter. All are required but Keys.
+type Options struct {
+	Now  func() time.Duration // monotonic
+	Wall func() time.Time     // ends windows of budgets, and limits
+	Keys int                  // MaxKeys if 0
+}
+
+// Limiter holds a node to its part of all limits. It may be used by many
+// goroutines.
+//
+// Locks: Limiter.mu is about definitions and what the node was told of its part;
+// it is taken before a shard's, and never while one is held. What is asked of
+// known keys takes shards alone, one at a time.
+type Limiter struct {
+	opts  Options
+	seed  maphash.Seed
+	index atomic.Pointer[index]
+	count atomic.Int64
+	broom atomic.Uint64 // which shard is swept next
+	want  chan struct{}
+
+	mu         sync.RWMutex
+	configured []limit.Definition
+	overrides  []limit.Definition
+	byName     map[string]*rule
+	lastID     uint64
+	told       told
+	grown      time.Duration // when the even part became larger
+	opened     register
+
+	shards [shardCount]shard
+}
+
+var _ limit.Local = (*Limiter)(nil)
+
+// New returns a Limiter without limits, and without a part of any.
+func New(o Options) *Limiter {
+	if o.Keys == 0 {
+		o.Keys = MaxKeys
+	}
+	l := &Limiter{opts: o, seed: maphash.MakeSeed(), want: make(chan struct{}, 1), byName: map[string]*rule{}}
+	l.index.Store(&index{})
+	l.opened.all = map[*opening]struct{}{}
+	for i := range l.shards {
+		l.shards[i].keys = map[uint64]*state{}
+	}
+	return l
+}
+
+// Ticket is a permission to send or take something soon. The zero value is one
+// that no limit is about. It belongs to one goroutine.
+type Ticket struct {
+	l    *Limiter
+	n    int
+	few  [6]claim
+	more []claim
+}
+
+// claim is a Ticket's part in one key.
+type claim struct {
+	s *state
+	n int64
+}
+
+func (t *Ticket) add(c claim) {
+	if t.n < len(t.few) {
+		t.few[t.n] = c
+	} else {
+		t.more = append(t.more, c)
+	}
+	t.n++
+}
+
+func (t *Ticket) at(i int) claim {
+	if i < len(t.few) {
+		return t.few[i]
+	}
+	return t.more[i-len(t.few)]
+}
+
+// Reserve asks for n on behalf of s. All limits that apply must allow it, or
+// none has it reserved, and the Denied is of the one that takes longest. A
+// reservation bounds how many are under way; what counts is Use.
+func (l *Limiter) Reserve(side limit.Side, s *limit.Subject, n limit.Amount) (t Ticket, denied *limit.Denied) {
+	now := l.opts.Now()
+	var f found
+	l.index.Load().sides[side].find(&f, s, now)
+	t.l = l
+	for i := range f.n {
+		r := f.at(i)
+		if d := l.reserve(&t, r, s, r.amount(n), now); d != nil && (denied == nil || d.Left > denied.Left) {
+			denied = d
+		}
+	}
+	if denied != nil {
+		t.Cancel()
+	}
+	return t, denied
+}
+
+func (l *Limiter) reserve(t *Ticket, r *rule, s *limit.Subject, n int64, now time.Duration) *limit.Denied {
+	if r.Suspended {
+		return r.suspended(s, now)
+	}
+	if n <= 0 || r.Rate.N == 0 && r.Budget.N == 0 {
+		return nil
+	}
+	st := l.lock(r, s, now, false)
+	if st == nil {
+		return nil
+	}
+	defer st.home.mu.Unlock()
+	r = st.rule
+	if r.Rate.N > 0 {
+		b := &st.rate
+		b.settle(now)
+		if lead := r.lead(); !b.room(n, lead) {
+			base := noPart
+			if b.cap > 0 {
+				base = max(b.lack(b.need(n)+float64(b.reserved), b.tokens)-lead, time.Millisecond)
+			}
+			return st.deny(l, limit.KindRate, b.turn(n, base, now, st.crowd), base, now)
+		}
+	}
+	if r.Budget.N > 0 {
+		p := st.budget
+		st.activate(l, now, false)
+		wall := l.opts.Wall()
+		st.asked += n
+		if p.left(wall)-st.rate.reserved < n {
+			p.wanted = max(p.wanted, n+st.rate.reserved)
+			again, left := p.wait(r.Budget.Per, now, wall)
+			return st.deny(l, limit.KindBudget, again, left, now)
+		}
+	}
+	st.rate.reserved += n
+	t.add(claim{st, n})
+	return nil
+}
+
+// lead is how much earlier than its token something of the rule may begin. Who
+// is received is not to be asked to wait at the end.
+func (r *rule) lead() time.Duration {
+	if r.Side == limit.Receive {
+		return 0
+	}
+	return ahead
+}
+
+// Use counts what was reserved, as of now: right before it goes out. If it
+// returns a wait it has counted nothing: the node has less than it had, or the
+// tokens are still to come; ask again after it. After a Use that returned 0 the
+// Ticket is spent.
+func (t *Ticket) Use() (wait time.Duration) {
+	if t.n == 0 {
+		return 0
+	}
+	now := t.l.opts.Now()
+	for i := range t.n {
+		c := t.at(i)
+		if wait = t.l.take(c, now); wait > 0 {
+			for j := range i {
+				t.at(j).giveBack()
+			}
+			return wait
+		}
+	}
+	t.n = 0
+	return 0
+}
+
+func (l *Limiter) take(c claim, now time.Duration) time.Duration {
+	st := c.s
+	st.home.mu.Lock()
+	defer st.home.mu.Unlock()
+	if st.gone {
+		return 0
+	}
+	b, r := &st.rate, st.rule
+	if r.Rate.N > 0 {
+		b.settle(now)
+		if b.cap <= 0 || b.tokens < b.need(c.n) {
+			st.denied(l, now)
+			return max(b.lack(b.need(c.n), b.tokens), time.Millisecond)
+		}
+	}
+	if r.Budget.N > 0 {
+		if wall := l.opts.Wall(); st.budget.left(wall) < c.n {
+			st.denied(l, now)
+			again, _ := st.budget.wait(r.Budget.Per, now, wall)
+			return again
+		}
+		st.budget.spent += c.n
+	}
+	if r.Rate.N > 0 {
+		b.tokens -= float64(c.n)
+		st.used += c.n
+	}
+	st.total += uint64(c.n)
+	b.reserved -= c.n
+	return 0
+}
+
+// giveBack undoes take, in the same instant.
+func (c claim) giveBack() {
+	st := c.s
+	st.home.mu.Lock()
+	defer st.home.mu.Unlock()
+	if st.gone {
+		return
+	}
+	if st.rule.Rate.N > 0 {
+		st.rate.tokens = min(st.rate.cap, st.rate.tokens+float64(c.n))
+		st.used -= c.n
+	}
+	if st.rule.Budget.N > 0 {
+		st.budget.spent -= c.n
+	}
+	st.total -= uint64(c.n)
+	st.rate.reserved += c.n
+}
+
+// Cancel gives up what was reserved and not used. It may be called always.
+func (t *Ticket) Cancel() {
+	for i := range t.n {
+		c := t.at(i)
+		c.s.home.mu.Lock()
+		c.s.rate.reserved -= c.n
+		c.s.home.mu.Unlock()
+	}
+	t.n = 0
+}
+
+// maxWait is how long anybody is told to wait at most: limits change meanwhile.
+const maxWait = time.Minute
+
+func (r *rule) suspended(s *limit.Subject, now time.Duration) *limit.Denied {
+	r.refused.Add(1)
+	left := time.Hour
+	if r.ends > 0 {
+		left = max(r.ends-now, time.Millisecond)
+	}
+	return &limit.Denied{Limit: r.Name, Key: s.Words(r.Per), Kind: limit.KindSuspended, Wait: min(left, maxWait), Left: left, Reason: r.Reason}
+}
+
+// deny counts and words a refusal. The shard is locked.
+func (st *state) deny(l *Limiter, kind limit.Kind, wait, left, now time.Duration) *limit.Denied {
+	st.denied(l, now)
+	return &limit.Denied{
+		Limit: st.rule.Name, Key: st.words(), Kind: kind,
+		Wait: min(max(wait, time.Millisecond), maxWait), Left: max(left, time.Millisecond),
+		Reason: st.rule.Reason,
+	}
+}
+
+// denied counts one.
+func (st *state) denied(l *Limiter, now time.Duration) {
+	st.denials++
+	if now-st.crowded > time.Second {
+		st.crowd, st.crowded = 0, now
+	}
+	st.crowd++
+	st.activate(l, now, true)
+}
+
+// Wanting receives something when a key is in demand of which nothing was wanted
+// before, so that the others can be asked at once.
+func (l *Limiter) Wanting() <-chan struct{} { return l.want }
+
+// Configure sets the limits of cluster.yaml. If one of them is wrong nothing
+// changes. Limits that are as before keep what they know; those whose numbers
+// alone are new keep it as far as it fits.
+func (l *Limiter) Configure(defs []limit.Definition) error { return l.set(&l.configured, defs) }
+
+// Override sets the limits that operators and shaping have made, all of them at
+// once, as Configure does. One with the name of a configured limit stands in its
+// place.
+func (l *Limiter) Override(defs []limit.Definition) error { return l.set(&l.overrides, defs) }
+
+// errTwice is for two limits of one name.
+var errTwice = errors.New("there are two limits of this name")
