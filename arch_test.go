@@ -66,6 +66,7 @@ var floors = map[string]int{
 	"cluster/fsm":              2, // what Raft decides, as a pure state machine
 	"cluster/fsm/records":      1, // the operators' records of its state
 	"cluster/fsm/audit":        1, // the audit chain of its state
+	"cluster/fsm/shares":       1, // how limits are divided
 	"cluster/pki":              2, // the cluster's certificates
 	"cluster/enroll":           3, // how nodes get their certificates
 	"cluster/gossip":           3, // who seems to be there

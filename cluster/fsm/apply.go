@@ -42,6 +42,10 @@ func (s *State) Apply(index uint64, data []byte) Result {
 		return s.recordPut(c)
 	case AuditAppend:
 		return s.auditAppend(c)
+	case ShareOps:
+		return s.shares.Share(c)
+	case BudgetOps:
+		return s.shares.Grant(c)
 	}
 	return refuse(Malformed)
 }

@@ -85,3 +85,29 @@ func TestALedgerThatIsNone(t *testing.T) {
 		}
 	}
 }
+
+// Limits are divided from their level on, through snapshots and generations.
+func TestLimits(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	claim := ShareOps{Claim: true}
+	w.refused(claim, LevelTooLow)
+	w.refused(BudgetOps{AtMS: 1}, LevelTooLow)
+	w.at(LimitLevel)
+	if r := w.must(claim); r.Version != 1 || !r.Roster {
+		t.Fatalf("the claim: %+v", r)
+	}
+	w.refused(claim, WrongVersion)
+	w.must(ShareOps{Reign: 1, Roster: &Roster{Founded: true, Seats: []Seat{{Node: "a", State: Seated}, {Node: "b", State: Seated}}}})
+	r := w.must(ShareOps{Reign: 1, Ops: []ShareOp{{Key: "k", Kind: 1, Of: 10, Parts: []Part{{Node: "a", Units: 7}, {Node: "b", Units: 3}}}}})
+	if len(r.Limits) != 1 || r.Limits[0] != "k" {
+		t.Errorf("touched: %+v", r)
+	}
+	w.must(BudgetOps{AtMS: 7_200_000, Grants: []BudgetGrant{{Key: "day", PerS: 86400, Amount: 20, Node: "a", Session: w.session("a"), N: 5}}})
+	w.again()
+	w.must(GenerationBump{Generation: 2})
+	d, ok := w.s.Division("k")
+	b, given := w.s.Budget("day")
+	if !ok || d.Units("a") != 7 || !given || b.Granted != 5 || w.s.Reign() != 1 || len(w.s.Roster().Seats) != 2 {
+		t.Errorf("what is known of limits: %+v", w.s.Limits())
+	}
+}

@@ -21,6 +21,8 @@ func levelOf(c Command) uint32 {
 		}
 	case RecordPut, AuditAppend:
 		return OperatorLevel
+	case ShareOps, BudgetOps:
+		return LimitLevel
 	}
 	if isNew(c) {
 		return KnownLevel

@@ -89,7 +89,7 @@ func (h *history) sessionOf(r Ref) Session {
 
 func (h *history) command() Command {
 	out := len(h.s.sessions) < 4 // nodes are out: let them come back
-	switch k := h.choose(42); {
+	switch k := h.choose(45); {
 	case k == 0, k < 8 && out:
 		h.nonce++
 		n := h.nonce
@@ -135,12 +135,53 @@ func (h *history) command() Command {
 			c.IfVersion = now.Version + uint64(h.choose(4)/3)
 		}
 		return c
+	case k == 42:
+		c := BudgetOps{AtMS: int64(h.choose(9)) * 1_000_000}
+		for range h.choose(3) {
+			n, _ := h.s.Node(h.name())
+			c.Grants = append(c.Grants, BudgetGrant{Key: fmt.Sprint("b", h.choose(3)), PerS: 3600, Amount: 20, Node: n.Name, Session: n.Lease.Session, N: uint64(h.choose(9))})
+		}
+		return c
+	case k > 42:
+		return h.shares()
 	case k == 41:
 		return AuditAppend{Entry: AuditEntry{Kind: control.AuditKind(h.choose(3)), AtMS: int64(h.choose(9)), Who: h.name(), Reason: "\"x\n\""}}
 	}
 	var c SegmentOps
 	for range 1 + h.choose(6)/4*h.choose(5) {
 		c.Ops = append(c.Ops, h.op())
+	}
+	return c
+}
+
+func (h *history) shares() Command {
+	c := ShareOps{Reign: h.s.Reign() - uint64(h.choose(9)/8)}
+	r := h.s.Roster()
+	if h.choose.oneIn(8) {
+		c.Claim = true
+		return c
+	}
+	if r.Version == 0 || h.choose.oneIn(6) {
+		next := Roster{Version: r.Version, Founded: r.Founded || h.choose.oneIn(2)}
+		for _, n := range nodeNames {
+			if !h.choose.oneIn(4) {
+				next.Seats = append(next.Seats, Seat{Node: n, State: SeatState(1 + h.choose(3))})
+			}
+		}
+		c.Roster = &next
+		return c
+	}
+	for range h.choose(4) {
+		o := ShareOp{Key: fmt.Sprint("k", h.choose(4)), Of: 100, Drop: h.choose.oneIn(5)}
+		if d, ok := h.s.Division(o.Key); ok {
+			o.IfVersion = d.Version - uint64(h.choose(6)/5)
+		}
+		for _, s := range r.Seats {
+			if s.State == Seated {
+				o.Parts = append(o.Parts, Part{Node: s.Node, Units: uint32(h.choose(50))})
+			}
+		}
+		c.Ops = append(c.Ops, o)
 	}
 	return c
 }
@@ -275,11 +316,11 @@ func (h *history) leases() map[Ref]uint64 {
 
 func (h *history) checkTouched(c Command, r Result, before string) {
 	h.t.Helper()
-	changed := r.Session != 0 || len(r.Segments)+len(r.Nodes) > 0 || r.Cluster || r.Records || r.Audit.Sequence > 0 || r.All
+	changed := r.Session != 0 || len(r.Segments)+len(r.Nodes) > 0 || r.Cluster || r.Records || r.Roster || len(r.Limits) > 0 || r.Audit.Sequence > 0 || r.All
 	for _, what := range []struct {
 		done bool
 		name string
-	}{{r.Records, "record"}, {r.Audit.Sequence > 0, "audit"}} {
+	}{{r.Records, "record"}, {r.Audit.Sequence > 0, "audit"}, {r.Roster, "roster"}, {len(r.Limits) > 0, "limits"}} {
 		if what.done {
 			h.done[what.name]++
 		}
@@ -469,11 +510,11 @@ func (h *history) checkIndexes(s *State) {
 
 func TestRandomLogs(t *testing.T) {
 	done := map[string]int{}
-	for seed := range uint64(12) {
+	for seed := range uint64(20) {
 		t.Run(fmt.Sprint("seed", seed), func(t *testing.T) {
 			h := newHistory(t, seeded(seed))
 			if seed%2 == 1 { // from the start, and for long
-				h.s.level, h.twin.level = OperatorLevel, OperatorLevel
+				h.s.level, h.twin.level = LimitLevel, LimitLevel
 				h.face = face(h.s)
 			}
 			for range 700 {
@@ -487,7 +528,7 @@ func TestRandomLogs(t *testing.T) {
 	t.Log(done)
 	for _, k := range []string{
 		"open", "adopt", "register", "gone", "epoch", "end", "owner", "transfer", "reassign", "reassign again", "new member", "old member",
-		"open to recovering", "open to sealed", "recovering to sealed", "sealed to recovering", "write off", "take back", "record", "audit",
+		"open to recovering", "open to sealed", "recovering to sealed", "sealed to recovering", "write off", "take back", "record", "audit", "roster", "limits",
 	} {
 		if done[k] == 0 {
 			t.Errorf("%q happened %d times: the generator misses it", k, done[k])
@@ -524,6 +565,9 @@ func FuzzApply(f *testing.F) {
 		w.seal(id, 1), ops(w.reassign(id, "b")), ops(w.openOp(2, "a", "c")), Renew{Renewals: []Renewal{{Node: "a", Session: w.session("a"), Beacon: 1}}},
 		Register{Node: "a", Store: store(1), Nonce: [16]byte{7}, Info: info("x")}, NodeChange{Node: "a", Verb: NodeDrain},
 		ConfigApply{Config: Config{Version: 1}}, SettingsApply{Settings: DefaultSettings()}, FeatureRaise{Level: 2}, GenerationBump{Generation: 3},
+		ShareOps{Claim: true}, ShareOps{Roster: &Roster{Founded: true, Seats: []Seat{{Node: "a", State: Seated}}}},
+		ShareOps{Ops: []ShareOp{{Key: "k", Of: 10, Parts: []Part{{Node: "a", Units: 9}}}}},
+		BudgetOps{AtMS: 9, Grants: []BudgetGrant{{Key: "k", PerS: 3600, Amount: 20, Node: "a", Session: 1, N: 3}}},
 		RecordPut{Key: "job/1", Value: []byte("v")}, AuditAppend{Entry: AuditEntry{Kind: control.AuditRequest, Who: "x"}},
 	} {
 		b, _ := Encode(c)

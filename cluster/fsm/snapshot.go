@@ -14,6 +14,7 @@ import (
 
 	"github.com/clrelay/clrelay/cluster/fsm/audit"
 	"github.com/clrelay/clrelay/cluster/fsm/records"
+	"github.com/clrelay/clrelay/cluster/fsm/shares"
 	controlv1 "github.com/clrelay/clrelay/proto/control/v1"
 	"github.com/clrelay/clrelay/proto/control/wire"
 )
@@ -104,7 +105,7 @@ func (s *State) putSegments(m *controlv1.Snapshot) {
 	m.Segments, m.WrittenOff = list[:len(s.segments)], list[len(s.segments):]
 }
 
-// putLedger lays out what operators keep here.
+// putLedger lays out what operators keep here, and how limits are divided.
 func (s *State) putLedger(m *controlv1.Snapshot) {
 	for _, r := range s.records.List("") {
 		m.Records = append(m.Records, &controlv1.Record{Key: r.Key, Value: r.Value, Version: r.Version})
@@ -114,6 +115,8 @@ func (s *State) putLedger(m *controlv1.Snapshot) {
 	for _, l := range s.audit.After(0) {
 		m.AuditLines = append(m.AuditLines, l.Text)
 	}
+	limits := s.shares.Limits()
+	m.Limits = wire.PutLimits(&limits)
 }
 
 func (s *State) fillLedger(m *controlv1.Snapshot) error {
@@ -126,6 +129,13 @@ func (s *State) fillLedger(m *controlv1.Snapshot) error {
 	chain, whole := audit.New(head, m.GetAuditLines())
 	if !ok || !sound || !whole {
 		return fmt.Errorf("%w: the operators' records or the audit chain", ErrMalformed)
+	}
+	limits, ok := wire.GetLimits(m.GetLimits())
+	if ok {
+		s.shares, ok = shares.New(limits)
+	}
+	if !ok {
+		return fmt.Errorf("%w: how limits are divided", ErrMalformed)
 	}
 	s.records, s.audit = table, chain
 	return nil

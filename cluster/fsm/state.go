@@ -6,6 +6,7 @@ import (
 
 	"github.com/clrelay/clrelay/cluster/fsm/audit"
 	"github.com/clrelay/clrelay/cluster/fsm/records"
+	"github.com/clrelay/clrelay/cluster/fsm/shares"
 )
 
 // FirstGeneration is that of a cluster that was never recovered or restored.
@@ -33,6 +34,7 @@ type State struct {
 	writtenOff map[SegmentID]*Segment // as they were, for the disk that turns up
 	records    records.Table
 	audit      audit.Chain
+	shares     shares.Table
 
 	// Counted anew when a node changes.
 	missing int // nodes that owe an inventory

@@ -203,4 +203,19 @@ func (s *State) Audit() AuditMark { return s.audit.Head() }
 // oldest first.
 func (s *State) AuditsAfter(n uint64) []AuditLine { return s.audit.After(n) }
 
+// Limits returns all that is said about limits. The cost grows with it.
+func (s *State) Limits() Limits { return s.shares.Limits() }
+
+// Roster returns among whom limits are divided.
+func (s *State) Roster() Roster { return s.shares.Roster() }
+
+// Reign returns the number of the present reign over limits.
+func (s *State) Reign() uint64 { return s.shares.Reign() }
+
+// Division returns how a key is divided; ok is false where that is evenly.
+func (s *State) Division(key string) (Division, bool) { return s.shares.Division(key) }
+
+// Budget returns what was given of a budget last.
+func (s *State) Budget(key string) (Budget, bool) { return s.shares.Budget(key) }
+
 func byID(a, b Segment) int { return cmp.Compare(a.ID, b.ID) }

@@ -1,7 +1,8 @@
 package control
 
 // Command is one of Register, Renew, SegmentOps, NodeChange, ConfigApply,
-// SettingsApply, FeatureRaise, GenerationBump, RecordPut and AuditAppend.
+// SettingsApply, FeatureRaise, GenerationBump, RecordPut, AuditAppend, ShareOps
+// and BudgetOps.
 type Command interface {
 	// LeaderOnly says that only the leader of Raft may propose the command,
 	// from what it applied itself: it is never taken over the network.
@@ -224,10 +225,10 @@ const (
 	CopyLeft         Code = 21 // a member's store may still have a copy
 )
 
-// OpResult is the outcome of one SegmentOp.
+// OpResult is the outcome of one operation.
 type OpResult struct {
 	Code  Code
-	Epoch Epoch // the segment's now; 0: there is none
+	Epoch Epoch // the segment's now; 0: there is none. ShareOps, BudgetOps: see there
 }
 
 // Result is the outcome of one command. It is the same on every node.
@@ -241,14 +242,16 @@ type Result struct {
 	Fatal   bool
 	Session Session    // Register: the session given
 	Ops     []OpResult // SegmentOps: in order
-	Version uint64     // RecordPut: the record's now, 0: there is none; also where it was WrongVersion
+	Version uint64     // RecordPut: the record's now, 0: there is none; also where it was WrongVersion. ShareOps: the reign
 	Audit   AuditMark  // AuditAppend: the entry's place
 	// What was touched, each at most once; Segments sorted. A segment that is
 	// among them and has no record any more is gone. All says that it may have
 	// been anything (a new generation).
 	Segments []SegmentID
 	Nodes    []string
-	Cluster  bool // settings, configuration, level or generation
-	Records  bool // a record of the operators
+	Cluster  bool     // settings, configuration, level or generation
+	Records  bool     // a record of the operators
+	Roster   bool     // the roster, or a new reign
+	Limits   []string // keys of limits, sorted
 	All      bool
 }

@@ -224,6 +224,59 @@ func (AuditKind) EnumDescriptor() ([]byte, []int) {
 	return file_control_v1_control_proto_rawDescGZIP(), []int{2}
 }
 
+// SeatState says what a node may use.
+type SeatState int32
+
+const (
+	SeatState_SEAT_STATE_UNSPECIFIED SeatState = 0
+	SeatState_SEAT_STATE_ENTERING    SeatState = 1 // nothing yet, but it is counted
+	SeatState_SEAT_STATE_SEATED      SeatState = 2 // its part
+	SeatState_SEAT_STATE_LEAVING     SeatState = 3 // nothing any more, but it may not know
+)
+
+// Enum value maps for SeatState.
+var (
+	SeatState_name = map[int32]string{
+		0: "SEAT_STATE_UNSPECIFIED",
+		1: "SEAT_STATE_ENTERING",
+		2: "SEAT_STATE_SEATED",
+		3: "SEAT_STATE_LEAVING",
+	}
+	SeatState_value = map[string]int32{
+		"SEAT_STATE_UNSPECIFIED": 0,
+		"SEAT_STATE_ENTERING":    1,
+		"SEAT_STATE_SEATED":      2,
+		"SEAT_STATE_LEAVING":     3,
+	}
+)
+
+func (x SeatState) Enum() *SeatState {
+	p := new(SeatState)
+	*p = x
+	return p
+}
+
+func (x SeatState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (SeatState) Descriptor() protoreflect.EnumDescriptor {
+	return file_control_v1_control_proto_enumTypes[3].Descriptor()
+}
+
+func (SeatState) Type() protoreflect.EnumType {
+	return &file_control_v1_control_proto_enumTypes[3]
+}
+
+func (x SeatState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use SeatState.Descriptor instead.
+func (SeatState) EnumDescriptor() ([]byte, []int) {
+	return file_control_v1_control_proto_rawDescGZIP(), []int{3}
+}
+
 // Ref is the identity of data: a node's name and the store it lies in.
 type Ref struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -284,8 +337,7 @@ type Command struct {
 	// refuses the command; a program that does not know a level which the
 	// cluster has reached ends.
 	Level uint32 `protobuf:"varint,1,opt,name=level,proto3" json:"level,omitempty"`
-	// The command. Field numbers 16 to 31 are kept for the shares of cluster-wide
-	// rate limits.
+	// The command. Field numbers 18 to 31 are kept for cluster-wide limits.
 	//
 	// Types that are valid to be assigned to Kind:
 	//
@@ -299,6 +351,8 @@ type Command struct {
 	//	*Command_GenerationBump
 	//	*Command_RecordPut
 	//	*Command_AuditAppend
+	//	*Command_ShareOps
+	//	*Command_BudgetOps
 	Kind          isCommand_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -438,6 +492,24 @@ func (x *Command) GetAuditAppend() *AuditAppend {
 	return nil
 }
 
+func (x *Command) GetShareOps() *ShareOps {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_ShareOps); ok {
+			return x.ShareOps
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetBudgetOps() *BudgetOps {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_BudgetOps); ok {
+			return x.BudgetOps
+		}
+	}
+	return nil
+}
+
 type isCommand_Kind interface {
 	isCommand_Kind()
 }
@@ -482,6 +554,14 @@ type Command_AuditAppend struct {
 	AuditAppend *AuditAppend `protobuf:"bytes,11,opt,name=audit_append,json=auditAppend,proto3,oneof"` // feature level 3
 }
 
+type Command_ShareOps struct {
+	ShareOps *ShareOps `protobuf:"bytes,16,opt,name=share_ops,json=shareOps,proto3,oneof"` // feature level 4
+}
+
+type Command_BudgetOps struct {
+	BudgetOps *BudgetOps `protobuf:"bytes,17,opt,name=budget_ops,json=budgetOps,proto3,oneof"` // feature level 4
+}
+
 func (*Command_Register) isCommand_Kind() {}
 
 func (*Command_Renew) isCommand_Kind() {}
@@ -501,6 +581,10 @@ func (*Command_GenerationBump) isCommand_Kind() {}
 func (*Command_RecordPut) isCommand_Kind() {}
 
 func (*Command_AuditAppend) isCommand_Kind() {}
+
+func (*Command_ShareOps) isCommand_Kind() {}
+
+func (*Command_BudgetOps) isCommand_Kind() {}
 
 // NodeInfo is what a process says about itself.
 type NodeInfo struct {
@@ -1737,6 +1821,468 @@ func (x *AuditMark) GetHash() []byte {
 	return nil
 }
 
+// ShareOps changes who may use how much of which limit. Only one reign's count:
+// a leader begins its own with a claim, which ends the one before.
+//
+// Version story: as RecordPut, with feature level 4.
+type ShareOps struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reign         uint64                 `protobuf:"varint,1,opt,name=reign,proto3" json:"reign,omitempty"`  // of whoever proposes; with a claim, the one before
+	Claim         bool                   `protobuf:"varint,2,opt,name=claim,proto3" json:"claim,omitempty"`  // begin a reign; nothing else is in the command
+	Roster        *Roster                `protobuf:"bytes,3,opt,name=roster,proto3" json:"roster,omitempty"` // the next one, where it changes
+	Ops           []*ShareOp             `protobuf:"bytes,4,rep,name=ops,proto3" json:"ops,omitempty"`       // at most 1,000
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShareOps) Reset() {
+	*x = ShareOps{}
+	mi := &file_control_v1_control_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShareOps) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShareOps) ProtoMessage() {}
+
+func (x *ShareOps) ProtoReflect() protoreflect.Message {
+	mi := &file_control_v1_control_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShareOps.ProtoReflect.Descriptor instead.
+func (*ShareOps) Descriptor() ([]byte, []int) {
+	return file_control_v1_control_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ShareOps) GetReign() uint64 {
+	if x != nil {
+		return x.Reign
+	}
+	return 0
+}
+
+func (x *ShareOps) GetClaim() bool {
+	if x != nil {
+		return x.Claim
+	}
+	return false
+}
+
+func (x *ShareOps) GetRoster() *Roster {
+	if x != nil {
+		return x.Roster
+	}
+	return nil
+}
+
+func (x *ShareOps) GetOps() []*ShareOp {
+	if x != nil {
+		return x.Ops
+	}
+	return nil
+}
+
+// Roster is among whom limits are divided.
+type Roster struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // in a command: of the roster that it replaces
+	Founded       bool                   `protobuf:"varint,2,opt,name=founded,proto3" json:"founded,omitempty"` // every node has begun to heed it
+	Seats         []*Seat                `protobuf:"bytes,3,rep,name=seats,proto3" json:"seats,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Roster) Reset() {
+	*x = Roster{}
+	mi := &file_control_v1_control_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Roster) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Roster) ProtoMessage() {}
+
+func (x *Roster) ProtoReflect() protoreflect.Message {
+	mi := &file_control_v1_control_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Roster.ProtoReflect.Descriptor instead.
+func (*Roster) Descriptor() ([]byte, []int) {
+	return file_control_v1_control_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Roster) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Roster) GetFounded() bool {
+	if x != nil {
+		return x.Founded
+	}
+	return false
+}
+
+func (x *Roster) GetSeats() []*Seat {
+	if x != nil {
+		return x.Seats
+	}
+	return nil
+}
+
+// Seat is one node's place in the roster.
+type Seat struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	State         SeatState              `protobuf:"varint,2,opt,name=state,proto3,enum=control.v1.SeatState" json:"state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Seat) Reset() {
+	*x = Seat{}
+	mi := &file_control_v1_control_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Seat) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Seat) ProtoMessage() {}
+
+func (x *Seat) ProtoReflect() protoreflect.Message {
+	mi := &file_control_v1_control_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Seat.ProtoReflect.Descriptor instead.
+func (*Seat) Descriptor() ([]byte, []int) {
+	return file_control_v1_control_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *Seat) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Seat) GetState() SeatState {
+	if x != nil {
+		return x.State
+	}
+	return SeatState_SEAT_STATE_UNSPECIFIED
+}
+
+// ShareOp changes how one key is divided, if its version still is if_version.
+type ShareOp struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	IfVersion     uint64                 `protobuf:"varint,2,opt,name=if_version,json=ifVersion,proto3" json:"if_version,omitempty"` // 0: it is divided evenly
+	Drop          bool                   `protobuf:"varint,3,opt,name=drop,proto3" json:"drop,omitempty"`                            // divide it evenly again
+	Kind          uint32                 `protobuf:"varint,4,opt,name=kind,proto3" json:"kind,omitempty"`                            // limit.Kind
+	Of            uint32                 `protobuf:"varint,5,opt,name=of,proto3" json:"of,omitempty"`                                // units
+	Parts         []*Part                `protobuf:"bytes,6,rep,name=parts,proto3" json:"parts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShareOp) Reset() {
+	*x = ShareOp{}
+	mi := &file_control_v1_control_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShareOp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShareOp) ProtoMessage() {}
+
+func (x *ShareOp) ProtoReflect() protoreflect.Message {
+	mi := &file_control_v1_control_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShareOp.ProtoReflect.Descriptor instead.
+func (*ShareOp) Descriptor() ([]byte, []int) {
+	return file_control_v1_control_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ShareOp) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *ShareOp) GetIfVersion() uint64 {
+	if x != nil {
+		return x.IfVersion
+	}
+	return 0
+}
+
+func (x *ShareOp) GetDrop() bool {
+	if x != nil {
+		return x.Drop
+	}
+	return false
+}
+
+func (x *ShareOp) GetKind() uint32 {
+	if x != nil {
+		return x.Kind
+	}
+	return 0
+}
+
+func (x *ShareOp) GetOf() uint32 {
+	if x != nil {
+		return x.Of
+	}
+	return 0
+}
+
+func (x *ShareOp) GetParts() []*Part {
+	if x != nil {
+		return x.Parts
+	}
+	return nil
+}
+
+// Part is what one node may use of a key.
+type Part struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Units         uint32                 `protobuf:"varint,2,opt,name=units,proto3" json:"units,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Part) Reset() {
+	*x = Part{}
+	mi := &file_control_v1_control_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Part) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Part) ProtoMessage() {}
+
+func (x *Part) ProtoReflect() protoreflect.Message {
+	mi := &file_control_v1_control_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Part.ProtoReflect.Descriptor instead.
+func (*Part) Descriptor() ([]byte, []int) {
+	return file_control_v1_control_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *Part) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Part) GetUnits() uint32 {
+	if x != nil {
+		return x.Units
+	}
+	return 0
+}
+
+// BudgetOps gives parts of budgets away.
+type BudgetOps struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	AtMs          int64                  `protobuf:"varint,1,opt,name=at_ms,json=atMs,proto3" json:"at_ms,omitempty"` // Unix time in milliseconds, as the leader's clock said
+	Grants        []*BudgetGrant         `protobuf:"bytes,2,rep,name=grants,proto3" json:"grants,omitempty"`          // at most 1,000
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BudgetOps) Reset() {
+	*x = BudgetOps{}
+	mi := &file_control_v1_control_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BudgetOps) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BudgetOps) ProtoMessage() {}
+
+func (x *BudgetOps) ProtoReflect() protoreflect.Message {
+	mi := &file_control_v1_control_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BudgetOps.ProtoReflect.Descriptor instead.
+func (*BudgetOps) Descriptor() ([]byte, []int) {
+	return file_control_v1_control_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *BudgetOps) GetAtMs() int64 {
+	if x != nil {
+		return x.AtMs
+	}
+	return 0
+}
+
+func (x *BudgetOps) GetGrants() []*BudgetGrant {
+	if x != nil {
+		return x.Grants
+	}
+	return nil
+}
+
+// BudgetGrant gives a process some of what is left of a budget.
+type BudgetGrant struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	PerS          uint32                 `protobuf:"varint,2,opt,name=per_s,json=perS,proto3" json:"per_s,omitempty"` // length of the window in seconds
+	Amount        uint64                 `protobuf:"varint,3,opt,name=amount,proto3" json:"amount,omitempty"`         // of the whole budget a window
+	Node          string                 `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
+	Session       uint64                 `protobuf:"varint,5,opt,name=session,proto3" json:"session,omitempty"`
+	N             uint64                 `protobuf:"varint,6,opt,name=n,proto3" json:"n,omitempty"` // less is given where less is left
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BudgetGrant) Reset() {
+	*x = BudgetGrant{}
+	mi := &file_control_v1_control_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BudgetGrant) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BudgetGrant) ProtoMessage() {}
+
+func (x *BudgetGrant) ProtoReflect() protoreflect.Message {
+	mi := &file_control_v1_control_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BudgetGrant.ProtoReflect.Descriptor instead.
+func (*BudgetGrant) Descriptor() ([]byte, []int) {
+	return file_control_v1_control_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *BudgetGrant) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *BudgetGrant) GetPerS() uint32 {
+	if x != nil {
+		return x.PerS
+	}
+	return 0
+}
+
+func (x *BudgetGrant) GetAmount() uint64 {
+	if x != nil {
+		return x.Amount
+	}
+	return 0
+}
+
+func (x *BudgetGrant) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *BudgetGrant) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
+func (x *BudgetGrant) GetN() uint64 {
+	if x != nil {
+		return x.N
+	}
+	return 0
+}
+
 // Result is the outcome of a command, as it travels to a node that had the
 // leader propose it.
 type Result struct {
@@ -1753,13 +2299,15 @@ type Result struct {
 	Version       uint64                 `protobuf:"varint,10,opt,name=version,proto3" json:"version,omitempty"`          // RecordPut: the record's now, 0: there is none
 	Audit         *AuditMark             `protobuf:"bytes,11,opt,name=audit,proto3" json:"audit,omitempty"`               // AuditAppend
 	Records       bool                   `protobuf:"varint,12,opt,name=records,proto3" json:"records,omitempty"`          // a record of the operators touched
+	Roster        bool                   `protobuf:"varint,13,opt,name=roster,proto3" json:"roster,omitempty"`            // the roster, or anything about limits, touched
+	Limits        []string               `protobuf:"bytes,14,rep,name=limits,proto3" json:"limits,omitempty"`             // keys touched
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_control_v1_control_proto_msgTypes[20]
+	mi := &file_control_v1_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1771,7 +2319,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_control_proto_msgTypes[20]
+	mi := &file_control_v1_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1784,7 +2332,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_control_v1_control_proto_rawDescGZIP(), []int{20}
+	return file_control_v1_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Result) GetCode() uint32 {
@@ -1871,6 +2419,20 @@ func (x *Result) GetRecords() bool {
 	return false
 }
 
+func (x *Result) GetRoster() bool {
+	if x != nil {
+		return x.Roster
+	}
+	return false
+}
+
+func (x *Result) GetLimits() []string {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
 // OpResult is the outcome of one SegmentOp.
 type OpResult struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1882,7 +2444,7 @@ type OpResult struct {
 
 func (x *OpResult) Reset() {
 	*x = OpResult{}
-	mi := &file_control_v1_control_proto_msgTypes[21]
+	mi := &file_control_v1_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1894,7 +2456,7 @@ func (x *OpResult) String() string {
 func (*OpResult) ProtoMessage() {}
 
 func (x *OpResult) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_control_proto_msgTypes[21]
+	mi := &file_control_v1_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1907,7 +2469,7 @@ func (x *OpResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpResult.ProtoReflect.Descriptor instead.
 func (*OpResult) Descriptor() ([]byte, []int) {
-	return file_control_v1_control_proto_rawDescGZIP(), []int{21}
+	return file_control_v1_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *OpResult) GetCode() uint32 {
@@ -1932,7 +2494,7 @@ const file_control_v1_control_proto_rawDesc = "" +
 	"control.v1\"/\n" +
 	"\x03Ref\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
-	"\x05store\x18\x02 \x01(\fR\x05store\"\xfc\x04\n" +
+	"\x05store\x18\x02 \x01(\fR\x05store\"\xe9\x05\n" +
 	"\aCommand\x12\x14\n" +
 	"\x05level\x18\x01 \x01(\rR\x05level\x122\n" +
 	"\bregister\x18\x02 \x01(\v2\x14.control.v1.RegisterH\x00R\bregister\x12)\n" +
@@ -1948,7 +2510,10 @@ const file_control_v1_control_proto_rawDesc = "" +
 	"\n" +
 	"record_put\x18\n" +
 	" \x01(\v2\x15.control.v1.RecordPutH\x00R\trecordPut\x12<\n" +
-	"\faudit_append\x18\v \x01(\v2\x17.control.v1.AuditAppendH\x00R\vauditAppendB\x06\n" +
+	"\faudit_append\x18\v \x01(\v2\x17.control.v1.AuditAppendH\x00R\vauditAppend\x123\n" +
+	"\tshare_ops\x18\x10 \x01(\v2\x14.control.v1.ShareOpsH\x00R\bshareOps\x126\n" +
+	"\n" +
+	"budget_ops\x18\x11 \x01(\v2\x15.control.v1.BudgetOpsH\x00R\tbudgetOpsB\x06\n" +
 	"\x04kind\"\xba\x01\n" +
 	"\bNodeInfo\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
@@ -2047,7 +2612,40 @@ const file_control_v1_control_proto_rawDesc = "" +
 	"\x01n\x18\x02 \x01(\x04R\x01n\";\n" +
 	"\tAuditMark\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x12\n" +
-	"\x04hash\x18\x02 \x01(\fR\x04hash\"\xc7\x02\n" +
+	"\x04hash\x18\x02 \x01(\fR\x04hash\"\x89\x01\n" +
+	"\bShareOps\x12\x14\n" +
+	"\x05reign\x18\x01 \x01(\x04R\x05reign\x12\x14\n" +
+	"\x05claim\x18\x02 \x01(\bR\x05claim\x12*\n" +
+	"\x06roster\x18\x03 \x01(\v2\x12.control.v1.RosterR\x06roster\x12%\n" +
+	"\x03ops\x18\x04 \x03(\v2\x13.control.v1.ShareOpR\x03ops\"d\n" +
+	"\x06Roster\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x18\n" +
+	"\afounded\x18\x02 \x01(\bR\afounded\x12&\n" +
+	"\x05seats\x18\x03 \x03(\v2\x10.control.v1.SeatR\x05seats\"G\n" +
+	"\x04Seat\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12+\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x15.control.v1.SeatStateR\x05state\"\x9a\x01\n" +
+	"\aShareOp\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x1d\n" +
+	"\n" +
+	"if_version\x18\x02 \x01(\x04R\tifVersion\x12\x12\n" +
+	"\x04drop\x18\x03 \x01(\bR\x04drop\x12\x12\n" +
+	"\x04kind\x18\x04 \x01(\rR\x04kind\x12\x0e\n" +
+	"\x02of\x18\x05 \x01(\rR\x02of\x12&\n" +
+	"\x05parts\x18\x06 \x03(\v2\x10.control.v1.PartR\x05parts\"0\n" +
+	"\x04Part\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
+	"\x05units\x18\x02 \x01(\rR\x05units\"Q\n" +
+	"\tBudgetOps\x12\x13\n" +
+	"\x05at_ms\x18\x01 \x01(\x03R\x04atMs\x12/\n" +
+	"\x06grants\x18\x02 \x03(\v2\x17.control.v1.BudgetGrantR\x06grants\"\x88\x01\n" +
+	"\vBudgetGrant\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x13\n" +
+	"\x05per_s\x18\x02 \x01(\rR\x04perS\x12\x16\n" +
+	"\x06amount\x18\x03 \x01(\x04R\x06amount\x12\x12\n" +
+	"\x04node\x18\x04 \x01(\tR\x04node\x12\x18\n" +
+	"\asession\x18\x05 \x01(\x04R\asession\x12\f\n" +
+	"\x01n\x18\x06 \x01(\x04R\x01n\"\xf7\x02\n" +
 	"\x06Result\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x14\n" +
@@ -2061,7 +2659,9 @@ const file_control_v1_control_proto_rawDesc = "" +
 	"\aversion\x18\n" +
 	" \x01(\x04R\aversion\x12+\n" +
 	"\x05audit\x18\v \x01(\v2\x15.control.v1.AuditMarkR\x05audit\x12\x18\n" +
-	"\arecords\x18\f \x01(\bR\arecords\"4\n" +
+	"\arecords\x18\f \x01(\bR\arecords\x12\x16\n" +
+	"\x06roster\x18\r \x01(\bR\x06roster\x12\x16\n" +
+	"\x06limits\x18\x0e \x03(\tR\x06limits\"4\n" +
 	"\bOpResult\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch*\x9d\x02\n" +
@@ -2091,7 +2691,12 @@ const file_control_v1_control_proto_rawDesc = "" +
 	"\tAuditKind\x12\x1a\n" +
 	"\x16AUDIT_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12AUDIT_KIND_REQUEST\x10\x01\x12\x16\n" +
-	"\x12AUDIT_KIND_OUTCOME\x10\x02B7Z5github.com/clrelay/clrelay/proto/control/v1;controlv1b\x06proto3"
+	"\x12AUDIT_KIND_OUTCOME\x10\x02*o\n" +
+	"\tSeatState\x12\x1a\n" +
+	"\x16SEAT_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13SEAT_STATE_ENTERING\x10\x01\x12\x15\n" +
+	"\x11SEAT_STATE_SEATED\x10\x02\x12\x16\n" +
+	"\x12SEAT_STATE_LEAVING\x10\x03B7Z5github.com/clrelay/clrelay/proto/control/v1;controlv1b\x06proto3"
 
 var (
 	file_control_v1_control_proto_rawDescOnce sync.Once
@@ -2105,67 +2710,83 @@ func file_control_v1_control_proto_rawDescGZIP() []byte {
 	return file_control_v1_control_proto_rawDescData
 }
 
-var file_control_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_control_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_control_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_control_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_control_v1_control_proto_goTypes = []any{
 	(OpKind)(0),            // 0: control.v1.OpKind
 	(NodeVerb)(0),          // 1: control.v1.NodeVerb
 	(AuditKind)(0),         // 2: control.v1.AuditKind
-	(*Ref)(nil),            // 3: control.v1.Ref
-	(*Command)(nil),        // 4: control.v1.Command
-	(*NodeInfo)(nil),       // 5: control.v1.NodeInfo
-	(*Register)(nil),       // 6: control.v1.Register
-	(*Renew)(nil),          // 7: control.v1.Renew
-	(*Renewal)(nil),        // 8: control.v1.Renewal
-	(*SegmentOps)(nil),     // 9: control.v1.SegmentOps
-	(*SegmentOp)(nil),      // 10: control.v1.SegmentOp
-	(*NodeChange)(nil),     // 11: control.v1.NodeChange
-	(*Config)(nil),         // 12: control.v1.Config
-	(*ConfigApply)(nil),    // 13: control.v1.ConfigApply
-	(*Settings)(nil),       // 14: control.v1.Settings
-	(*SettingsApply)(nil),  // 15: control.v1.SettingsApply
-	(*FeatureRaise)(nil),   // 16: control.v1.FeatureRaise
-	(*GenerationBump)(nil), // 17: control.v1.GenerationBump
-	(*RecordPut)(nil),      // 18: control.v1.RecordPut
-	(*AuditAppend)(nil),    // 19: control.v1.AuditAppend
-	(*AuditEntry)(nil),     // 20: control.v1.AuditEntry
-	(*AuditCount)(nil),     // 21: control.v1.AuditCount
-	(*AuditMark)(nil),      // 22: control.v1.AuditMark
-	(*Result)(nil),         // 23: control.v1.Result
-	(*OpResult)(nil),       // 24: control.v1.OpResult
+	(SeatState)(0),         // 3: control.v1.SeatState
+	(*Ref)(nil),            // 4: control.v1.Ref
+	(*Command)(nil),        // 5: control.v1.Command
+	(*NodeInfo)(nil),       // 6: control.v1.NodeInfo
+	(*Register)(nil),       // 7: control.v1.Register
+	(*Renew)(nil),          // 8: control.v1.Renew
+	(*Renewal)(nil),        // 9: control.v1.Renewal
+	(*SegmentOps)(nil),     // 10: control.v1.SegmentOps
+	(*SegmentOp)(nil),      // 11: control.v1.SegmentOp
+	(*NodeChange)(nil),     // 12: control.v1.NodeChange
+	(*Config)(nil),         // 13: control.v1.Config
+	(*ConfigApply)(nil),    // 14: control.v1.ConfigApply
+	(*Settings)(nil),       // 15: control.v1.Settings
+	(*SettingsApply)(nil),  // 16: control.v1.SettingsApply
+	(*FeatureRaise)(nil),   // 17: control.v1.FeatureRaise
+	(*GenerationBump)(nil), // 18: control.v1.GenerationBump
+	(*RecordPut)(nil),      // 19: control.v1.RecordPut
+	(*AuditAppend)(nil),    // 20: control.v1.AuditAppend
+	(*AuditEntry)(nil),     // 21: control.v1.AuditEntry
+	(*AuditCount)(nil),     // 22: control.v1.AuditCount
+	(*AuditMark)(nil),      // 23: control.v1.AuditMark
+	(*ShareOps)(nil),       // 24: control.v1.ShareOps
+	(*Roster)(nil),         // 25: control.v1.Roster
+	(*Seat)(nil),           // 26: control.v1.Seat
+	(*ShareOp)(nil),        // 27: control.v1.ShareOp
+	(*Part)(nil),           // 28: control.v1.Part
+	(*BudgetOps)(nil),      // 29: control.v1.BudgetOps
+	(*BudgetGrant)(nil),    // 30: control.v1.BudgetGrant
+	(*Result)(nil),         // 31: control.v1.Result
+	(*OpResult)(nil),       // 32: control.v1.OpResult
 }
 var file_control_v1_control_proto_depIdxs = []int32{
-	6,  // 0: control.v1.Command.register:type_name -> control.v1.Register
-	7,  // 1: control.v1.Command.renew:type_name -> control.v1.Renew
-	9,  // 2: control.v1.Command.segment_ops:type_name -> control.v1.SegmentOps
-	11, // 3: control.v1.Command.node_change:type_name -> control.v1.NodeChange
-	13, // 4: control.v1.Command.config_apply:type_name -> control.v1.ConfigApply
-	15, // 5: control.v1.Command.settings_apply:type_name -> control.v1.SettingsApply
-	16, // 6: control.v1.Command.feature_raise:type_name -> control.v1.FeatureRaise
-	17, // 7: control.v1.Command.generation_bump:type_name -> control.v1.GenerationBump
-	18, // 8: control.v1.Command.record_put:type_name -> control.v1.RecordPut
-	19, // 9: control.v1.Command.audit_append:type_name -> control.v1.AuditAppend
-	3,  // 10: control.v1.Register.ref:type_name -> control.v1.Ref
-	5,  // 11: control.v1.Register.info:type_name -> control.v1.NodeInfo
-	8,  // 12: control.v1.Renew.renewals:type_name -> control.v1.Renewal
-	10, // 13: control.v1.SegmentOps.ops:type_name -> control.v1.SegmentOp
-	0,  // 14: control.v1.SegmentOp.kind:type_name -> control.v1.OpKind
-	3,  // 15: control.v1.SegmentOp.member:type_name -> control.v1.Ref
-	3,  // 16: control.v1.SegmentOp.members:type_name -> control.v1.Ref
-	3,  // 17: control.v1.SegmentOp.stale:type_name -> control.v1.Ref
-	1,  // 18: control.v1.NodeChange.verb:type_name -> control.v1.NodeVerb
-	12, // 19: control.v1.ConfigApply.config:type_name -> control.v1.Config
-	14, // 20: control.v1.SettingsApply.settings:type_name -> control.v1.Settings
-	20, // 21: control.v1.AuditAppend.entry:type_name -> control.v1.AuditEntry
-	2,  // 22: control.v1.AuditEntry.kind:type_name -> control.v1.AuditKind
-	21, // 23: control.v1.AuditEntry.counts:type_name -> control.v1.AuditCount
-	24, // 24: control.v1.Result.ops:type_name -> control.v1.OpResult
-	22, // 25: control.v1.Result.audit:type_name -> control.v1.AuditMark
-	26, // [26:26] is the sub-list for method output_type
-	26, // [26:26] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	7,  // 0: control.v1.Command.register:type_name -> control.v1.Register
+	8,  // 1: control.v1.Command.renew:type_name -> control.v1.Renew
+	10, // 2: control.v1.Command.segment_ops:type_name -> control.v1.SegmentOps
+	12, // 3: control.v1.Command.node_change:type_name -> control.v1.NodeChange
+	14, // 4: control.v1.Command.config_apply:type_name -> control.v1.ConfigApply
+	16, // 5: control.v1.Command.settings_apply:type_name -> control.v1.SettingsApply
+	17, // 6: control.v1.Command.feature_raise:type_name -> control.v1.FeatureRaise
+	18, // 7: control.v1.Command.generation_bump:type_name -> control.v1.GenerationBump
+	19, // 8: control.v1.Command.record_put:type_name -> control.v1.RecordPut
+	20, // 9: control.v1.Command.audit_append:type_name -> control.v1.AuditAppend
+	24, // 10: control.v1.Command.share_ops:type_name -> control.v1.ShareOps
+	29, // 11: control.v1.Command.budget_ops:type_name -> control.v1.BudgetOps
+	4,  // 12: control.v1.Register.ref:type_name -> control.v1.Ref
+	6,  // 13: control.v1.Register.info:type_name -> control.v1.NodeInfo
+	9,  // 14: control.v1.Renew.renewals:type_name -> control.v1.Renewal
+	11, // 15: control.v1.SegmentOps.ops:type_name -> control.v1.SegmentOp
+	0,  // 16: control.v1.SegmentOp.kind:type_name -> control.v1.OpKind
+	4,  // 17: control.v1.SegmentOp.member:type_name -> control.v1.Ref
+	4,  // 18: control.v1.SegmentOp.members:type_name -> control.v1.Ref
+	4,  // 19: control.v1.SegmentOp.stale:type_name -> control.v1.Ref
+	1,  // 20: control.v1.NodeChange.verb:type_name -> control.v1.NodeVerb
+	13, // 21: control.v1.ConfigApply.config:type_name -> control.v1.Config
+	15, // 22: control.v1.SettingsApply.settings:type_name -> control.v1.Settings
+	21, // 23: control.v1.AuditAppend.entry:type_name -> control.v1.AuditEntry
+	2,  // 24: control.v1.AuditEntry.kind:type_name -> control.v1.AuditKind
+	22, // 25: control.v1.AuditEntry.counts:type_name -> control.v1.AuditCount
+	25, // 26: control.v1.ShareOps.roster:type_name -> control.v1.Roster
+	27, // 27: control.v1.ShareOps.ops:type_name -> control.v1.ShareOp
+	26, // 28: control.v1.Roster.seats:type_name -> control.v1.Seat
+	3,  // 29: control.v1.Seat.state:type_name -> control.v1.SeatState
+	28, // 30: control.v1.ShareOp.parts:type_name -> control.v1.Part
+	30, // 31: control.v1.BudgetOps.grants:type_name -> control.v1.BudgetGrant
+	32, // 32: control.v1.Result.ops:type_name -> control.v1.OpResult
+	23, // 33: control.v1.Result.audit:type_name -> control.v1.AuditMark
+	34, // [34:34] is the sub-list for method output_type
+	34, // [34:34] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_control_v1_control_proto_init() }
@@ -2184,14 +2805,16 @@ func file_control_v1_control_proto_init() {
 		(*Command_GenerationBump)(nil),
 		(*Command_RecordPut)(nil),
 		(*Command_AuditAppend)(nil),
+		(*Command_ShareOps)(nil),
+		(*Command_BudgetOps)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_v1_control_proto_rawDesc), len(file_control_v1_control_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   22,
+			NumEnums:      4,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -41,6 +41,7 @@ type Snapshot struct {
 	RecordVersion uint64                 `protobuf:"varint,12,opt,name=record_version,json=recordVersion,proto3" json:"record_version,omitempty"` // of the last change of a record
 	Audit         *AuditMark             `protobuf:"bytes,13,opt,name=audit,proto3" json:"audit,omitempty"`                                       // of the last entry; empty: there is none
 	AuditLines    [][]byte               `protobuf:"bytes,14,rep,name=audit_lines,json=auditLines,proto3" json:"audit_lines,omitempty"`           // the texts of the last entries, oldest first
+	Limits        *Limits                `protobuf:"bytes,15,opt,name=limits,proto3" json:"limits,omitempty"`                                     // empty: the cluster never divided any
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -173,6 +174,313 @@ func (x *Snapshot) GetAuditLines() [][]byte {
 	return nil
 }
 
+func (x *Snapshot) GetLimits() *Limits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+// Limits is how limits are divided.
+type Limits struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reign         uint64                 `protobuf:"varint,1,opt,name=reign,proto3" json:"reign,omitempty"`
+	Version       uint64                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"` // of the last change
+	Roster        *Roster                `protobuf:"bytes,3,opt,name=roster,proto3" json:"roster,omitempty"`
+	Divisions     []*Division            `protobuf:"bytes,4,rep,name=divisions,proto3" json:"divisions,omitempty"`             // by key
+	ClockMs       int64                  `protobuf:"varint,5,opt,name=clock_ms,json=clockMs,proto3" json:"clock_ms,omitempty"` // latest time of a BudgetOps
+	Budgets       []*Budget              `protobuf:"bytes,6,rep,name=budgets,proto3" json:"budgets,omitempty"`                 // by key
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Limits) Reset() {
+	*x = Limits{}
+	mi := &file_control_v1_snapshot_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Limits) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Limits) ProtoMessage() {}
+
+func (x *Limits) ProtoReflect() protoreflect.Message {
+	mi := &file_control_v1_snapshot_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Limits.ProtoReflect.Descriptor instead.
+func (*Limits) Descriptor() ([]byte, []int) {
+	return file_control_v1_snapshot_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Limits) GetReign() uint64 {
+	if x != nil {
+		return x.Reign
+	}
+	return 0
+}
+
+func (x *Limits) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Limits) GetRoster() *Roster {
+	if x != nil {
+		return x.Roster
+	}
+	return nil
+}
+
+func (x *Limits) GetDivisions() []*Division {
+	if x != nil {
+		return x.Divisions
+	}
+	return nil
+}
+
+func (x *Limits) GetClockMs() int64 {
+	if x != nil {
+		return x.ClockMs
+	}
+	return 0
+}
+
+func (x *Limits) GetBudgets() []*Budget {
+	if x != nil {
+		return x.Budgets
+	}
+	return nil
+}
+
+// Division is how one key is divided.
+type Division struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Kind          uint32                 `protobuf:"varint,2,opt,name=kind,proto3" json:"kind,omitempty"`  // limit.Kind
+	Of            uint32                 `protobuf:"varint,3,opt,name=of,proto3" json:"of,omitempty"`      // units
+	Parts         []*Part                `protobuf:"bytes,4,rep,name=parts,proto3" json:"parts,omitempty"` // by node
+	Version       uint64                 `protobuf:"varint,5,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Division) Reset() {
+	*x = Division{}
+	mi := &file_control_v1_snapshot_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Division) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Division) ProtoMessage() {}
+
+func (x *Division) ProtoReflect() protoreflect.Message {
+	mi := &file_control_v1_snapshot_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Division.ProtoReflect.Descriptor instead.
+func (*Division) Descriptor() ([]byte, []int) {
+	return file_control_v1_snapshot_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Division) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Division) GetKind() uint32 {
+	if x != nil {
+		return x.Kind
+	}
+	return 0
+}
+
+func (x *Division) GetOf() uint32 {
+	if x != nil {
+		return x.Of
+	}
+	return 0
+}
+
+func (x *Division) GetParts() []*Part {
+	if x != nil {
+		return x.Parts
+	}
+	return nil
+}
+
+func (x *Division) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+// Budget is what was given of a budget in one window.
+type Budget struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	PerS          uint32                 `protobuf:"varint,2,opt,name=per_s,json=perS,proto3" json:"per_s,omitempty"` // length of the window in seconds
+	Window        uint64                 `protobuf:"varint,3,opt,name=window,proto3" json:"window,omitempty"`         // its number since 1970
+	Granted       uint64                 `protobuf:"varint,4,opt,name=granted,proto3" json:"granted,omitempty"`       // in all
+	Parts         []*BudgetPart          `protobuf:"bytes,5,rep,name=parts,proto3" json:"parts,omitempty"`            // by node
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Budget) Reset() {
+	*x = Budget{}
+	mi := &file_control_v1_snapshot_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Budget) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Budget) ProtoMessage() {}
+
+func (x *Budget) ProtoReflect() protoreflect.Message {
+	mi := &file_control_v1_snapshot_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Budget.ProtoReflect.Descriptor instead.
+func (*Budget) Descriptor() ([]byte, []int) {
+	return file_control_v1_snapshot_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Budget) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Budget) GetPerS() uint32 {
+	if x != nil {
+		return x.PerS
+	}
+	return 0
+}
+
+func (x *Budget) GetWindow() uint64 {
+	if x != nil {
+		return x.Window
+	}
+	return 0
+}
+
+func (x *Budget) GetGranted() uint64 {
+	if x != nil {
+		return x.Granted
+	}
+	return 0
+}
+
+func (x *Budget) GetParts() []*BudgetPart {
+	if x != nil {
+		return x.Parts
+	}
+	return nil
+}
+
+// BudgetPart is what was given to the newest process of a node.
+type BudgetPart struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Session       uint64                 `protobuf:"varint,2,opt,name=session,proto3" json:"session,omitempty"`
+	Granted       uint64                 `protobuf:"varint,3,opt,name=granted,proto3" json:"granted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BudgetPart) Reset() {
+	*x = BudgetPart{}
+	mi := &file_control_v1_snapshot_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BudgetPart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BudgetPart) ProtoMessage() {}
+
+func (x *BudgetPart) ProtoReflect() protoreflect.Message {
+	mi := &file_control_v1_snapshot_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BudgetPart.ProtoReflect.Descriptor instead.
+func (*BudgetPart) Descriptor() ([]byte, []int) {
+	return file_control_v1_snapshot_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *BudgetPart) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *BudgetPart) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
+func (x *BudgetPart) GetGranted() uint64 {
+	if x != nil {
+		return x.Granted
+	}
+	return 0
+}
+
 // Record is one of the operators' records.
 type Record struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -185,7 +493,7 @@ type Record struct {
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_control_v1_snapshot_proto_msgTypes[1]
+	mi := &file_control_v1_snapshot_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -197,7 +505,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_snapshot_proto_msgTypes[1]
+	mi := &file_control_v1_snapshot_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -210,7 +518,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_control_v1_snapshot_proto_rawDescGZIP(), []int{1}
+	return file_control_v1_snapshot_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Record) GetKey() string {
@@ -247,7 +555,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_control_v1_snapshot_proto_msgTypes[2]
+	mi := &file_control_v1_snapshot_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -259,7 +567,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_snapshot_proto_msgTypes[2]
+	mi := &file_control_v1_snapshot_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -272,7 +580,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_control_v1_snapshot_proto_rawDescGZIP(), []int{2}
+	return file_control_v1_snapshot_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Lease) GetSession() uint64 {
@@ -324,7 +632,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_control_v1_snapshot_proto_msgTypes[3]
+	mi := &file_control_v1_snapshot_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -336,7 +644,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_snapshot_proto_msgTypes[3]
+	mi := &file_control_v1_snapshot_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -349,7 +657,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_control_v1_snapshot_proto_rawDescGZIP(), []int{3}
+	return file_control_v1_snapshot_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Node) GetRef() *Ref {
@@ -447,7 +755,7 @@ type Former struct {
 
 func (x *Former) Reset() {
 	*x = Former{}
-	mi := &file_control_v1_snapshot_proto_msgTypes[4]
+	mi := &file_control_v1_snapshot_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -459,7 +767,7 @@ func (x *Former) String() string {
 func (*Former) ProtoMessage() {}
 
 func (x *Former) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_snapshot_proto_msgTypes[4]
+	mi := &file_control_v1_snapshot_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -472,7 +780,7 @@ func (x *Former) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Former.ProtoReflect.Descriptor instead.
 func (*Former) Descriptor() ([]byte, []int) {
-	return file_control_v1_snapshot_proto_rawDescGZIP(), []int{4}
+	return file_control_v1_snapshot_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Former) GetStore() []byte {
@@ -506,7 +814,7 @@ type Segment struct {
 
 func (x *Segment) Reset() {
 	*x = Segment{}
-	mi := &file_control_v1_snapshot_proto_msgTypes[5]
+	mi := &file_control_v1_snapshot_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -518,7 +826,7 @@ func (x *Segment) String() string {
 func (*Segment) ProtoMessage() {}
 
 func (x *Segment) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_snapshot_proto_msgTypes[5]
+	mi := &file_control_v1_snapshot_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -531,7 +839,7 @@ func (x *Segment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Segment.ProtoReflect.Descriptor instead.
 func (*Segment) Descriptor() ([]byte, []int) {
-	return file_control_v1_snapshot_proto_rawDescGZIP(), []int{5}
+	return file_control_v1_snapshot_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Segment) GetId() uint64 {
@@ -595,7 +903,7 @@ var File_control_v1_snapshot_proto protoreflect.FileDescriptor
 const file_control_v1_snapshot_proto_rawDesc = "" +
 	"\n" +
 	"\x19control/v1/snapshot.proto\x12\n" +
-	"control.v1\x1a\x18control/v1/control.proto\"\xad\x04\n" +
+	"control.v1\x1a\x18control/v1/control.proto\"\xd9\x04\n" +
 	"\bSnapshot\x12\x18\n" +
 	"\aapplied\x18\x01 \x01(\x04R\aapplied\x12\x14\n" +
 	"\x05level\x18\x02 \x01(\rR\x05level\x12\x1e\n" +
@@ -615,7 +923,32 @@ const file_control_v1_snapshot_proto_rawDesc = "" +
 	"\x0erecord_version\x18\f \x01(\x04R\rrecordVersion\x12+\n" +
 	"\x05audit\x18\r \x01(\v2\x15.control.v1.AuditMarkR\x05audit\x12\x1f\n" +
 	"\vaudit_lines\x18\x0e \x03(\fR\n" +
-	"auditLines\"J\n" +
+	"auditLines\x12*\n" +
+	"\x06limits\x18\x0f \x01(\v2\x12.control.v1.LimitsR\x06limits\"\xe1\x01\n" +
+	"\x06Limits\x12\x14\n" +
+	"\x05reign\x18\x01 \x01(\x04R\x05reign\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\x12*\n" +
+	"\x06roster\x18\x03 \x01(\v2\x12.control.v1.RosterR\x06roster\x122\n" +
+	"\tdivisions\x18\x04 \x03(\v2\x14.control.v1.DivisionR\tdivisions\x12\x19\n" +
+	"\bclock_ms\x18\x05 \x01(\x03R\aclockMs\x12,\n" +
+	"\abudgets\x18\x06 \x03(\v2\x12.control.v1.BudgetR\abudgets\"\x82\x01\n" +
+	"\bDivision\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\rR\x04kind\x12\x0e\n" +
+	"\x02of\x18\x03 \x01(\rR\x02of\x12&\n" +
+	"\x05parts\x18\x04 \x03(\v2\x10.control.v1.PartR\x05parts\x12\x18\n" +
+	"\aversion\x18\x05 \x01(\x04R\aversion\"\x8f\x01\n" +
+	"\x06Budget\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x13\n" +
+	"\x05per_s\x18\x02 \x01(\rR\x04perS\x12\x16\n" +
+	"\x06window\x18\x03 \x01(\x04R\x06window\x12\x18\n" +
+	"\agranted\x18\x04 \x01(\x04R\agranted\x12,\n" +
+	"\x05parts\x18\x05 \x03(\v2\x16.control.v1.BudgetPartR\x05parts\"T\n" +
+	"\n" +
+	"BudgetPart\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
+	"\asession\x18\x02 \x01(\x04R\asession\x12\x18\n" +
+	"\agranted\x18\x03 \x01(\x04R\agranted\"J\n" +
 	"\x06Record\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\x12\x18\n" +
@@ -666,39 +999,51 @@ func file_control_v1_snapshot_proto_rawDescGZIP() []byte {
 	return file_control_v1_snapshot_proto_rawDescData
 }
 
-var file_control_v1_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_control_v1_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_control_v1_snapshot_proto_goTypes = []any{
-	(*Snapshot)(nil),  // 0: control.v1.Snapshot
-	(*Record)(nil),    // 1: control.v1.Record
-	(*Lease)(nil),     // 2: control.v1.Lease
-	(*Node)(nil),      // 3: control.v1.Node
-	(*Former)(nil),    // 4: control.v1.Former
-	(*Segment)(nil),   // 5: control.v1.Segment
-	(*Settings)(nil),  // 6: control.v1.Settings
-	(*Config)(nil),    // 7: control.v1.Config
-	(*Ref)(nil),       // 8: control.v1.Ref
-	(*AuditMark)(nil), // 9: control.v1.AuditMark
-	(*NodeInfo)(nil),  // 10: control.v1.NodeInfo
+	(*Snapshot)(nil),   // 0: control.v1.Snapshot
+	(*Limits)(nil),     // 1: control.v1.Limits
+	(*Division)(nil),   // 2: control.v1.Division
+	(*Budget)(nil),     // 3: control.v1.Budget
+	(*BudgetPart)(nil), // 4: control.v1.BudgetPart
+	(*Record)(nil),     // 5: control.v1.Record
+	(*Lease)(nil),      // 6: control.v1.Lease
+	(*Node)(nil),       // 7: control.v1.Node
+	(*Former)(nil),     // 8: control.v1.Former
+	(*Segment)(nil),    // 9: control.v1.Segment
+	(*Settings)(nil),   // 10: control.v1.Settings
+	(*Config)(nil),     // 11: control.v1.Config
+	(*Ref)(nil),        // 12: control.v1.Ref
+	(*AuditMark)(nil),  // 13: control.v1.AuditMark
+	(*Roster)(nil),     // 14: control.v1.Roster
+	(*Part)(nil),       // 15: control.v1.Part
+	(*NodeInfo)(nil),   // 16: control.v1.NodeInfo
 }
 var file_control_v1_snapshot_proto_depIdxs = []int32{
-	6,  // 0: control.v1.Snapshot.settings:type_name -> control.v1.Settings
-	7,  // 1: control.v1.Snapshot.configs:type_name -> control.v1.Config
-	3,  // 2: control.v1.Snapshot.nodes:type_name -> control.v1.Node
-	8,  // 3: control.v1.Snapshot.refs:type_name -> control.v1.Ref
-	5,  // 4: control.v1.Snapshot.segments:type_name -> control.v1.Segment
-	5,  // 5: control.v1.Snapshot.written_off:type_name -> control.v1.Segment
-	1,  // 6: control.v1.Snapshot.records:type_name -> control.v1.Record
-	9,  // 7: control.v1.Snapshot.audit:type_name -> control.v1.AuditMark
-	8,  // 8: control.v1.Node.ref:type_name -> control.v1.Ref
-	2,  // 9: control.v1.Node.lease:type_name -> control.v1.Lease
-	10, // 10: control.v1.Node.info:type_name -> control.v1.NodeInfo
-	4,  // 11: control.v1.Node.former:type_name -> control.v1.Former
-	2,  // 12: control.v1.Former.lease:type_name -> control.v1.Lease
-	13, // [13:13] is the sub-list for method output_type
-	13, // [13:13] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	10, // 0: control.v1.Snapshot.settings:type_name -> control.v1.Settings
+	11, // 1: control.v1.Snapshot.configs:type_name -> control.v1.Config
+	7,  // 2: control.v1.Snapshot.nodes:type_name -> control.v1.Node
+	12, // 3: control.v1.Snapshot.refs:type_name -> control.v1.Ref
+	9,  // 4: control.v1.Snapshot.segments:type_name -> control.v1.Segment
+	9,  // 5: control.v1.Snapshot.written_off:type_name -> control.v1.Segment
+	5,  // 6: control.v1.Snapshot.records:type_name -> control.v1.Record
+	13, // 7: control.v1.Snapshot.audit:type_name -> control.v1.AuditMark
+	1,  // 8: control.v1.Snapshot.limits:type_name -> control.v1.Limits
+	14, // 9: control.v1.Limits.roster:type_name -> control.v1.Roster
+	2,  // 10: control.v1.Limits.divisions:type_name -> control.v1.Division
+	3,  // 11: control.v1.Limits.budgets:type_name -> control.v1.Budget
+	15, // 12: control.v1.Division.parts:type_name -> control.v1.Part
+	4,  // 13: control.v1.Budget.parts:type_name -> control.v1.BudgetPart
+	12, // 14: control.v1.Node.ref:type_name -> control.v1.Ref
+	6,  // 15: control.v1.Node.lease:type_name -> control.v1.Lease
+	16, // 16: control.v1.Node.info:type_name -> control.v1.NodeInfo
+	8,  // 17: control.v1.Node.former:type_name -> control.v1.Former
+	6,  // 18: control.v1.Former.lease:type_name -> control.v1.Lease
+	19, // [19:19] is the sub-list for method output_type
+	19, // [19:19] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_control_v1_snapshot_proto_init() }
@@ -713,7 +1058,7 @@ func file_control_v1_snapshot_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_v1_snapshot_proto_rawDesc), len(file_control_v1_snapshot_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

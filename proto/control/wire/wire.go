@@ -40,6 +40,10 @@ func PutCommand(c control.Command) (m *controlv1.Command, ok bool) {
 		m.Kind = &controlv1.Command_RecordPut{RecordPut: &controlv1.RecordPut{Key: c.Key, Value: c.Value, IfVersion: c.IfVersion, Delete: c.Delete}}
 	case control.AuditAppend:
 		m.Kind = &controlv1.Command_AuditAppend{AuditAppend: &controlv1.AuditAppend{Entry: putAudit(&c.Entry)}}
+	case control.ShareOps:
+		m.Kind = &controlv1.Command_ShareOps{ShareOps: putShares(c)}
+	case control.BudgetOps:
+		m.Kind = &controlv1.Command_BudgetOps{BudgetOps: putBudgets(c)}
 	default:
 		return nil, false
 	}
@@ -76,6 +80,10 @@ func GetCommand(m *controlv1.Command) (c control.Command, ok bool) {
 		return control.RecordPut{Key: r.GetKey(), Value: r.GetValue(), IfVersion: r.GetIfVersion(), Delete: r.GetDelete()}, true
 	case *controlv1.Command_AuditAppend:
 		return getAudit(k.AuditAppend.GetEntry())
+	case *controlv1.Command_ShareOps:
+		return getShares(k.ShareOps)
+	case *controlv1.Command_BudgetOps:
+		return getBudgets(k.BudgetOps)
 	}
 	return nil, false
 }
@@ -149,6 +157,7 @@ func PutResult(r control.Result) *controlv1.Result {
 	m := &controlv1.Result{
 		Code: uint32(r.Code), Text: r.Text, Fatal: r.Fatal, Session: uint64(r.Session),
 		Nodes: r.Nodes, Cluster: r.Cluster, Records: r.Records, All: r.All, Version: r.Version, Audit: PutMark(r.Audit),
+		Roster: r.Roster, Limits: r.Limits,
 		Ops: make([]*controlv1.OpResult, len(r.Ops)), Segments: make([]uint64, len(r.Segments)),
 	}
 	for i, o := range r.Ops {
@@ -173,6 +182,7 @@ func GetResult(m *controlv1.Result) (r control.Result, ok bool) {
 	r = control.Result{
 		Code: control.Code(m.GetCode()), Text: m.GetText(), Fatal: m.GetFatal(), Session: control.Session(m.GetSession()),
 		Nodes: m.GetNodes(), Cluster: m.GetCluster(), Records: m.GetRecords(), All: m.GetAll(), Version: m.GetVersion(), Audit: mark,
+		Roster: m.GetRoster(), Limits: m.GetLimits(),
 	}
 	for _, o := range m.GetOps() {
 		if o.GetCode() > 255 {
