@@ -14,6 +14,9 @@ type Demand struct {
 	Units uint32 // into how many the key is divided, from the Definition: 1 to MaxUnits. Of a budget: how much it is in all
 	Want  uint32 // units that would be enough for what is asked for now; of a budget, how much more
 	Used  uint32 // connections that are open; of a budget, what is left of what was granted
+	// Of a budget alone.
+	Window time.Duration // an hour or a day; 0: a day
+	Each   uint64        // how many one of Units, Want and Used stands for, where 32 bits are too few; 0: one
 }
 
 // MaxUnits bounds into how many units a key is divided: a limit of more has
@@ -55,7 +58,8 @@ type Local interface {
 	// Demands appends to list what was wanted since the last call of keys where
 	// the node's part was not enough, or is more than enough and not even, most
 	// wanted first, at most max; and all keys of connections that are open and
-	// have a Share.
+	// have a Share, or of which more are open than the part. Fewer than max say
+	// that this is all.
 	Demands(list []Demand, max int) []Demand
 	// Apply puts an Update into force. When it returns nothing more is begun on
 	// what was taken away; connections beyond the new part are still open and

@@ -4,7 +4,7 @@ import "unicode/utf8"
 
 // Bounds of what the State holds about limits.
 const (
-	MaxLimitKey  = 512        // octets of a key
+	MaxLimitKey  = 1024       // octets of a key
 	MaxUnits     = 1000       // units that a key is divided into
 	MaxSeats     = 24         // nodes among whom limits are divided: the floors of all must fit into a key
 	MaxDivisions = 200_000    // keys that are not divided evenly

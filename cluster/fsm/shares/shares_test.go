@@ -80,7 +80,7 @@ func TestDivisions(t *testing.T) {
 		"not even for one's own": {control.ShareOp{Key: "k", Of: 100, Parts: parts(95, 2, 2)}, control.LimitReached},
 		"a stranger":             {control.ShareOp{Key: "k", Of: 10, Parts: parts(1, 1, 1, 1)}, control.UnknownNode},
 		"no key":                 {control.ShareOp{Of: 10}, control.Malformed},
-		"too long a key":         {control.ShareOp{Key: strings.Repeat("k", 513), Of: 10}, control.Malformed},
+		"too long a key":         {control.ShareOp{Key: strings.Repeat("k", 1025), Of: 10}, control.Malformed},
 		"not in order":           {control.ShareOp{Key: "k", Of: 10, Parts: []control.Part{{Node: "b"}, {Node: "a"}}}, control.Malformed},
 		"no units":               {control.ShareOp{Key: "k"}, control.Malformed},
 		"too fine":               {control.ShareOp{Key: "k", Of: 1001}, control.Malformed},
