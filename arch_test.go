@@ -56,6 +56,7 @@ var floors = map[string]int{
 	"delivery/smtpc":           2, // client sessions
 	"delivery/route":           2, // where mail goes
 	"delivery/dsn":             2, // reports
+	"delivery/dsn/received":    3, // those that others wrote
 	"smtpd/policy":             2, // who may relay
 	"smtpd/wire":               2, // octets, lines and replies
 	"spool":                    3, // the one door to 250

@@ -75,7 +75,7 @@ func Parse(r io.Reader) (*Status, error) {
 		if typ != "message/delivery-status" && typ != "message/global-delivery-status" {
 			continue
 		}
-		s, err := ParseStatus(decodedPart(p, p.Header.Get("Content-Transfer-Encoding")))
+		s, err := ParseStatus(Decoded(p, p.Header.Get("Content-Transfer-Encoding")))
 		if err != nil {
 			return nil, err
 		}
@@ -84,7 +84,9 @@ func Parse(r io.Reader) (*Status, error) {
 	}
 }
 
-func decodedPart(r io.Reader, encoding string) io.Reader {
+// Decoded takes off the content transfer encoding of a body part; one that it
+// does not know is as good as none.
+func Decoded(r io.Reader, encoding string) io.Reader {
 	switch strings.ToLower(strings.TrimSpace(encoding)) {
 	case "base64":
 		return base64.NewDecoder(base64.StdEncoding, r)
@@ -149,14 +151,15 @@ func (p *statusParser) line(line []byte) error {
 
 // endField gives the field that was read to its group. The first field of a
 // recipient opens one, whatever group it stands in: some write no empty line
-// between the fields of the message and those of the recipient.
+// between the fields of the message and those of the recipient. So does a second
+// Final-Recipient: some write none between two recipients either.
 func (p *statusParser) endField() error {
 	name, value := p.name, string(p.value)
 	p.name = ""
 	if name == "" || p.status.perMessage(name, value) {
 		return nil
 	}
-	if p.open {
+	if p.open && (name != "final-recipient" || p.status.Recipients[len(p.status.Recipients)-1].Final.Value == "") {
 		p.status.Recipients[len(p.status.Recipients)-1].set(name, value)
 		return nil
 	}
