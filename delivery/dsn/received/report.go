@@ -102,7 +102,9 @@ func (c *collected) complaint(out *Report) {
 	out.Source = strings.TrimSpace(c.feedback.get("source-ip"))
 	out.EnvelopeID = c.feedback.get("original-envelope-id")
 	for _, v := range c.feedback.all("original-rcpt-to") {
-		out.Recipients = append(out.Recipients, Recipient{Address: address(v), Kind: Complaint})
+		if a := address(v); a != "" && len(out.Recipients) < maxRecipients {
+			out.Recipients = append(out.Recipients, Recipient{Address: a, Kind: Complaint})
+		}
 	}
 }
 

@@ -20,7 +20,7 @@ func sisimai() map[string]string {
 	return map[string]string{
 		"userunknown":     "no-mailbox",
 		"filtered":        "no-mailbox inactive policy", // refused by the recipient's side after RCPT, without a cause
-		"expired":         "expired network dns system",        // what it was tried for in vain is told where it is known
+		"expired":         "expired network dns system", // what it was tried for in vain is told where it is known
 		"mailboxfull":     "mailbox-full",
 		"rejected":        "sender policy", // for the sender's address
 		"blocked":         "reputation policy",

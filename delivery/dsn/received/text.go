@@ -13,9 +13,12 @@ const maxRecipients = 100
 
 // isAutoReply goes by RFC 3834 5 and by what was used before it.
 func (c *collected) isAutoReply() bool {
-	auto, _, _ := strings.Cut(strings.ToLower(c.header.get("auto-submitted")), ";")
+	auto := strings.ToLower(c.header.get("auto-submitted"))
+	if end := strings.IndexAny(auto, "; \t("); end >= 0 {
+		auto = auto[:end]
+	}
 	precedence := strings.ToLower(strings.TrimSpace(c.header.get("precedence")))
-	if strings.TrimSpace(auto) == "auto-replied" && !c.fromDaemon() || c.header.get("x-autoreply") != "" || c.header.get("x-autorespond") != "" ||
+	if auto == "auto-replied" && !c.fromDaemon() || c.header.get("x-autoreply") != "" || c.header.get("x-autorespond") != "" ||
 		precedence == "auto_reply" || precedence == "auto-reply" {
 		return c.header.get("x-failed-recipients") == "" && !(c.fromDaemon() && failureSubject(c.header.get("subject")))
 	}
@@ -58,7 +61,7 @@ func (c *collected) prose(out *Report) {
 	}
 	text, original := beforeOriginal(string(c.text))
 	if len(c.original.names) == 0 {
-		c.original = readHeader(bufio.NewReader(strings.NewReader(original)))
+		c.original = readHeader(bufio.NewReader(strings.NewReader(strings.TrimLeft(original, "\r\n"))))
 		out.MessageID = id(c.original.get("message-id"))
 	}
 	whole := oneLine(text)
