@@ -104,6 +104,7 @@ var floors = map[string]int{
 
 	"delivery/queue/keys":        2, // senders and domains as numbers
 	"delivery/queue/sched/timer": 0, // record numbers by time
+	"delivery/queue/sched/slab":  0, // records by number
 	"internal/admin/lists":       3, // the lists of all nodes as one
 	"internal/admin/rules":       3, // the part of the operator's API about hold rules
 	"internal/picks":             2, // which recipients an operator means

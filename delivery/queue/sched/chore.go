@@ -31,10 +31,10 @@ func (s *Scheduler[M]) giveUp() {
 	if id == 0 {
 		return
 	}
-	mid := s.rcpts.at(id).msg
+	mid := s.rcpts.At(id).msg
 	jid, j := s.newJob(GiveUp, 0)
-	for rid := s.msgs.at(mid).head; rid != 0; rid = s.rcpts.at(rid).sib {
-		r := s.rcpts.at(rid)
+	for rid := s.msgs.At(mid).head; rid != 0; rid = s.rcpts.At(rid).sib {
+		r := s.rcpts.At(rid)
 		switch {
 		case r.state == expired:
 			s.unlink(&s.expiries, rid)
@@ -53,7 +53,7 @@ func (s *Scheduler[M]) giveUp() {
 func (s *Scheduler[M]) postpone() {
 	for s.sweeps.head != 0 {
 		id := s.sweeps.head
-		l := s.lanes.at(id)
+		l := s.lanes.At(id)
 		s.sweeps.head = l.sweepNext
 		if s.sweeps.head == 0 {
 			s.sweeps.tail = 0
@@ -65,10 +65,10 @@ func (s *Scheduler[M]) postpone() {
 		}
 		jid, j := s.newJob(Postpone, id)
 		for n := min(int(l.sweep), s.cfg.ChoreSize); n > 0; n-- {
-			q := s.subs.at(l.sub)
+			q := s.subs.At(l.sub)
 			l.sub = q.next
 			rid := q.head
-			r := s.rcpts.at(rid)
+			r := s.rcpts.At(rid)
 			l.sweep--
 			s.unready(rid, r)
 			s.take(rid, r, jid, j)
@@ -87,7 +87,7 @@ func (s *Scheduler[M]) postpone() {
 
 func (s *Scheduler[M]) sweepLater(id uint32, l *lane) {
 	if s.sweeps.tail != 0 {
-		s.lanes.at(s.sweeps.tail).sweepNext = id
+		s.lanes.At(s.sweeps.tail).sweepNext = id
 	} else {
 		s.sweeps.head = id
 	}
@@ -106,13 +106,13 @@ func (s *Scheduler[M]) warn() {
 			continue
 		}
 		jid, j := s.newJob(Warn, 0)
-		for rid := s.msgs.at(w.msg).head; rid != 0; rid = s.rcpts.at(rid).sib {
-			if s.rcpts.at(rid).state == deferred {
+		for rid := s.msgs.At(w.msg).head; rid != 0; rid = s.rcpts.At(rid).sib {
+			if s.rcpts.At(rid).state == deferred {
 				j.items = append(j.items, rid)
 			}
 		}
 		if len(j.items) == 0 {
-			s.jobs.release(jid)
+			s.jobs.Release(jid)
 			continue
 		}
 		s.chores++
@@ -130,8 +130,8 @@ func (s *Scheduler[M]) purge() {
 		return
 	}
 	jid, j := s.newJob(Purge, 0)
-	for rid := s.msgs.at(s.rcpts.at(id).msg).head; rid != 0; rid = s.rcpts.at(rid).sib {
-		if r := s.rcpts.at(rid); r.state == spent {
+	for rid := s.msgs.At(s.rcpts.At(id).msg).head; rid != 0; rid = s.rcpts.At(rid).sib {
+		if r := s.rcpts.At(rid); r.state == spent {
 			s.unlink(&s.purges, rid)
 			s.take(rid, r, jid, j)
 		}
@@ -141,7 +141,7 @@ func (s *Scheduler[M]) purge() {
 }
 
 func (s *Scheduler[M]) isMsg(mid uint32, ref M) bool {
-	return mid != 0 && mid <= s.msgs.used && s.msgs.at(mid).left > 0 && s.msgs.at(mid).ref == ref
+	return s.msgs.Has(mid) && s.msgs.At(mid).left > 0 && s.msgs.At(mid).ref == ref
 }
 
 // command carries out an operator's word, or starts the job that does.
@@ -149,8 +149,8 @@ func (s *Scheduler[M]) command(ev *Event[M]) {
 	answer := Action[M]{Kind: Answer, Tag: ev.Tag}
 	if s.isMsg(ev.Msg, ev.Ref) {
 		var mine []uint32
-		for rid := s.msgs.at(ev.Msg).head; rid != 0; rid = s.rcpts.at(rid).sib {
-			r := s.rcpts.at(rid)
+		for rid := s.msgs.At(ev.Msg).head; rid != 0; rid = s.rcpts.At(rid).sib {
+			r := s.rcpts.At(rid)
 			if ev.Which != nil {
 				if _, ok := slices.BinarySearch(ev.Which, uint32(r.index)); !ok {
 					continue
@@ -199,7 +199,7 @@ func concerns(op Op, st state) bool {
 func (s *Scheduler[M]) retryNow(rid uint32, r *recipient) {
 	s.leave(rid, r)
 	r.flags &^= flagExpires
-	if l := s.lanes.at(r.lane); l.class == down && l.probeAt > s.now {
+	if l := s.lanes.At(r.lane); l.class == down && l.probeAt > s.now {
 		s.disarmProbe(l)
 		l.probeAt = s.now
 	}
@@ -233,7 +233,7 @@ func (s *Scheduler[M]) want(rid uint32, r *recipient, w want) {
 	}
 	s.wants[rid] = w
 	r.flags |= flagWanted
-	j := s.jobs.at(r.pos)
+	j := s.jobs.At(r.pos)
 	if j.kind != Deliver {
 		return
 	}
@@ -249,10 +249,10 @@ func (s *Scheduler[M]) want(rid uint32, r *recipient, w want) {
 // operateWanted starts what operators wanted of recipients whose job ended.
 func (s *Scheduler[M]) operateWanted(rids []uint32) {
 	for len(rids) > 0 {
-		w, mid := s.wants[rids[0]], s.rcpts.at(rids[0]).msg
+		w, mid := s.wants[rids[0]], s.rcpts.At(rids[0]).msg
 		n := 0
-		for n < len(rids) && s.wants[rids[n]] == w && s.rcpts.at(rids[n]).msg == mid {
-			s.rcpts.at(rids[n]).flags &= flagEnds
+		for n < len(rids) && s.wants[rids[n]] == w && s.rcpts.At(rids[n]).msg == mid {
+			s.rcpts.At(rids[n]).flags &= flagEnds
 			n++
 		}
 		for _, rid := range rids[:n] {
@@ -271,7 +271,7 @@ func (s *Scheduler[M]) operate(w want, rids []uint32) {
 	jid, j := s.newJob(Operate, 0)
 	j.op, j.tag = w.op, w.tag
 	for _, rid := range rids {
-		s.take(rid, s.rcpts.at(rid), jid, j)
+		s.take(rid, s.rcpts.At(rid), jid, j)
 	}
 	s.emit(jid, j, Action[M]{})
 }

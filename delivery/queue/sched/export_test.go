@@ -7,16 +7,16 @@ func (s *Scheduler[M]) Check() error {
 	var count [states]int
 	wanted, ends, wholes, timed := 0, 0, 0, 0
 	inLane, readyIn, msgs := map[uint32]uint32{}, map[uint32]uint32{}, 0
-	for mid, prev := s.first, uint32(0); mid != 0; mid = s.msgs.at(mid).next {
-		m := s.msgs.at(mid)
+	for mid, prev := s.first, uint32(0); mid != 0; mid = s.msgs.At(mid).next {
+		m := s.msgs.At(mid)
 		msgs++
 		if m.prev != prev {
 			return fmt.Errorf("message %d: prev is %d, not %d", mid, m.prev, prev)
 		}
 		prev = mid
 		left, gone, trash := uint32(0), uint32(0), uint32(0)
-		for rid := m.head; rid != 0; rid = s.rcpts.at(rid).sib {
-			r := s.rcpts.at(rid)
+		for rid := m.head; rid != 0; rid = s.rcpts.At(rid).sib {
+			r := s.rcpts.At(rid)
 			count[r.state]++
 			if r.state == done {
 				gone++
@@ -50,8 +50,8 @@ func (s *Scheduler[M]) Check() error {
 			return fmt.Errorf("message %d: %d left and %d gone, counted %d and %d", mid, left, gone, m.left, m.gone)
 		}
 	}
-	if msgs != s.msgs.live {
-		return fmt.Errorf("%d messages, counted %d", msgs, s.msgs.live)
+	if msgs != s.msgs.Len() {
+		return fmt.Errorf("%d messages, counted %d", msgs, s.msgs.Len())
 	}
 	if wholes != s.wholes || ends != len(s.ends) {
 		return fmt.Errorf("%d messages in the trash, counted %d; %d recipients with an end, noted %d", wholes, s.wholes, ends, len(s.ends))
@@ -73,8 +73,8 @@ func (s *Scheduler[M]) Check() error {
 
 func (s *Scheduler[M]) checkOldest() error {
 	id := s.first
-	for id != 0 && s.msgs.at(id).whole {
-		id = s.msgs.at(id).next
+	for id != 0 && s.msgs.At(id).whole {
+		id = s.msgs.At(id).next
 	}
 	if got := s.oldest(); got != id {
 		return fmt.Errorf("message %d is the oldest, not %d", id, got)
@@ -88,13 +88,13 @@ func (s *Scheduler[M]) checkRecipient(rid uint32, r *recipient, readyIn map[uint
 		if s.due.IDs()[r.pos] != rid {
 			return fmt.Errorf("recipient %d is not at %d in the timer", rid, r.pos)
 		}
-		if r.pos > 0 && s.rcpts.at(s.due.IDs()[(r.pos-1)/4]).due > r.due {
+		if r.pos > 0 && s.rcpts.At(s.due.IDs()[(r.pos-1)/4]).due > r.due {
 			return fmt.Errorf("recipient %d stands under a later one", rid)
 		}
 	case st == ready:
 		readyIn[r.lane]++
 	case st == busy:
-		j := s.jobs.at(r.pos)
+		j := s.jobs.At(r.pos)
 		for _, o := range j.items {
 			if o == rid {
 				return nil
@@ -108,7 +108,7 @@ func (s *Scheduler[M]) checkRecipient(rid uint32, r *recipient, readyIn map[uint
 func (s *Scheduler[M]) checkLanes(inLane, readyIn map[uint32]uint32) error {
 	running, subs, idle := 0, 0, 0
 	for key, id := range s.laneOf {
-		l := s.lanes.at(id)
+		l := s.lanes.At(id)
 		running += int(l.running)
 		if l.key != key || l.members != inLane[id] || l.ready != readyIn[id] || l.sweep > l.ready {
 			return fmt.Errorf("lane %s: %+v has %d members, %d ready", key, *l, inLane[id], readyIn[id])
@@ -131,8 +131,8 @@ func (s *Scheduler[M]) checkLanes(inLane, readyIn map[uint32]uint32) error {
 		seen := uint32(0)
 		for sid := l.sub; sid != 0; {
 			subs++
-			q := s.subs.at(sid)
-			for rid := q.head; rid != 0; rid = s.rcpts.at(rid).next {
+			q := s.subs.At(sid)
+			for rid := q.head; rid != 0; rid = s.rcpts.At(rid).next {
 				seen++
 			}
 			if sid = q.next; sid == l.sub {
@@ -143,8 +143,8 @@ func (s *Scheduler[M]) checkLanes(inLane, readyIn map[uint32]uint32) error {
 			return fmt.Errorf("lane %s: %d in its queues, %d ready", key, seen, l.ready)
 		}
 	}
-	if running != s.running || subs != len(s.subOf) || subs != s.subs.live || idle != s.idleLanes || len(s.laneOf) != s.lanes.live {
-		return fmt.Errorf("running %d/%d senders %d/%d/%d idle %d/%d", running, s.running, subs, len(s.subOf), s.subs.live, idle, s.idleLanes)
+	if running != s.running || subs != len(s.subOf) || subs != s.subs.Len() || idle != s.idleLanes || len(s.laneOf) != s.lanes.Len() {
+		return fmt.Errorf("running %d/%d senders %d/%d/%d idle %d/%d", running, s.running, subs, len(s.subOf), s.subs.Len(), idle, s.idleLanes)
 	}
 	return nil
 }

@@ -9,7 +9,7 @@ import (
 // newJob makes a job. Its number alone would be given again, so its JobID
 // carries how many there have been as well.
 func (s *Scheduler[M]) newJob(kind ActionKind, lane uint32) (uint32, *job) {
-	id, j := s.jobs.take()
+	id, j := s.jobs.Take()
 	s.seq++
 	j.kind, j.lane, j.seq = kind, lane, s.seq
 	return id, j
@@ -31,8 +31,8 @@ func (s *Scheduler[M]) emit(jid uint32, j *job, a Action[M]) {
 	// together are tried together.
 	var of, jitter = uint32(0), 0.0
 	for i, rid := range j.items {
-		r := s.rcpts.at(rid)
-		m := s.msgs.at(r.msg)
+		r := s.rcpts.At(rid)
+		m := s.msgs.At(r.msg)
 		if r.msg != of {
 			of, jitter = r.msg, s.rnd.Float64()
 		}
@@ -49,18 +49,18 @@ func (s *Scheduler[M]) emit(jid uint32, j *job, a Action[M]) {
 // finish takes a job's results.
 func (s *Scheduler[M]) finish(ev *Event[M]) {
 	jid := uint32(ev.Job)
-	if jid == 0 || jid > s.jobs.used {
+	if !s.jobs.Has(jid) {
 		return
 	}
-	j := *s.jobs.at(jid)
+	j := *s.jobs.At(jid)
 	if j.seq != uint32(ev.Job>>32) || j.seq == 0 {
 		return
 	}
-	s.jobs.release(jid)
+	s.jobs.Release(jid)
 	var l *lane
 	switch j.kind {
 	case Deliver:
-		l = s.lanes.at(j.lane)
+		l = s.lanes.At(j.lane)
 		l.running--
 		s.running--
 		s.byClass[j.class]--
@@ -93,7 +93,7 @@ func (s *Scheduler[M]) finish(ev *Event[M]) {
 // settle puts a busy recipient where its result says, and tells whether an
 // operator's word is waiting for it instead.
 func (s *Scheduler[M]) settle(rid uint32, res Result) (again bool) {
-	r := s.rcpts.at(rid)
+	r := s.rcpts.At(rid)
 	if res.State == mail.StateDeferred && !res.Same && r.attempts < 1<<16-1 {
 		r.attempts++
 	}
@@ -152,7 +152,7 @@ func lateMillis(t time.Time) int64 { return t.Add(time.Millisecond - 1).UnixMill
 
 // deferred notes that a message is late, when it is.
 func (s *Scheduler[M]) deferred(r *recipient) {
-	m := s.msgs.at(r.msg)
+	m := s.msgs.At(r.msg)
 	if s.cfg.Warn <= 0 || m.warned || s.now-m.arrived < s.cfg.Warn.Milliseconds() {
 		return
 	}

@@ -61,12 +61,12 @@ func (s *Scheduler[M]) laneFor(key string) uint32 {
 	id, ok := s.laneOf[key]
 	if !ok {
 		var l *lane
-		id, l = s.lanes.take()
+		id, l = s.lanes.Take()
 		key = strings.Clone(key) // it may be a part of something large
 		l.key, l.limit, l.calm = key, float32(s.cfg.LaneStart), float32(s.cfg.LaneMax)
 		s.laneOf[key] = id
 	}
-	l := s.lanes.at(id)
+	l := s.lanes.At(id)
 	l.members++
 	if l.idle {
 		s.unlinkIdle(l)
@@ -76,7 +76,7 @@ func (s *Scheduler[M]) laneFor(key string) uint32 {
 
 // leaveLane counts one member less. An empty lane is remembered for a while.
 func (s *Scheduler[M]) leaveLane(id uint32) {
-	l := s.lanes.at(id)
+	l := s.lanes.At(id)
 	l.members--
 	s.maybeIdle(id, l)
 }
@@ -89,7 +89,7 @@ func (s *Scheduler[M]) maybeIdle(id uint32, l *lane) {
 	s.idleLanes++
 	l.idlePrev, l.idleNext = s.idle.tail, 0
 	if s.idle.tail != 0 {
-		s.lanes.at(s.idle.tail).idleNext = id
+		s.lanes.At(s.idle.tail).idleNext = id
 	} else {
 		s.idle.head = id
 	}
@@ -102,12 +102,12 @@ func (s *Scheduler[M]) maybeIdle(id uint32, l *lane) {
 
 func (s *Scheduler[M]) unlinkIdle(l *lane) {
 	if l.idlePrev != 0 {
-		s.lanes.at(l.idlePrev).idleNext = l.idleNext
+		s.lanes.At(l.idlePrev).idleNext = l.idleNext
 	} else {
 		s.idle.head = l.idleNext
 	}
 	if l.idleNext != 0 {
-		s.lanes.at(l.idleNext).idlePrev = l.idlePrev
+		s.lanes.At(l.idleNext).idlePrev = l.idlePrev
 	} else {
 		s.idle.tail = l.idlePrev
 	}
@@ -119,7 +119,7 @@ func (s *Scheduler[M]) unlinkIdle(l *lane) {
 func (s *Scheduler[M]) forgetIdleLanes() {
 	for s.idle.head != 0 {
 		id := s.idle.head
-		l := s.lanes.at(id)
+		l := s.lanes.At(id)
 		if l.queued || l.sweeping {
 			return
 		}
@@ -128,25 +128,25 @@ func (s *Scheduler[M]) forgetIdleLanes() {
 		}
 		s.unlinkIdle(l)
 		delete(s.laneOf, l.key)
-		s.lanes.release(id)
+		s.lanes.Release(id)
 	}
 }
 
 // makeReady puts a recipient behind the others of its sender in its lane.
 func (s *Scheduler[M]) makeReady(id uint32, r *recipient) {
 	s.set(r, ready)
-	sender := s.msgs.at(r.msg).sender
-	l := s.lanes.at(r.lane)
+	sender := s.msgs.At(r.msg).sender
+	l := s.lanes.At(r.lane)
 	key := subKey(r.lane, sender)
 	sid, ok := s.subOf[key]
 	if !ok {
 		var q *sub
-		sid, q = s.subs.take()
+		sid, q = s.subs.Take()
 		q.lane, q.sender = r.lane, sender
 		s.subOf[key] = sid
 		s.joinTurns(l, sid, q)
 	}
-	s.append(&s.subs.at(sid).list, id)
+	s.append(&s.subs.At(sid).list, id)
 	l.ready++
 	s.offer(r.lane)
 }
@@ -157,18 +157,18 @@ func (s *Scheduler[M]) joinTurns(l *lane, sid uint32, q *sub) {
 		l.sub, q.next, q.prev = sid, sid, sid
 		return
 	}
-	cur := s.subs.at(l.sub)
+	cur := s.subs.At(l.sub)
 	q.next, q.prev = l.sub, cur.prev
-	s.subs.at(cur.prev).next = sid
+	s.subs.At(cur.prev).next = sid
 	cur.prev = sid
 }
 
 // unready takes a recipient out of its sender's queue.
 func (s *Scheduler[M]) unready(id uint32, r *recipient) {
-	l := s.lanes.at(r.lane)
-	key := subKey(r.lane, s.msgs.at(r.msg).sender)
+	l := s.lanes.At(r.lane)
+	key := subKey(r.lane, s.msgs.At(r.msg).sender)
 	sid := s.subOf[key]
-	q := s.subs.at(sid)
+	q := s.subs.At(sid)
 	s.unlink(&q.list, id)
 	l.ready--
 	l.sweep = min(l.sweep, l.ready)
@@ -178,14 +178,14 @@ func (s *Scheduler[M]) unready(id uint32, r *recipient) {
 	if q.next == sid {
 		l.sub = 0
 	} else {
-		s.subs.at(q.prev).next = q.next
-		s.subs.at(q.next).prev = q.prev
+		s.subs.At(q.prev).next = q.next
+		s.subs.At(q.next).prev = q.prev
 		if l.sub == sid {
 			l.sub = q.next
 		}
 	}
 	delete(s.subOf, key)
-	s.subs.release(sid)
+	s.subs.Release(sid)
 }
 
 // eligible tells whether a lane may start a delivery, but for the slots.
@@ -210,7 +210,7 @@ func (s *Scheduler[M]) greedy(l *lane) bool {
 // start, or parks it when it is greedy, and sees that a lane that is down
 // wakes up for its probe.
 func (s *Scheduler[M]) offer(id uint32) {
-	l := s.lanes.at(id)
+	l := s.lanes.At(id)
 	if l.queued {
 		return
 	}
@@ -253,7 +253,7 @@ func (r *ring) pick(share int) (bucket int, ok bool) {
 	return 0, false
 }
 
-func (s *Scheduler[M]) bucket(l *lane) int { return int(s.subs.at(l.sub).sender % buckets) }
+func (s *Scheduler[M]) bucket(l *lane) int { return int(s.subs.At(l.sub).sender % buckets) }
 
 func (s *Scheduler[M]) joinRing(id uint32, l *lane) {
 	r, b := &s.rings[l.class], s.bucket(l)
@@ -281,7 +281,7 @@ func (s *Scheduler[M]) disarmProbe(l *lane) {
 func (s *Scheduler[M]) enqueue(f *fifo, id uint32, l *lane) {
 	l.queued, l.next = true, 0
 	if f.tail != 0 {
-		s.lanes.at(f.tail).next = id
+		s.lanes.At(f.tail).next = id
 	} else {
 		f.head = id
 	}
@@ -290,7 +290,7 @@ func (s *Scheduler[M]) enqueue(f *fifo, id uint32, l *lane) {
 
 func (s *Scheduler[M]) dequeue(f *fifo) (uint32, *lane) {
 	id := f.head
-	l := s.lanes.at(id)
+	l := s.lanes.At(id)
 	f.head = l.next
 	if f.head == 0 {
 		f.tail = 0
@@ -362,16 +362,16 @@ func (s *Scheduler[M]) pick() (uint32, bool) {
 // deliver starts one transaction of a lane: the recipient whose turn it is,
 // and others of the same message that wait here too.
 func (s *Scheduler[M]) deliver(id uint32) {
-	l := s.lanes.at(id)
+	l := s.lanes.At(id)
 	jid, j := s.newJob(Deliver, id)
 	j.class, j.bucket = l.class, uint8(s.bucket(l))
-	q := s.subs.at(l.sub)
+	q := s.subs.At(l.sub)
 	l.sub = q.next
 	first := q.head
-	mid := s.rcpts.at(first).msg
+	mid := s.rcpts.At(first).msg
 	steps := 0
 	for rid := first; rid != 0 && steps < batchWalk && len(j.items) < s.cfg.Batch; steps++ {
-		r := s.rcpts.at(rid)
+		r := s.rcpts.At(rid)
 		if r.state == ready && r.lane == id && r.msg == mid {
 			s.unready(rid, r)
 			s.take(rid, r, jid, j)

@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/clrelay/clrelay/delivery/queue/sched/slab"
 	"github.com/clrelay/clrelay/delivery/queue/sched/timer"
 	"github.com/clrelay/clrelay/internal/mail"
 )
@@ -92,11 +93,11 @@ type Scheduler[M comparable] struct {
 	paused  bool
 	actions []Action[M]
 
-	msgs   slab[message[M]]
-	rcpts  slab[recipient]
-	lanes  slab[lane]
-	subs   slab[sub]
-	jobs   slab[job]
+	msgs   slab.Slab[message[M]]
+	rcpts  slab.Slab[recipient]
+	lanes  slab.Slab[lane]
+	subs   slab.Slab[sub]
+	jobs   slab.Slab[job]
 	laneOf map[string]uint32
 	subOf  map[uint64]uint32 // lane and sender -> queue
 	wants  map[uint32]want   // busy recipient -> what to do with it next
@@ -144,12 +145,12 @@ func New[M comparable](c Config, rnd *rand.Rand) *Scheduler[M] {
 		laneOf: map[string]uint32{}, subOf: map[uint64]uint32{}, wants: map[uint32]want{}, ends: map[uint32]int64{},
 	}
 	s.due = timer.Timer{
-		At:    func(id uint32) int64 { return s.rcpts.at(id).due },
-		Place: func(id, pos uint32) { s.rcpts.at(id).pos = pos },
+		At:    func(id uint32) int64 { return s.rcpts.At(id).due },
+		Place: func(id, pos uint32) { s.rcpts.At(id).pos = pos },
 	}
 	s.probes = timer.Timer{
-		At:    func(id uint32) int64 { return s.lanes.at(id).probeAt },
-		Place: func(id, pos uint32) { s.lanes.at(id).pos = pos + 1 },
+		At:    func(id uint32) int64 { return s.lanes.At(id).probeAt },
+		Place: func(id, pos uint32) { s.lanes.At(id).pos = pos + 1 },
 	}
 	return s
 }
@@ -215,7 +216,7 @@ func (s *Scheduler[M]) tick() {
 		if !ok || at > s.now {
 			break
 		}
-		r := s.rcpts.at(id)
+		r := s.rcpts.At(id)
 		s.due.Remove(r.pos)
 		switch {
 		case r.state == trashed:
@@ -233,7 +234,7 @@ func (s *Scheduler[M]) tick() {
 		if !ok || at > s.now {
 			break
 		}
-		s.disarmProbe(s.lanes.at(id))
+		s.disarmProbe(s.lanes.At(id))
 		s.offer(id)
 	}
 	s.forgetIdleLanes()
@@ -244,12 +245,12 @@ func (s *Scheduler[M]) add(ev *Event[M]) {
 	if len(ev.Recipients) == 0 {
 		return
 	}
-	mid, m := s.msgs.take()
+	mid, m := s.msgs.Take()
 	m.ref, m.arrived, m.sender = ev.Ref, ev.Arrived.UnixMilli(), ev.Sender
 	m.warned = s.cfg.Warn > 0 && s.paused && s.now-m.arrived >= s.cfg.Warn.Milliseconds()
 	m.prev = s.last
 	if s.last != 0 {
-		s.msgs.at(s.last).next = mid
+		s.msgs.At(s.last).next = mid
 	} else {
 		s.first = mid
 	}
@@ -257,7 +258,7 @@ func (s *Scheduler[M]) add(ev *Event[M]) {
 	link := &m.head
 	for i := range ev.Recipients {
 		in := &ev.Recipients[i]
-		id, r := s.rcpts.take()
+		id, r := s.rcpts.Take()
 		r.msg, r.index, r.domain = mid, uint16(in.Index), in.Domain
 		r.attempts = uint16(min(in.Attempts, 1<<16-1))
 		r.lane = s.laneFor(in.Lane)
@@ -295,7 +296,7 @@ func (s *Scheduler[M]) set(r *recipient, to state) {
 	if from.isTrash() == to.isTrash() {
 		return
 	}
-	m := s.msgs.at(r.msg)
+	m := s.msgs.At(r.msg)
 	if to.isTrash() {
 		m.trash++
 	} else {
@@ -354,7 +355,7 @@ func (s *Scheduler[M]) endOf(id uint32, r *recipient) int64 {
 	if r.flags&flagEnds != 0 {
 		return s.ends[id]
 	}
-	return s.msgs.at(r.msg).arrived + s.cfg.Expire.Milliseconds()
+	return s.msgs.At(r.msg).arrived + s.cfg.Expire.Milliseconds()
 }
 
 // deferUntil puts a recipient into the timer, to be tried at due, or to be
@@ -391,7 +392,7 @@ func (s *Scheduler[M]) finalize(id uint32, r *recipient) {
 	}
 	s.leaveLane(r.lane)
 	mid := r.msg
-	m := s.msgs.at(mid)
+	m := s.msgs.At(mid)
 	m.left--
 	m.gone++
 	s.weigh(m)
@@ -407,14 +408,14 @@ func (s *Scheduler[M]) finalize(id uint32, r *recipient) {
 func (s *Scheduler[M]) freeDone(m *message[M]) {
 	for link := &m.head; *link != 0; {
 		id := *link
-		r := s.rcpts.at(id)
+		r := s.rcpts.At(id)
 		if r.state != done {
 			link = &r.sib
 			continue
 		}
 		*link = r.sib
 		s.count[done]--
-		s.rcpts.release(id)
+		s.rcpts.Release(id)
 	}
 	m.gone = 0
 }
@@ -429,24 +430,24 @@ func (s *Scheduler[M]) forget(mid uint32, m *message[M]) {
 		s.prefix = m.prev
 	}
 	if m.prev != 0 {
-		s.msgs.at(m.prev).next = m.next
+		s.msgs.At(m.prev).next = m.next
 	} else {
 		s.first = m.next
 	}
 	if m.next != 0 {
-		s.msgs.at(m.next).prev = m.prev
+		s.msgs.At(m.next).prev = m.prev
 	} else {
 		s.last = m.prev
 	}
-	s.msgs.release(mid)
+	s.msgs.Release(mid)
 }
 
 // append and unlink work on doubly linked lists of recipients.
 func (s *Scheduler[M]) append(l *list, id uint32) {
-	r := s.rcpts.at(id)
+	r := s.rcpts.At(id)
 	r.prev, r.next = l.tail, 0
 	if l.tail != 0 {
-		s.rcpts.at(l.tail).next = id
+		s.rcpts.At(l.tail).next = id
 	} else {
 		l.head = id
 	}
@@ -454,14 +455,14 @@ func (s *Scheduler[M]) append(l *list, id uint32) {
 }
 
 func (s *Scheduler[M]) unlink(l *list, id uint32) {
-	r := s.rcpts.at(id)
+	r := s.rcpts.At(id)
 	if r.prev != 0 {
-		s.rcpts.at(r.prev).next = r.next
+		s.rcpts.At(r.prev).next = r.next
 	} else {
 		l.head = r.next
 	}
 	if r.next != 0 {
-		s.rcpts.at(r.next).prev = r.prev
+		s.rcpts.At(r.next).prev = r.prev
 	} else {
 		l.tail = r.prev
 	}

@@ -23,13 +23,13 @@ type Counts struct {
 // Counts costs nothing: the figures are kept as things change.
 func (s *Scheduler[M]) Counts() Counts {
 	c := Counts{
-		Messages: s.msgs.live - s.wholes, Held: s.count[held], Trashed: s.count[trashed] + s.count[spent], Trash: s.wholes,
+		Messages: s.msgs.Len() - s.wholes, Held: s.count[held], Trashed: s.count[trashed] + s.count[spent], Trash: s.wholes,
 		Active: s.count[ready] + s.count[busy], Deferred: s.count[deferred] + s.count[expired],
-		Running: s.running, Lanes: s.lanes.live,
+		Running: s.running, Lanes: s.lanes.Len(),
 	}
 	c.Recipients = c.Active + c.Deferred + c.Held
 	if id := s.oldest(); id != 0 {
-		c.Oldest = time.UnixMilli(s.msgs.at(id).arrived)
+		c.Oldest = time.UnixMilli(s.msgs.At(id).arrived)
 	}
 	return c
 }
@@ -37,16 +37,16 @@ func (s *Scheduler[M]) Counts() Counts {
 // oldest is the first message that is not in the trash as a whole, 0 when there
 // is none.
 func (s *Scheduler[M]) oldest() uint32 {
-	if s.msgs.live == s.wholes {
+	if s.msgs.Len() == s.wholes {
 		return 0
 	}
 	id := s.first
 	if s.prefix != 0 {
-		id = s.msgs.at(s.prefix).next
+		id = s.msgs.At(s.prefix).next
 	}
-	for id != 0 && s.msgs.at(id).whole {
+	for id != 0 && s.msgs.At(id).whole {
 		s.prefix = id
-		id = s.msgs.at(id).next
+		id = s.msgs.At(id).next
 	}
 	return id
 }
@@ -98,11 +98,11 @@ func (s *Scheduler[M]) Close(c *Cursor[M]) {
 func (s *Scheduler[M]) Next(c *Cursor[M], n int, visit func(v *View[M])) (more bool) {
 	var v View[M]
 	for ; n > 0 && c.at != 0; n-- {
-		m := s.msgs.at(c.at)
+		m := s.msgs.At(c.at)
 		v.Msg, v.Ref, v.Arrived = c.at, m.ref, time.UnixMilli(m.arrived)
 		v.Recipients = v.Recipients[:0]
-		for rid := m.head; rid != 0; rid = s.rcpts.at(rid).sib {
-			if r := s.rcpts.at(rid); r.state != done {
+		for rid := m.head; rid != 0; rid = s.rcpts.At(rid).sib {
+			if r := s.rcpts.At(rid); r.state != done {
 				v.Recipients = append(v.Recipients, s.view(r))
 			}
 		}
@@ -113,7 +113,7 @@ func (s *Scheduler[M]) Next(c *Cursor[M], n int, visit func(v *View[M])) (more b
 }
 
 func (s *Scheduler[M]) view(r *recipient) RecipientView {
-	l := s.lanes.at(r.lane)
+	l := s.lanes.At(r.lane)
 	v := RecipientView{Index: uint32(r.index), Domain: r.domain, Attempts: uint32(r.attempts), Lane: l.key, Why: l.why}
 	switch r.state {
 	case held:
@@ -149,7 +149,7 @@ func (s *Scheduler[M]) Lane(key string) (Lane, bool) {
 	if !ok {
 		return Lane{}, false
 	}
-	l := s.lanes.at(id)
+	l := s.lanes.At(id)
 	return Lane{Key: key, Down: l.class == down, Limit: int(l.limit), Running: int(l.running), Ready: int(l.ready), Members: int(l.members)}, true
 }
 
@@ -169,7 +169,7 @@ type LaneView struct {
 // The view belongs to the call.
 func (s *Scheduler[M]) Destinations(visit func(*LaneView)) {
 	for _, id := range s.laneOf {
-		l := s.lanes.at(id)
+		l := s.lanes.At(id)
 		v := LaneView{
 			Key: l.key, State: [classes]string{"unknown", "proven", "down"}[l.class], Why: l.why,
 			Running: int(l.running), Limit: max(1, int(l.limit)), Ready: int(l.ready), Recipients: int(l.members),
