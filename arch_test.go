@@ -57,6 +57,7 @@ var floors = map[string]int{
 	"delivery/route":           2, // where mail goes
 	"delivery/dsn":             2, // reports
 	"delivery/dsn/received":    3, // those that others wrote
+	"delivery/shape":           2, // what destinations bear
 	"delivery/site":            2, // who runs the hosts of a destination
 	"smtpd/policy":             2, // who may relay
 	"smtpd/wire":               2, // octets, lines and replies

@@ -1,0 +1,89 @@
+package shape
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/clrelay/clrelay/internal/limit"
+)
+
+// Orders is the space of the limits that operators have set: "limit/NAME".
+const Orders = "limit/"
+
+// order is a limit as an operator's record holds it. Fields of a definition
+// stand there by name, so that a later version may have others.
+type order struct {
+	Match       map[string][]string `json:"match"`
+	Per         []string            `json:"per,omitempty"`
+	Count       limit.Unit          `json:"count,omitempty"`
+	Rate        limit.Rate          `json:"rate,omitzero"`
+	Burst       int64               `json:"burst,omitempty"`
+	Connections int                 `json:"connections,omitempty"`
+	Suspended   bool                `json:"suspended,omitempty"`
+	Reason      string              `json:"reason"`
+	Author      string              `json:"author"`
+	Until       time.Time           `json:"until,omitzero"`
+}
+
+// fieldNames are the words for the fields of a definition, in their order.
+func fieldNames() []string {
+	return []string{
+		limit.Sender: "sender", limit.SenderDomain: "sender_domain", limit.User: "user", limit.Group: "group", limit.Client: "client",
+		limit.RecipientDomain: "domain", limit.Site: "site", limit.Source: "source", limit.Route: "route",
+	}
+}
+
+// FieldName is the word for a field of a definition: "sender_domain".
+func FieldName(f limit.Field) string { return fieldNames()[f] }
+
+// WriteOrder gives the record of an operator's limit, but for its name.
+func WriteOrder(d *limit.Definition) []byte {
+	o := order{
+		Match: map[string][]string{}, Count: d.Count, Rate: d.Rate, Burst: d.Burst, Connections: d.Connections,
+		Suspended: d.Suspended, Reason: d.Reason, Author: d.Author, Until: d.Until,
+	}
+	for f, values := range d.Match {
+		if len(values) > 0 {
+			o.Match[FieldName(limit.Field(f))] = values
+		}
+	}
+	for _, f := range d.Per {
+		o.Per = append(o.Per, FieldName(f))
+	}
+	b, _ := json.Marshal(&o) // texts, numbers and times can be written
+	return b
+}
+
+// ParseOrder reads what WriteOrder gave. A field that this version does not
+// know is an error: without it the limit would be for more than it is to be.
+func ParseOrder(name string, value []byte) (limit.Definition, error) {
+	var o order
+	if err := json.Unmarshal(value, &o); err != nil {
+		return limit.Definition{}, fmt.Errorf("shape: limit %s: %w", name, err)
+	}
+	d := limit.Definition{
+		Name: name, Count: o.Count, Rate: o.Rate, Burst: o.Burst, Connections: o.Connections,
+		Suspended: o.Suspended, Reason: o.Reason, Author: o.Author, Until: o.Until,
+	}
+	names := fieldNames()
+	for word, values := range o.Match {
+		f := slices.Index(names, word)
+		if f < 0 {
+			return limit.Definition{}, fmt.Errorf("shape: limit %s: it goes by %q, which this version does not know", name, word)
+		}
+		d.Match[f] = values
+	}
+	for _, word := range o.Per {
+		f := slices.Index(names, word)
+		if f < 0 {
+			return limit.Definition{}, fmt.Errorf("shape: limit %s: it counts by %q, which this version does not know", name, word)
+		}
+		d.Per = append(d.Per, limit.Field(f))
+	}
+	if !d.Suspended && d.Connections <= 0 && (d.Rate.N <= 0 || d.Rate.Per <= 0) {
+		return limit.Definition{}, fmt.Errorf("shape: limit %s limits nothing", name)
+	}
+	return d, nil
+}
