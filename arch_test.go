@@ -39,6 +39,8 @@ var floors = map[string]int{
 	"internal/admin/who":       3, // who calls, and what he may do
 	"internal/admin/mask":      3, // hides addresses in its answers
 	"internal/ledger":          2, // the audit log in files, and the records of a machine that is alone
+	"internal/config/words":    0, // values of settings
+	"internal/config/shaping":  0, // its section about what destinations bear
 	"internal/config/strict":   0, // YAML into tagged structs, for internal/config alone
 	"spool/wal":                2, // the log under the spool
 	"spool/wal/logfile":        2, // what its files look like
@@ -122,6 +124,10 @@ var sameFloor = map[string]string{
 	"spool/state -> spool/state/books": "what is known and what is needed of it are one thing, cut in two by size",
 	"spool/state/books -> spool/wal":   "the books need the log's places",
 	"spool/wal -> spool/wal/logfile":   "the log and the form of its files are one thing, cut in two by size",
+
+	"internal/config/words -> internal/config/strict":   "values of settings guess as the reader of the file does",
+	"internal/config/shaping -> internal/config/strict": "a section of settings, cut off by size",
+	"internal/config/shaping -> internal/config/words":  "a section of settings, cut off by size",
 
 	"cmd/clrelay/cli/queue -> cmd/clrelay/cli/jobs": "a verb that the cluster carries out as a job is followed as one",
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/clrelay/clrelay/internal/config/shaping"
 	"github.com/clrelay/clrelay/internal/mail"
 )
 
@@ -23,6 +24,7 @@ func (s check) cluster(c *Cluster) {
 	s.checkQueue(c.Queue)
 	s.checkFailover(c.Failover)
 	s.checkAccess(c.Access)
+	shaping.Check(s.File, "shaping", &c.Shaping)
 	if pem := s.readable("deliver.ca_file", c.Deliver.CAFile, false); pem != nil && !x509.NewCertPool().AppendCertsFromPEM(pem) {
 		s.Bad("deliver.ca_file", "%s holds no certificate in PEM form", c.Deliver.CAFile)
 	}

@@ -1,6 +1,9 @@
 package config
 
-import "github.com/clrelay/clrelay/internal/config/strict"
+import (
+	"github.com/clrelay/clrelay/internal/config/shaping"
+	"github.com/clrelay/clrelay/internal/config/strict"
+)
 
 // Cluster is cluster.yaml: what all machines share.
 type Cluster struct {
@@ -34,6 +37,9 @@ type Cluster struct {
 	Trace Trace `key:"trace"`
 	// Rates and connections by destination, for the whole cluster.
 	Limits strict.Later `key:"limits" later:"no rate is limited by this version; leave the section out"`
+	// What is done about what mail hosts say: rules that slow a destination down
+	// for a while, at all nodes.
+	Shaping shaping.Shaping `key:"shaping"`
 	// Name resolution.
 	DNS DNS `key:"dns"`
 

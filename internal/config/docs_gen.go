@@ -29,6 +29,8 @@ func comment(field string) string {
 		return "What is remembered of messages: clrelay trace."
 	case "Cluster.Limits":
 		return "Rates and connections by destination, for the whole cluster."
+	case "Cluster.Shaping":
+		return "What is done about what mail hosts say: rules that slow a destination down for a while, at all nodes."
 	case "Cluster.DNS":
 		return "Name resolution."
 	case "Sender.Name":
@@ -185,6 +187,52 @@ func comment(field string) string {
 		return "Form of a line: text (key=value) or json."
 	case "Log.Level":
 		return "The least important messages that are written. The lines about mail are written at every level."
+	case "Shaping.Shipped":
+		return "Whether what comes with the program is used, too, behind what stands here: limits and rules for large providers, and rules for everybody."
+	case "Shaping.Sites":
+		return "What sites are given before they have said anything, and which hosts they have."
+	case "Shaping.Rules":
+		return "What follows from a reply. Of the rules, these first and then those of the program, the first that matches counts; a rule that does nothing has the reply left alone."
+	case "ShapingSite.Site":
+		return "The site, \"google.com\" for gmail.com and all domains with the same hosts."
+	case "ShapingSite.Hosts":
+		return "Domains of MX hosts that belong to it as well."
+	case "ShapingSite.Connections":
+		return "Most connections to it at a time, of all nodes together."
+	case "ShapingSite.Rate":
+		return "Most messages to it, of all nodes together: 60/s, 1000/m, 5000/h."
+	case "ShapingSite.MessagesPerConnection":
+		return "Most messages of one connection."
+	case "ShapingRule.Name":
+		return "Name of the rule, as limits and the log show it."
+	case "ShapingRule.Sites":
+		return "Sites it is for. Left out: all."
+	case "ShapingRule.Stages":
+		return "What the reply is to. Left out: anything."
+	case "ShapingRule.Codes":
+		return "Codes of the reply: 421, or 4xx for all that are temporary. Left out: all."
+	case "ShapingRule.Enhanced":
+		return "Enhanced codes of the reply. Left out: all."
+	case "ShapingRule.Text":
+		return "A regular expression (RE2) for the reply as one line, codes included. It may be anywhere in it, in any case."
+	case "ShapingRule.Open":
+		return "Only while a node has at least so many connections to the site."
+	case "ShapingRule.After":
+		return "How often such a reply must come, on one node, before anything is done: \"3 in 10m\". Left out: at once."
+	case "ShapingRule.For":
+		return "How long what is done lasts."
+	case "ShapingRule.Suspend":
+		return "Send nothing: to the site; to it from the same own address (source); or to the recipients' domain."
+	case "ShapingRule.Connections":
+		return "Open no more connections, of all nodes together, than so many; than half of what is in force (halve); or than the site turns out to bear (learn)."
+	case "ShapingRule.Rate":
+		return "Send no more messages than so many in a time, or than half of what is in force (halve)."
+	case "ShapingRule.MessagesPerConnection":
+		return "Send no more messages over one connection."
+	case "ShapingRule.Wait":
+		return "Try the message that was told so not sooner than in this time, as for greylisting."
+	case "ShapingRule.Example":
+		return "A reply that the rule is for. It is held against the rule when the file is read."
 	}
 	return ""
 }

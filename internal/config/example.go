@@ -34,13 +34,26 @@ func (k known) exampleLines(b *strings.Builder) {
 
 // sample is a value for the example file: the default where there is one.
 func sample(f strict.Field) string {
-	if inner := strict.Section(f.Type); inner != nil {
+	if inner := strict.Section(f.Type); inner != nil && f.Type.Kind() == reflect.Slice {
+		return "[" + shown(inner) + "]"
+	} else if inner != nil {
 		return flow(inner, false)
 	}
 	if f.Example != "" {
 		return strict.Quoted(f.Example)
 	}
 	return strict.Quoted(f.Default)
+}
+
+// shown writes the settings of a section that have an example.
+func shown(t reflect.Type) string {
+	var parts []string
+	for _, f := range strict.Fields(t) {
+		if f.Example != "" {
+			parts = append(parts, f.Key+": "+sample(f))
+		}
+	}
+	return "{" + strings.Join(parts, ", ") + "}"
 }
 
 // flow writes a section in one line. Settings that exclude others, or need
