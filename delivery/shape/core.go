@@ -197,7 +197,11 @@ func (m *memory) heardWell(now time.Time, w *Word) {
 		m.quick, m.usual = took, took
 	}
 	m.quick += (took - m.quick) / 5
-	m.usual += (took - m.usual) / 200
+	if took < m.usual {
+		m.usual += (took - m.usual) / 20
+	} else {
+		m.usual += (took - m.usual) / 1000 // a bad hour is not what is usual
+	}
 }
 
 // slow tells whether a site takes much longer than it used to.

@@ -70,7 +70,6 @@ type sim struct {
 	nodes []*machine
 	hosts map[string]*host
 	seen  uint64 // version that the nodes know
-	lag   time.Time
 }
 
 func newSim(t *testing.T, seed uint64, nodes int) *sim {
@@ -170,8 +169,8 @@ func (s *sim) run(d time.Duration) {
 // to four fifths, seldom overstepped, and others are not slowed.
 func TestFound(t *testing.T) {
 	for _, nodes := range []int{1, 3, 5} {
-		for _, bears := range []int{1, 2, 3, 7, 20} {
-			for seed := range uint64(3) {
+		for _, bears := range []int{1, 3, 20} {
+			for seed := range uint64(2) {
 				t.Run(fmt.Sprintf("nodes=%d/bears=%d/seed=%d", nodes, bears, seed), func(t *testing.T) {
 					s := newSim(t, seed, nodes)
 					narrow, wide := &host{bears: bears}, &host{bears: 1000}
@@ -181,7 +180,7 @@ func TestFound(t *testing.T) {
 					}
 					s.run(time.Minute)
 					narrow.refused, narrow.served, wide.served = 0, 0, 0
-					const minutes = 10
+					const minutes = 5
 					s.run(minutes * time.Minute)
 					t.Logf("served %d of %d, refused %d, most open at a time %d", narrow.served, bears*10*60*minutes, narrow.refused, narrow.most)
 					if could := bears * 10 * 60 * minutes; narrow.served < could*8/10 {
