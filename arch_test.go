@@ -40,6 +40,7 @@ var floors = map[string]int{
 	"internal/admin/mask":      3, // hides addresses in its answers
 	"internal/ledger":          2, // the audit log in files, and the records of a machine that is alone
 	"internal/config/words":    0, // values of settings
+	"internal/config/limits":   0, // its section about limits
 	"internal/config/shaping":  0, // its section about what destinations bear
 	"internal/config/strict":   0, // YAML into tagged structs, for internal/config alone
 	"spool/wal":                2, // the log under the spool
@@ -126,6 +127,11 @@ var sameFloor = map[string]string{
 	"spool/wal -> spool/wal/logfile":   "the log and the form of its files are one thing, cut in two by size",
 
 	"internal/config/words -> internal/config/strict":   "values of settings guess as the reader of the file does",
+	"internal/config/words -> internal/mail":            "mailboxes are addresses",
+	"internal/config/limits -> internal/config/strict":  "a section of settings, cut off by size",
+	"internal/config/limits -> internal/config/words":   "a section of settings, cut off by size",
+	"internal/config/limits -> internal/limit":          "the section is made of the nouns of limits",
+	"internal/config/limits -> internal/mail":           "senders are addresses",
 	"internal/config/shaping -> internal/config/strict": "a section of settings, cut off by size",
 	"internal/config/shaping -> internal/config/words":  "a section of settings, cut off by size",
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/clrelay/clrelay/internal/config/limits"
 	"github.com/clrelay/clrelay/internal/config/shaping"
 	"github.com/clrelay/clrelay/internal/mail"
 )
@@ -21,6 +22,7 @@ func (s check) cluster(c *Cluster) {
 	s.checkSenders(c.Senders)
 	s.checkDomains(c)
 	s.checkRoutes(c.Routes)
+	limits.Check(s.File, c.Limits, c.names())
 	s.checkQueue(c.Queue)
 	s.checkFailover(c.Failover)
 	s.checkAccess(c.Access)
@@ -31,6 +33,27 @@ func (s check) cluster(c *Cluster) {
 	if s.Has("dns.servers") && len(c.DNS.Servers) == 0 && s.Fine("dns.servers") {
 		s.Bad("dns.servers", "is empty: leave it out to use the system's resolvers")
 	}
+}
+
+// RouteName is what a route is called: its name, or its place.
+func (c *Cluster) RouteName(i int) string {
+	if n := c.Routes[i].Name; n != "" {
+		return string(n)
+	}
+	return fmt.Sprintf("routes[%d]", i)
+}
+
+// names are what limits may name.
+func (c *Cluster) names() (n limits.Names) {
+	for _, g := range c.Senders {
+		n.Groups = append(n.Groups, string(g.Name))
+	}
+	for _, r := range c.Routes {
+		if r.Name != "" {
+			n.Routes = append(n.Routes, string(r.Name))
+		}
+	}
+	return n
 }
 
 // Copies of a message where cluster.yaml says nothing.
@@ -113,7 +136,7 @@ func (s check) checkDomains(c *Cluster) {
 			lines[d.Name] = s.Line(key)
 		}
 		if d.Name != "" && c.Postmaster == (Mailbox{}) && !s.Has("postmaster") {
-			c.Postmaster = Mailbox{mail.Address{Local: "postmaster", Domain: string(d.Name)}}
+			c.Postmaster = Mailbox{Address: mail.Address{Local: "postmaster", Domain: string(d.Name)}}
 		}
 	}
 }
@@ -123,6 +146,7 @@ func (s check) checkRoutes(routes []Route) {
 		s.Bad("routes", "is empty, so that all mail would bounce: leave it out to deliver by MX")
 		return
 	}
+	s.checkRouteNames(routes)
 	lines := map[Pattern]int{} // where a pattern was first matched
 	all := 0                   // the line of the route that matches everything
 	for i := range routes {
@@ -153,6 +177,18 @@ func (s check) checkRoutes(routes []Route) {
 	}
 	if all == 0 && len(routes) > 0 {
 		s.Warn("routes", "no route matches every domain: mail for all others bounces; a last route with match: {} and action: {mx: true} delivers it")
+	}
+}
+
+func (s check) checkRouteNames(routes []Route) {
+	names := map[Name]int{}
+	for i := range routes {
+		key := fmt.Sprintf("routes[%d].name", i)
+		if first, dup := names[routes[i].Name]; dup && routes[i].Name != "" {
+			s.Bad(key, "%q is already used in line %d", routes[i].Name, first)
+		} else {
+			names[routes[i].Name] = s.Line(key)
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"github.com/clrelay/clrelay/internal/config/limits"
 	"github.com/clrelay/clrelay/internal/config/shaping"
 	"github.com/clrelay/clrelay/internal/config/strict"
 )
@@ -35,8 +36,9 @@ type Cluster struct {
 	Access []AccessRule `key:"access"`
 	// What is remembered of messages: clrelay trace.
 	Trace Trace `key:"trace"`
-	// Rates and connections by destination, for the whole cluster.
-	Limits strict.Later `key:"limits" later:"no rate is limited by this version; leave the section out"`
+	// How much may be sent or taken: rates, connections at a time and budgets, for
+	// all nodes together. All limits that match must allow it.
+	Limits []limits.Limit `key:"limits"`
 	// What is done about what mail hosts say: rules that slow a destination down
 	// for a while, at all nodes.
 	Shaping shaping.Shaping `key:"shaping"`
@@ -56,7 +58,18 @@ type Sender struct {
 	// Addresses of the group: networks with the number of their fixed bits, or
 	// single addresses. Quote IPv6.
 	Networks []Network `key:"networks" required:"yes" example:"[10.0.0.0/8, \"2001:db8::/32\"]"`
+	// How urgent their mail is. Transactional mail is delivered before normal and
+	// that before bulk, without one of them starving; where the relay is
+	// overloaded bulk is the first to be told to come back later.
+	Class string `key:"class" enum:"transactional|normal|bulk" default:"normal"`
 }
+
+// Classes of senders.
+const (
+	ClassTransactional = "transactional"
+	ClassNormal        = "normal"
+	ClassBulk          = "bulk"
+)
 
 // AccessRule says what one operator may do.
 type AccessRule struct {
@@ -129,6 +142,8 @@ type Timeouts struct {
 
 // Route says where the mail for some domains goes.
 type Route struct {
+	// What limits and operators call the route.
+	Name Name `key:"name" derived:"routes[i], by its place" example:"campus"`
 	// Which mail the route is for. An empty one, match: {}, is for all of it.
 	Match Match `key:"match" required:"yes"`
 	// What is done with it: either mx or smarthost.

@@ -28,7 +28,7 @@ func comment(field string) string {
 	case "Cluster.Trace":
 		return "What is remembered of messages: clrelay trace."
 	case "Cluster.Limits":
-		return "Rates and connections by destination, for the whole cluster."
+		return "How much may be sent or taken: rates, connections at a time and budgets, for all nodes together. All limits that match must allow it."
 	case "Cluster.Shaping":
 		return "What is done about what mail hosts say: rules that slow a destination down for a while, at all nodes."
 	case "Cluster.DNS":
@@ -37,6 +37,8 @@ func comment(field string) string {
 		return "Name of the group, as the log shows it."
 	case "Sender.Networks":
 		return "Addresses of the group: networks with the number of their fixed bits, or single addresses. Quote IPv6."
+	case "Sender.Class":
+		return "How urgent their mail is. Transactional mail is delivered before normal and that before bulk, without one of them starving; where the relay is overloaded bulk is the first to be told to come back later."
 	case "AccessRule.Name":
 		return "Name of the operator, as \"clrelay cert create-admin --name\" was given it."
 	case "AccessRule.Role":
@@ -79,6 +81,8 @@ func comment(field string) string {
 		return "For the next octets of a message."
 	case "Timeouts.Write":
 		return "For the client to take a reply."
+	case "Route.Name":
+		return "What limits and operators call the route."
 	case "Route.Match":
 		return "Which mail the route is for. An empty one, match: {}, is for all of it."
 	case "Route.Action":
@@ -187,6 +191,44 @@ func comment(field string) string {
 		return "Form of a line: text (key=value) or json."
 	case "Log.Level":
 		return "The least important messages that are written. The lines about mail are written at every level."
+	case "Limit.Name":
+		return "Name of the limit, as replies, the log and limit usage show it."
+	case "Limit.On":
+		return "Where it is asked about: delivery, where mail waits in the queue, or receiving, where the client is told to come back later."
+	case "Limit.Match":
+		return "What it is for: of each key that is there one value must match. Left out, everything."
+	case "Limit.Per":
+		return "What is counted by itself: each value of these, or each combination, has the whole limit. Left out, all that matches is counted together. A client is an IPv4 address or an IPv6 /64; a site is whoever runs the mail hosts of a domain; a group is an entry of senders; a source is an own address."
+	case "Limit.Count":
+		return "What rate and budget count. Recipients of one message count when it goes out, or at RCPT; octets are those of the message."
+	case "Limit.Rate":
+		return "How many in a second, minute, hour or day: 60/s, 1000/m, 5000/h. With count: octets it may be a size: 10MiB/s."
+	case "Limit.Burst":
+		return "How many at once after a pause, in the form of a number or of a size. It is also into how many pieces the rate can be divided between the nodes."
+	case "Limit.Connections":
+		return "Connections at a time."
+	case "Limit.Budget":
+		return "How many in an hour or a day, which begin by UTC: 1000/d, 50000/h. Unlike a rate it may be used up at once."
+	case "Limit.OnPartition":
+		return "What a node does that is cut off from the others: floor, a small part that is kept for it, a tenth of the limit for all nodes; stop, nothing; full, what it had, so that the limit may be exceeded."
+	case "LimitMatch.Domains":
+		return "Domains of recipients: \"example.org\" that one, \"*.example.org\" all below it."
+	case "LimitMatch.Sites":
+		return "Sites: the domain under which the mail hosts of recipients' domains are."
+	case "LimitMatch.Senders":
+		return "Envelope senders. \"<>\" is the sender of bounces."
+	case "LimitMatch.SenderDomains":
+		return "Domains of envelope senders, in the same forms as domains."
+	case "LimitMatch.Users":
+		return "Names that clients logged in with."
+	case "LimitMatch.Groups":
+		return "Names of entries of senders."
+	case "LimitMatch.Clients":
+		return "Networks of clients."
+	case "LimitMatch.Sources":
+		return "Own addresses that mail leaves from."
+	case "LimitMatch.Routes":
+		return "Names of routes."
 	case "Shaping.Shipped":
 		return "Whether what comes with the program is used, too, behind what stands here: limits and rules for large providers, and rules for everybody."
 	case "Shaping.Sites":

@@ -3,8 +3,10 @@ package config
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 
+	"github.com/clrelay/clrelay/internal/config/limits"
 	"github.com/clrelay/clrelay/internal/config/strict"
 )
 
@@ -64,6 +66,10 @@ func flow(t reflect.Type, requiredOnly bool) string {
 		inner := strict.Section(f.Type)
 		switch {
 		case t == reflect.TypeFor[Action]() && f.Key != "smarthost":
+		case t == reflect.TypeFor[limits.Limit]() && requiredOnly:
+			if slices.Contains([]string{"name", "per", "rate", "connections"}, f.Key) {
+				parts = append(parts, f.Key+": "+sample(f))
+			}
 		case f.Required && inner != nil:
 			parts = append(parts, f.Key+": "+flow(inner, false))
 		case inner == nil && (f.Required || !requiredOnly || f.Default != "" && len(f.Enum) > 0):

@@ -199,6 +199,7 @@ How values are written:
 | listen address | ` + "`\":25\"`" + ` for all addresses of the machine, ` + "`127.0.0.1:25`, `\"[::1]:25\"`" + ` |
 | network | ` + "`10.0.0.0/8`, `192.0.2.1`, `\"2001:db8::/32\"`" + `; the bits behind the prefix must be zero |
 | domain | ` + "`example.edu`" + `; names with other letters than ASCII are turned into A-labels |
+| rate | a whole number, a slash and ` + "`s`, `m`, `h` or `d`" + `: ` + "`60/s`, `1000/m`, `5000/h`" + `; of octets also a size: ` + "`10MiB/s`" + ` |
 | domain pattern | a domain, or ` + "`\"*.example.edu\"`" + ` for all below it and not itself |
 | host:port | ` + "`mail.example.edu`, `mail.example.edu:587`, `192.0.2.1:25`, `\"[2001:db8::1]:25\"`" + ` |
 

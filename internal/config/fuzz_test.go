@@ -6,6 +6,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
+	"github.com/clrelay/clrelay/internal/config/limits"
 	"github.com/clrelay/clrelay/internal/config/strict"
 )
 
@@ -47,7 +48,7 @@ func FuzzConfig(f *testing.F) {
 
 // FuzzValues: what a value prints as is read as the same value.
 func FuzzValues(f *testing.F) {
-	for _, s := range []string{"1h30m", "5d", "50MiB", "10MB", ":25", "[::1]:25", "10.0.0.0/8", "::ffff:1.2.3.4/120", "*.example.edu", "mail.example.edu:25", "[2001:db8::1]:465", "127.0.0.1", "a@b.example", "bücher.example", "mx1", "::1", "fe80::1%eth0"} {
+	for _, s := range []string{"1h30m", "5d", "50MiB", "10MB", ":25", "[::1]:25", "10.0.0.0/8", "::ffff:1.2.3.4/120", "*.example.edu", "mail.example.edu:25", "[2001:db8::1]:465", "127.0.0.1", "a@b.example", "bücher.example", "mx1", "::1", "fe80::1%eth0", "60/s", "10MiB/h", "<>", "\"A B\"@B.example"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
@@ -60,6 +61,8 @@ func FuzzValues(f *testing.F) {
 			a, a2 Address
 			h, h2 Host
 			s, s2 Server
+			r, r2 limits.Rate
+			o, o2 limits.Originator
 		)
 		again := func(name string, first error, parse func(string) error, printed func() string, same func() bool) {
 			if first != nil {
@@ -82,6 +85,8 @@ func FuzzValues(f *testing.F) {
 			return h.String()
 		}, func() bool { return h == h2 })
 		again("server", s.Parse(text), s2.Parse, func() string { return s.String() }, func() bool { return s == s2 })
+		again("rate", r.Parse(text), r2.Parse, func() string { return r.String() }, func() bool { return r.Rate == r2.Rate })
+		again("originator", o.Parse(text), o2.Parse, func() string { return string(o) }, func() bool { return o == o2 })
 		var m Mailbox
 		_ = m.Parse(text) // it must not panic
 		strict.Guess(text, []string{"node", "hostname"})

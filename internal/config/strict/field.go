@@ -92,6 +92,8 @@ func (f Field) Kind() string {
 	switch {
 	case f.Later != "":
 		return "not in this version yet"
+	case len(f.Enum) > 0 && t.Kind() == reflect.Slice:
+		return "list of: " + strings.Join(f.Enum, " | ")
 	case len(f.Enum) > 0:
 		return strings.Join(f.Enum, " | ")
 	case isScalar(t):

@@ -1,4 +1,4 @@
-package config
+package words
 
 import (
 	"errors"
@@ -149,7 +149,7 @@ type Domain string
 
 // Parse reads what stands in a file.
 func (d *Domain) Parse(text string) error {
-	a, err := domainName(text)
+	a, err := DomainName(text)
 	if err != nil {
 		return err
 	}
@@ -160,8 +160,8 @@ func (d *Domain) Parse(text string) error {
 // Kind names the type.
 func (*Domain) Kind() string { return "domain" }
 
-// domainName checks a name and turns it into lower-case A-labels.
-func domainName(text string) (string, error) {
+// DomainName checks a name and turns it into lower-case A-labels.
+func DomainName(text string) (string, error) {
 	switch {
 	case strings.Contains(text, "@"):
 		return "", fmt.Errorf("%q is a mail address, and a domain is wanted: %q", text, text[strings.LastIndex(text, "@")+1:])
@@ -201,7 +201,7 @@ func (p *Pattern) Parse(text string) error {
 	if strings.Contains(base, "*") {
 		return fmt.Errorf("%q: a star stands only at the beginning, as in \"*.example.edu\"", text)
 	}
-	a, err := domainName(base)
+	a, err := DomainName(base)
 	if err != nil {
 		return err
 	}
@@ -235,7 +235,7 @@ func (h *Host) Parse(text string) error {
 		*h = Host{a.Unmap().String(), port}
 		return nil
 	}
-	if name, err = domainName(name); err != nil {
+	if name, err = DomainName(name); err != nil {
 		return err
 	}
 	*h = Host{name, port}
@@ -261,7 +261,7 @@ func (a *Address) Parse(text string) error {
 	if host, port, err := net.SplitHostPort(text); err == nil {
 		return fmt.Errorf("%q: leave the port %s out, %q", text, port, host)
 	}
-	name, err := domainName(text)
+	name, err := DomainName(text)
 	if err != nil {
 		return err
 	}
