@@ -7,6 +7,9 @@ import "time"
 // nodes and after a restart.
 type Key string
 
+// MaxKey bounds a Key, in octets.
+const MaxKey = 1024
+
 // Demand is what a node wants of a key.
 type Demand struct {
 	Key   Key
@@ -35,7 +38,7 @@ type Grant struct {
 	Key     Key
 	Window  uint64    // number of the hour or day, since 1970
 	Ends    time.Time // of the window
-	Granted uint64    // to this process since the window began, rising
+	Granted uint64    // to this process since the window began, rising; not in units
 }
 
 // Update is what a node is told of its part. An Update with Full is the whole

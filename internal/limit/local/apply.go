@@ -97,7 +97,7 @@ func (l *Limiter) tell(u limit.Update) (grew, all bool) {
 // renew gives st its new part. Its shard is locked.
 func (l *Limiter) renew(st *state, v *revokes, now time.Duration) {
 	l.assign(st, now)
-	if st.rate.shared || st.conns != nil && st.conns.shared {
+	if st.rate.shared || st.conns != nil && (st.conns.shared || st.conns.over()) {
 		st.activate(l, now, false)
 	}
 	v.excess(st)
@@ -156,7 +156,7 @@ func (l *Limiter) grants(list []limit.Grant, now time.Duration) {
 		}
 		st.home.mu.Lock()
 		if st.budget != nil {
-			st.budget.grant(&list[i], st.rule.quantum)
+			st.budget.grant(&list[i])
 		}
 		st.home.mu.Unlock()
 	}
@@ -298,6 +298,9 @@ func (l *Limiter) attach(fresh []*rule, v *revokes, now time.Duration) {
 	l.opened.mu.Unlock()
 	for st := range joined {
 		st.home.mu.Lock()
+		if st.conns.over() {
+			st.activate(l, now, false)
+		}
 		v.excess(st)
 		st.home.mu.Unlock()
 	}
@@ -329,7 +332,7 @@ func (st *state) activate(l *Limiter, now time.Duration, denied bool) {
 
 type demand struct {
 	limit.Demand
-	must   bool // it is open connections of a Share
+	must   bool // it is open connections of a Share, or more than the part
 	weight uint64
 }
 
@@ -373,7 +376,7 @@ func (st *state) quiet(now time.Duration) bool {
 	if st.short > 0 && now-st.short > patience {
 		st.short = 0
 	}
-	return st.short == 0 && !st.rate.shared && (st.conns == nil || !st.conns.shared) &&
+	return st.short == 0 && !st.rate.shared && (st.conns == nil || !st.conns.shared && !st.conns.over()) &&
 		(st.budget == nil || st.pace*float64(time.Hour) < 1)
 }
 
@@ -396,7 +399,7 @@ func (st *state) demands(out []demand, wall func() time.Time, now time.Duration)
 			Key: limit.KeyOf(r.Name, limit.KindRate, words), Kind: limit.KindRate, Units: r.rateUnits, Want: st.wantRate(short),
 		}, weight: st.denials})
 	}
-	if c := st.conns; c != nil && r.Connections > 0 && (c.shared || c.refused > 0 || short && r.Rate.N == 0) {
+	if c := st.conns; c != nil && r.Connections > 0 && (c.shared || c.over() || c.refused > 0 || short && r.Rate.N == 0) {
 		d := limit.Demand{Key: limit.KeyOf(r.Name, limit.KindConnections, words), Kind: limit.KindConnections, Units: r.connUnits}
 		d.Used = r.units(len(c.held))
 		d.Want = d.Used
@@ -404,7 +407,7 @@ func (st *state) demands(out []demand, wall func() time.Time, now time.Duration)
 			d.Want = min(d.Units, max(r.units(len(c.held)+int(c.refused)), 2*d.Used+4))
 		}
 		c.refused = 0
-		out = append(out, demand{d, c.shared && len(c.held) > 0, st.denials})
+		out = append(out, demand{d, c.shared && len(c.held) > 0 || c.over(), st.denials})
 	}
 	if p := st.budget; p != nil && r.Budget.N > 0 {
 		left := max(p.left(wall()), 0)
@@ -415,6 +418,7 @@ func (st *state) demands(out []demand, wall func() time.Time, now time.Duration)
 			out = append(out, demand{Demand: limit.Demand{
 				Key: limit.KeyOf(r.Name, limit.KindBudget, words), Kind: limit.KindBudget, Units: r.budgetUnits,
 				Want: uint32(min((aim-left+q-1)/q, int64(r.budgetUnits))), Used: uint32(min(left/q, int64(r.budgetUnits))),
+				Window: r.Budget.Per, Each: uint64(q),
 			}, weight: st.denials})
 		}
 	}

@@ -105,8 +105,8 @@ func (p *purse) left(wall time.Time) int64 {
 
 // grant takes a Grant into account; those of the past and those known change
 // nothing.
-func (p *purse) grant(g *limit.Grant, quantum int64) {
-	amount := int64(min(g.Granted, math.MaxInt64/uint64(quantum))) * quantum
+func (p *purse) grant(g *limit.Grant) {
+	amount := int64(min(g.Granted, math.MaxInt64))
 	switch {
 	case g.Window < p.window || g.Window == p.window && amount <= p.granted && !p.ends.IsZero():
 		return
@@ -143,6 +143,9 @@ type slots struct {
 	held    []*hold
 	refused uint32 // since the last Demands
 }
+
+// over tells whether more are open than the part.
+func (c *slots) over() bool { return len(c.held) > c.may }
 
 func (c *slots) give(r *rule, own uint32) {
 	c.own = own

@@ -308,7 +308,7 @@ func TestBudget(t *testing.T) {
 	}
 	c.now += time.Second
 	dem := l.Demands(nil, 10)
-	if len(dem) != 1 || dem[0].Key != "daily#budget,user=joe" || dem[0].Units != 1000 || dem[0].Want < 1 || dem[0].Used != 0 {
+	if len(dem) != 1 || dem[0].Key != "daily#budget,user=joe" || dem[0].Units != 1000 || dem[0].Want < 1 || dem[0].Used != 0 || dem[0].Window != time.Hour || dem[0].Each != 1 {
 		t.Fatalf("demands %+v", dem)
 	}
 	g := limit.Grant{Key: dem[0].Key, Window: uint64(epoch.Unix() / 3600), Ends: epoch.Add(time.Hour), Granted: 5}
@@ -567,6 +567,51 @@ func TestDemandsOfARate(t *testing.T) {
 	l.Apply(limit.Update{Seats: 3, Leased: true, Even: []limit.Key{"sites#rate,site=a"}})
 	if d = l.Demands(nil, 10); len(d) != 0 {
 		t.Fatalf("demands %+v of a key that is even and idle", d)
+	}
+}
+
+// A node that has too many connections says so although it wants no more, also
+// of what is divided evenly.
+func TestTooManyOpenIsTold(t *testing.T) {
+	c := &clock{}
+	l := c.limiter(t, limit.Definition{Name: "conns", Per: []limit.Field{limit.Site}, Connections: 6})
+	l.Apply(alone())
+	var open []Slot
+	for range 4 {
+		slot, _ := l.Open(limit.Deliver, &limit.Subject{Site: "a"}, func(bool) {})
+		open = append(open, slot)
+	}
+	if d := l.Demands(nil, 0); len(d) != 0 {
+		t.Fatalf("demands %+v, want none", d)
+	}
+	l.Apply(limit.Update{Seats: 3, Leased: true})
+	for range 2 {
+		c.now += time.Minute
+		if d := l.Demands(nil, 0); len(d) != 1 || d[0].Used != 4 {
+			t.Fatalf("demands %+v, want the 4 of 2", d)
+		}
+	}
+	open[0].Close()
+	open[1].Close()
+	if l.Demands(nil, 0); len(l.Demands(nil, 0)) != 0 {
+		t.Fatal("it is told on although all is well")
+	}
+}
+
+// What the cluster takes no key of is counted together.
+func TestLongValues(t *testing.T) {
+	c := &clock{}
+	l := c.limiter(t, limit.Definition{Name: "senders", Per: []limit.Field{limit.Sender}, Connections: 1})
+	l.Apply(alone())
+	long := strings.Repeat("\x01", 300) + "@x"
+	for i, s := range []string{long + "a", long + "b"} {
+		_, d := l.Open(limit.Deliver, &limit.Subject{Sender: s}, nil)
+		if (d == nil) != (i == 0) || d != nil && d.Key != limit.Others {
+			t.Fatalf("sender %d: %+v", i, d)
+		}
+		if _, d = l.Open(limit.Deliver, &limit.Subject{Sender: s}, nil); d == nil {
+			t.Fatal("a second connection was allowed")
+		}
 	}
 }
 

@@ -159,6 +159,9 @@ func (l *Limiter) forget(st *state) {
 // finds it made meanwhile, and leaves its shard locked. l.mu is held.
 func (l *Limiter) create(r *rule, s *limit.Subject, now time.Duration) *state {
 	st := &state{rule: r, vals: limit.Others, measured: now}
+	if s != nil && long(r, s) {
+		s = nil
+	}
 	if s != nil {
 		st.hash, st.vals = hash(s, l.seed, r.id, r.Per), pack(s, r.Per)
 	} else {
@@ -181,6 +184,12 @@ func (l *Limiter) create(r *rule, s *limit.Subject, now time.Duration) *state {
 		st.activate(l, now, false)
 	}
 	return st
+}
+
+// long tells whether the Key of s would be longer than the cluster takes. Such
+// values, which no honest address is, count as others.
+func long(r *rule, s *limit.Subject) bool {
+	return len(limit.KeyOf(r.Name, limit.KindConnections, s.Words(r.Per))) > limit.MaxKey
 }
 
 // assign gives st the node's part, as it was told last. l.mu is held, and its
