@@ -63,6 +63,8 @@ var floors = map[string]int{
 	"delivery/shape":           2, // what destinations bear
 	"delivery/site":            2, // who runs the hosts of a destination
 	"smtpd/policy":             2, // who may relay
+	"smtpd/bounds":             2, // how much a session may take
+	"smtpd/guard":              2, // who asks whether clients keep to measure
 	"smtpd/wire":               2, // octets, lines and replies
 	"spool":                    3, // the one door to 250
 	"delivery":                 3, // one attempt

@@ -1,7 +1,6 @@
 package smtpd
 
 import (
-	"math/rand/v2"
 	"time"
 
 	"github.com/clrelay/clrelay/internal/mail"
@@ -13,22 +12,9 @@ import (
 // told 421 (RFC 5321 3.8) at its next MAIL, or while it is idle. It still has
 // what it was about to send, and connects anew.
 
-// ageJitter is the share of an age that is taken off at random at most: one
-// in so many. Clients that came together do not leave together.
-const ageJitter = 5
-
 // ageGrace is how long a client at the end of its connection's life is waited
 // for after a transaction, so that QUIT is answered as such.
 const ageGrace = 2 * time.Second
-
-// expiry gives when a connection that begins now is to end; the zero time
-// means never.
-func (l *Limits) expiry(now time.Time) time.Time {
-	if l.Age <= 0 {
-		return time.Time{}
-	}
-	return now.Add(l.Age - rand.N(l.Age/ageJitter+1))
-}
 
 // aged tells whether the connection has lived long enough.
 func (s *session) aged(now time.Time) bool {

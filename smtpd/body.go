@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/clrelay/clrelay/internal/mail"
+	"github.com/clrelay/clrelay/smtpd/guard"
 	"github.com/clrelay/clrelay/smtpd/wire"
 )
 
@@ -68,7 +69,7 @@ func (s *session) newBody(env *mail.Envelope) *body {
 // puts its time on the client's account.
 func (b *body) await(wait func(deadline time.Time) error) error {
 	begin := time.Now()
-	err := wait(begin.Add(b.s.limits.patience(b.waited, b.got)))
+	err := wait(begin.Add(b.s.limits.Patience(b.waited, b.got)))
 	b.waited += time.Since(begin)
 	return err
 }
@@ -87,8 +88,11 @@ func (b *body) Read(p []byte) (n int, err error) {
 			span, err := b.span()
 			if err != nil {
 				b.size += int64(n)
-				if n > 0 {
+				switch {
+				case n > 0:
 					return n, nil // the error stays, and comes again
+				case b.refusal != nil:
+					return 0, errRefused // the end was reached, and not wanted
 				}
 				return 0, err
 			}
@@ -206,8 +210,15 @@ func (b *body) endChunk() error {
 	return nil
 }
 
+// finish ends a content that came whole. Its message counts now, before it is
+// stored: what is refused later for trouble of the store has counted.
 func (b *body) finish() {
 	b.done, b.ended = true, time.Now()
+	if b.refusal == nil && !b.unwanted && b.s.env != nil {
+		if v := b.s.visit.Ask(guard.Content, &guard.Question{From: b.s.env.From, Size: b.got}); v != nil {
+			b.refuse(refusal(v))
+		}
+	}
 	if env := b.s.env; env != nil {
 		env.Arrived, env.MessageID = b.ended, b.header.MessageID
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/clrelay/clrelay/internal/mail"
+	"github.com/clrelay/clrelay/smtpd/guard"
 	"github.com/clrelay/clrelay/smtpd/wire"
 )
 
@@ -90,6 +91,9 @@ func (s *session) MAIL(arg string) mail.Reply {
 	if v := s.srv.policy.Sender(&s.client, env.From); v != nil {
 		return s.refuse(arg, "", refusal(v))
 	}
+	if v := s.visit.Ask(guard.Mail, &guard.Question{From: env.From, Size: s.declared}); v != nil {
+		return s.refuse(arg, "", refusal(v))
+	}
 	s.env = env
 	s.begins++
 	return say(250, 1, 0, "Ok")
@@ -124,6 +128,9 @@ func (s *session) RCPT(arg string) mail.Reply {
 		return s.refuse("", arg, *r)
 	}
 	if v := s.srv.policy.Recipient(&s.client, s.env.From, &to); v != nil {
+		return s.refuse("", arg, refusal(v))
+	}
+	if v := s.visit.Ask(guard.Recipient, &guard.Question{From: s.env.From, To: to.Addr}); v != nil {
 		return s.refuse("", arg, refusal(v))
 	}
 	s.idles--

@@ -84,7 +84,7 @@ func (s *session) skipChunk(size int64, r mail.Reply) mail.Reply {
 	}
 	begin := time.Now()
 	err := s.wire.Skip(size, func(got int64) time.Time {
-		return time.Now().Add(s.limits.patience(time.Since(begin), got))
+		return time.Now().Add(s.limits.Patience(time.Since(begin), got))
 	})
 	if err != nil {
 		return s.interrupted(err, r)

@@ -26,6 +26,7 @@ import (
 
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/smtpd"
+	"github.com/clrelay/clrelay/smtpd/guard"
 	"github.com/clrelay/clrelay/smtpd/policy"
 )
 
@@ -104,6 +105,7 @@ type setup struct {
 	ready    func() *mail.Reply
 	observer smtpd.Observer
 	policy   smtpd.Policy
+	guard    guard.Guard
 	on       net.Listener // default: a loopback port
 }
 
@@ -127,7 +129,7 @@ func start(t testing.TB, o setup) *world {
 	}
 	srv, err := smtpd.New(smtpd.Options{
 		Hostname: "mx.test", Limits: o.limits, Acceptor: w.inbox, Policy: o.policy,
-		Ready: o.ready, Observer: o.observer,
+		Ready: o.ready, Observer: o.observer, Guard: o.guard,
 	})
 	if err != nil {
 		t.Fatal(err)

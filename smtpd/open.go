@@ -27,6 +27,11 @@ func (s *session) open() bool {
 		// and a crowd of such connections must not stay.
 		return s.turnAway(tooMany(), 0)
 	}
+	visit, r := s.srv.guard.Enter(&s.client, s.wire.Interrupt)
+	if r != nil {
+		return s.turnAway(refusal(r), 0)
+	}
+	s.visit = visit
 	if s.lis.Implicit {
 		if err := s.startTLS(); err != nil {
 			s.log.Debug("TLS handshake", "remote", addr, "error", err)
@@ -43,8 +48,8 @@ func (s *session) open() bool {
 	if early {
 		return s.turnAway(say(554, 5, 1, "You spoke before the greeting"), s.limits.Discard)
 	}
-	r := plain(220, s.srv.hostname+" ESMTP clrelay")
-	s.write(&r)
+	hello := plain(220, s.srv.hostname+" ESMTP clrelay")
+	s.write(&hello)
 	return true
 }
 

@@ -14,6 +14,8 @@ import (
 
 	"github.com/clrelay/clrelay/internal/dialogue"
 	"github.com/clrelay/clrelay/internal/mail"
+	"github.com/clrelay/clrelay/smtpd/bounds"
+	"github.com/clrelay/clrelay/smtpd/guard"
 	"github.com/clrelay/clrelay/smtpd/wire"
 )
 
@@ -62,6 +64,9 @@ type Summary struct {
 	End      string // why it ended, one of a few words
 }
 
+// Limits bound what clients can take from the relay.
+type Limits = bounds.Limits
+
 // Options are the parts of a Server. Acceptor and Policy must be there.
 type Options struct {
 	Hostname string // in the greeting and the Received line
@@ -71,6 +76,7 @@ type Options struct {
 	// Ready says at each MAIL whether the relay can take mail: nil, or the
 	// reply to give instead (451 4.3.0). A nil Ready is always ready.
 	Ready    func() *mail.Reply
+	Guard    guard.Guard // who may do how much; nil: everybody
 	Observer Observer
 	Tap      *dialogue.Tap // who listens to sessions; may be nil
 	Log      *slog.Logger
@@ -90,6 +96,7 @@ type Server struct {
 	acceptor Acceptor
 	policy   Policy
 	ready    func() *mail.Reply
+	guard    guard.Guard
 	observer Observer
 	tap      *dialogue.Tap
 	log      *slog.Logger
@@ -114,7 +121,7 @@ func New(o Options) (*Server, error) {
 		return nil, errors.New("smtpd: a server needs an acceptor, a policy and a host name")
 	}
 	s := &Server{
-		hostname: o.Hostname, acceptor: o.Acceptor, policy: o.Policy, ready: o.Ready,
+		hostname: o.Hostname, acceptor: o.Acceptor, policy: o.Policy, ready: o.Ready, guard: o.Guard,
 		observer: o.Observer, tap: o.Tap, log: o.Log,
 		listeners: map[net.Listener]struct{}{},
 		sessions:  map[*session]struct{}{},
@@ -127,6 +134,9 @@ func New(o Options) (*Server, error) {
 	if s.observer == nil {
 		s.observer = unobserved{}
 	}
+	if s.guard == nil {
+		s.guard = guard.Nobody{}
+	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.Reload(o.Limits)
 	return s, nil
@@ -135,7 +145,7 @@ func New(o Options) (*Server, error) {
 // Reload sets the limits of sessions to come. Policies and certificates are
 // reloaded by themselves.
 func (s *Server) Reload(l Limits) {
-	l = l.withDefaults()
+	l = l.WithDefaults()
 	s.limits.Store(&l)
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/clrelay/clrelay/internal/dialogue"
 	"github.com/clrelay/clrelay/internal/mail"
+	"github.com/clrelay/clrelay/smtpd/guard"
 	"github.com/clrelay/clrelay/smtpd/wire"
 )
 
@@ -33,6 +34,7 @@ type session struct {
 	limits  *Limits
 	log     *slog.Logger
 	client  mail.Client
+	visit   guard.Visit       // nil until it was let in
 	said    *dialogue.Session // nil while nobody listens
 	network netip.Prefix      // what it is counted under, when it is
 	begun   time.Time
@@ -60,13 +62,14 @@ func newSession(srv *Server, conn net.Conn, lis *Listener, limits *Limits) *sess
 	return &session{
 		srv: srv, lis: lis, limits: limits, log: srv.log,
 		wire:   wire.New(conn, &srv.pool, limits.Write),
-		remote: conn.RemoteAddr().String(), begun: now, expires: limits.expiry(now),
+		remote: conn.RemoteAddr().String(), begun: now, expires: limits.Expiry(now),
 	}
 }
 
 // serve is the life of a session.
 func (s *session) serve() {
 	defer s.srv.leave(s)
+	defer s.leave()
 	defer s.wire.Close()
 	defer s.reset()
 	defer s.survive()
@@ -96,6 +99,23 @@ func (s *session) serve() {
 	s.said.End(s.endWord)
 	s.sum.Duration, s.sum.End = time.Since(s.begun), s.endWord
 	s.srv.observer.Closed(&s.client, s.sum)
+}
+
+// leave tells the guard.
+func (s *session) leave() {
+	if s.visit != nil {
+		s.visit.Leave()
+	}
+}
+
+// rest keeps a client waiting. The end of the server is not held up by it.
+func (s *session) rest(d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-s.srv.ctx.Done():
+	}
 }
 
 // survive keeps a fault in one session from ending all of them. While a
@@ -237,6 +257,9 @@ func (s *session) unknown(verb string, wary bool) mail.Reply {
 // answer counts a reply, queues it, and ends the session that made too many
 // errors.
 func (s *session) answer(r *mail.Reply) {
+	if d := s.visit.Answered(r); d > 0 {
+		s.rest(d)
+	}
 	s.write(r)
 	if isMistake(r) {
 		s.errs++

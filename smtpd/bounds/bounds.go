@@ -1,6 +1,11 @@
-package smtpd
+// Package bounds says how much one client, and all of them together, can take
+// from the SMTP server.
+package bounds
 
-import "time"
+import (
+	"math/rand/v2"
+	"time"
+)
 
 // Limits bound what one client, and all of them together, can take from the
 // relay. A field that is zero has its default.
@@ -40,8 +45,8 @@ type Limits struct {
 	Discard   time.Duration // input is thrown away for so long before a connection is closed; 5 s
 }
 
-// withDefaults puts the defaults where nothing is set.
-func (l Limits) withDefaults() Limits {
+// WithDefaults puts the defaults where nothing is set.
+func (l Limits) WithDefaults() Limits {
 	orDefault(&l.Size, 50<<20)
 	orDefault(&l.Recipients, 1000)
 	orDefault(&l.Connections, 5000)
@@ -69,9 +74,22 @@ func orDefault[T int | int64 | time.Duration](v *T, def T) {
 	}
 }
 
-// patience is how long the next octets of a content are waited for that has
+// Patience is how long the next octets of a content are waited for that has
 // brought got octets and let us wait for waited so far.
-func (l *Limits) patience(waited time.Duration, got int64) time.Duration {
+func (l *Limits) Patience(waited time.Duration, got int64) time.Duration {
 	earned := time.Duration(min(got/l.MinRate, 1<<32)) * time.Second
 	return min(l.Data, l.RateGrace+earned-waited)
+}
+
+// ageJitter is the share of an age that is taken off at random at most: one
+// in so many. Clients that came together do not leave together.
+const ageJitter = 5
+
+// Expiry gives when a connection that begins now is to end; the zero time
+// means never.
+func (l *Limits) Expiry(now time.Time) time.Time {
+	if l.Age <= 0 {
+		return time.Time{}
+	}
+	return now.Add(l.Age - rand.N(l.Age/ageJitter+1))
 }
