@@ -68,7 +68,7 @@ var floors = map[string]int{
 	"smtpd/wire":               2, // octets, lines and replies
 	"spool":                    3, // the one door to 250
 	"delivery":                 3, // one attempt
-	"delivery/queue/sched":     1, // the scheduler as a step function: knows internal/mail alone
+	"delivery/queue/sched":     2, // the scheduler as a step function: knows internal/mail alone
 	"delivery/queue":           4, // when to attempt
 	"smtpd":                    4, // the server
 	"cluster/fsm":              2, // what Raft decides, as a pure state machine
@@ -112,9 +112,15 @@ var floors = map[string]int{
 	"delivery/queue/keys":        2, // senders and domains as numbers
 	"delivery/queue/sched/timer": 0, // record numbers by time
 	"delivery/queue/sched/slab":  0, // records by number
-	"internal/admin/lists":       3, // the lists of all nodes as one
-	"internal/admin/rules":       3, // the part of the operator's API about hold rules
-	"internal/picks":             2, // which recipients an operator means
+	"delivery/queue/sched/turns": 0, // whose turn it is
+	"delivery/queue/sched/pace":  0, // how many at once
+	"delivery/queue/sched/gate":  1, // who waits for a limit
+
+	"delivery/queue/sched/settings": 0, // what a scheduler is told
+	"delivery/queue/sched/view":     1, // how it shows what it holds
+	"internal/admin/lists":          3, // the lists of all nodes as one
+	"internal/admin/rules":          3, // the part of the operator's API about hold rules
+	"internal/picks":                2, // which recipients an operator means
 }
 
 // sameFloor lists the imports between neighbours that are allowed, each with

@@ -27,7 +27,7 @@ func (s *Scheduler[M]) startChores() {
 // giveUp starts the end of the message that expired first, with all of its
 // recipients whose time is over.
 func (s *Scheduler[M]) giveUp() {
-	id := s.expiries.head
+	id := s.expiries.Head()
 	if id == 0 {
 		return
 	}
@@ -37,7 +37,7 @@ func (s *Scheduler[M]) giveUp() {
 		r := s.rcpts.At(rid)
 		switch {
 		case r.state == expired:
-			s.unlink(&s.expiries, rid)
+			s.expiries.Remove(rid, s.inList)
 		case r.state == deferred && r.flags&flagExpires != 0 && r.due <= s.now:
 			s.due.Remove(r.pos)
 		default:
@@ -51,23 +51,20 @@ func (s *Scheduler[M]) giveUp() {
 
 // postpone defers a part of what waits in a lane that went down.
 func (s *Scheduler[M]) postpone() {
-	for s.sweeps.head != 0 {
-		id := s.sweeps.head
+	for s.sweeps.Head() != 0 {
+		id := s.sweeps.Pop(s.sweepLink)
 		l := s.lanes.At(id)
-		s.sweeps.head = l.sweepNext
-		if s.sweeps.head == 0 {
-			s.sweeps.tail = 0
-		}
-		l.sweepNext, l.sweeping = 0, false
+		l.sweeping = false
 		if l.sweep == 0 {
 			s.offer(id)
 			continue
 		}
 		jid, j := s.newJob(Postpone, id)
 		for n := min(int(l.sweep), s.cfg.ChoreSize); n > 0; n-- {
-			q := s.subs.At(l.sub)
-			l.sub = q.next
-			rid := q.head
+			side := slices.IndexFunc(l.subs[:], func(sid uint32) bool { return sid != 0 })
+			q := s.subs.At(l.subs[side])
+			l.subs[side] = q.next
+			rid := q.list.Head()
 			r := s.rcpts.At(rid)
 			l.sweep--
 			s.unready(rid, r)
@@ -77,21 +74,12 @@ func (s *Scheduler[M]) postpone() {
 		s.emit(jid, j, Action[M]{Lane: l.key, Why: l.why})
 		if l.sweep > 0 {
 			l.sweeping = true
-			s.sweepLater(id, l)
+			s.sweeps.Push(id, s.sweepLink)
 		} else {
 			s.offer(id)
 		}
 		return
 	}
-}
-
-func (s *Scheduler[M]) sweepLater(id uint32, l *lane) {
-	if s.sweeps.tail != 0 {
-		s.lanes.At(s.sweeps.tail).sweepNext = id
-	} else {
-		s.sweeps.head = id
-	}
-	s.sweeps.tail = id
 }
 
 // warn starts the warning of the next message that is late, if it still is.
@@ -125,14 +113,14 @@ func (s *Scheduler[M]) warn() {
 // purge starts the end of the message whose time in the trash was over first,
 // with all of its recipients of which that is true.
 func (s *Scheduler[M]) purge() {
-	id := s.purges.head
+	id := s.purges.Head()
 	if id == 0 {
 		return
 	}
 	jid, j := s.newJob(Purge, 0)
 	for rid := s.msgs.At(s.rcpts.At(id).msg).head; rid != 0; rid = s.rcpts.At(rid).sib {
 		if r := s.rcpts.At(rid); r.state == spent {
-			s.unlink(&s.purges, rid)
+			s.purges.Remove(rid, s.inList)
 			s.take(rid, r, jid, j)
 		}
 	}
@@ -219,9 +207,9 @@ func (s *Scheduler[M]) leave(rid uint32, r *recipient) {
 			r.flags &^= flagTimed
 		}
 	case expired:
-		s.unlink(&s.expiries, rid)
+		s.expiries.Remove(rid, s.inList)
 	case spent:
-		s.unlink(&s.purges, rid)
+		s.purges.Remove(rid, s.inList)
 	}
 }
 

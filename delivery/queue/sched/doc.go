@@ -23,6 +23,12 @@
 //   - A lane whose next hop can't be reached is down: its waiting mail is
 //     deferred in bulk, each recipient on its own schedule, without a try for
 //     each; then one probe at a time finds out whether it is back.
+//   - Mail has a class. Transactional mail has 16 turns of 21, normal mail 4,
+//     bulk mail 1, in a lane and among the lanes; and a part of the slots is
+//     kept free of bulk mail.
+//   - A lane that a limit refuses waits at that limit's gate, with all others
+//     that it has refused, and so does a sender whose mail it is about. When
+//     the time has come they are let in to ask, in turn.
 //   - Lanes that are down, and lanes not proven yet, may hold only a part of
 //     the slots, whatever their number.
 //

@@ -3,6 +3,7 @@ package sched
 import (
 	"time"
 
+	"github.com/clrelay/clrelay/delivery/queue/sched/turns"
 	"github.com/clrelay/clrelay/internal/mail"
 )
 
@@ -12,8 +13,10 @@ type EventKind uint8
 // The kinds of events, with the fields of Event that belong to each.
 const (
 	Tick     EventKind = iota // time passed: nothing else
-	Add                       // a message: Ref, Arrived, Sender, Recipients
-	Finished                  // a job ended: Job, Reach, Why, Results
+	Add                       // a message: Ref, Arrived, Sender, Class, Recipients
+	Finished                  // a job ended: Job, Reach, Why, Denied, Results
+	Admitted                  // the limits let a delivery through that Asks: Job
+	Relax                     // limits may have changed: whoever waits for one asks again
 	Command                   // an operator's word on one message: Op, Msg, Ref, Which, Tag
 	Run                       // start deliveries; a new Scheduler does not
 	Pause                     // start nothing more; what runs goes on
@@ -25,12 +28,14 @@ type Event[M comparable] struct {
 
 	Ref        M // the caller's name of the message
 	Arrived    time.Time
-	Sender     uint32 // mail of equal Sender shares a turn within a lane
+	Sender     uint32 // mail of equal Sender shares a turn within a lane; the two highest bits do not count
+	Class      Class
 	Recipients []Recipient
 
 	Job     JobID
 	Reach   Reach
 	Why     *mail.Reply // with Overloaded and Unreachable: what every waiting recipient is told
+	Denied  *Denied     // a limit let nothing more go out: what is active in Results goes back to the front and waits for it; else nil
 	Results []Result    // one for each of Action.Items, in that order
 
 	Op    Op
@@ -49,6 +54,9 @@ type Recipient struct {
 	Next     time.Time // of a deferred one; of a held one, until when, zero for good; of one in the trash, until when
 	End      time.Time // when it is given up; zero: by Config.Expire
 }
+
+// Class is how urgent mail is, the zero value Normal.
+type Class = turns.Class
 
 // JobID names a job from the action that starts it to the event that ends it.
 type JobID uint64
@@ -102,7 +110,7 @@ type ActionKind uint8
 // The kinds of actions. The first six start a job: the caller carries it out
 // and ends it with exactly one Finished event.
 const (
-	Deliver   ActionKind = iota // one transaction: Job, Lane, Items (all of one message)
+	Deliver   ActionKind = iota // one transaction: Job, Lane, Asks, Items (all of one message)
 	Postpone                    // record as deferred without a try: Job, Items, Why
 	GiveUp                      // expired: Job, Items (all of one message); the result is StateFailed, or StateActive with Next if that could not be recorded
 	Warn                        // tell the sender of a delay: Job, Items (all of one message, and not the job's own: Results stays empty)
@@ -122,6 +130,7 @@ type Action[M comparable] struct {
 	Lane    string
 	Items   []Item[M]
 	Why     *mail.Reply
+	Asks    bool // others wait for what a limit says to this delivery: Admitted is wanted as soon as that is known
 	Tag     uint64
 	Count   int
 	Waiting int

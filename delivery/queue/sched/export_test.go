@@ -7,11 +7,11 @@ func (s *Scheduler[M]) Check() error {
 	var count [states]int
 	wanted, ends, wholes, timed := 0, 0, 0, 0
 	inLane, readyIn, msgs := map[uint32]uint32{}, map[uint32]uint32{}, 0
-	for mid, prev := s.first, uint32(0); mid != 0; mid = s.msgs.At(mid).next {
+	for mid, prev := s.order.Head(), uint32(0); mid != 0; mid = s.msgs.At(mid).links.Next() {
 		m := s.msgs.At(mid)
 		msgs++
-		if m.prev != prev {
-			return fmt.Errorf("message %d: prev is %d, not %d", mid, m.prev, prev)
+		if m.links.Prev() != prev {
+			return fmt.Errorf("message %d: prev is %d, not %d", mid, m.links.Prev(), prev)
 		}
 		prev = mid
 		left, gone, trash := uint32(0), uint32(0), uint32(0)
@@ -72,9 +72,9 @@ func (s *Scheduler[M]) Check() error {
 }
 
 func (s *Scheduler[M]) checkOldest() error {
-	id := s.first
+	id := s.order.Head()
 	for id != 0 && s.msgs.At(id).whole {
-		id = s.msgs.At(id).next
+		id = s.msgs.At(id).links.Next()
 	}
 	if got := s.oldest(); got != id {
 		return fmt.Errorf("message %d is the oldest, not %d", id, got)
@@ -106,7 +106,7 @@ func (s *Scheduler[M]) checkRecipient(rid uint32, r *recipient, readyIn map[uint
 }
 
 func (s *Scheduler[M]) checkLanes(inLane, readyIn map[uint32]uint32) error {
-	running, subs, idle := 0, 0, 0
+	running, subs, idle, waits := 0, 0, 0, 0
 	for key, id := range s.laneOf {
 		l := s.lanes.At(id)
 		running += int(l.running)
@@ -119,32 +119,69 @@ func (s *Scheduler[M]) checkLanes(inLane, readyIn map[uint32]uint32) error {
 		if l.idle != (l.members == 0 && l.running == 0) {
 			return fmt.Errorf("lane %s: idle %v with %d members", key, l.idle, l.members)
 		}
-		if s.eligible(l) && !l.queued && l.pos == 0 {
+		if s.eligible(l) && l.waiting()&^l.queued != 0 && !l.parked && l.pos == 0 {
 			return fmt.Errorf("lane %s could start a delivery and waits for nothing", key)
 		}
-		if l.class == down && l.ready > 0 && !l.probing && !l.queued && l.pos == 0 && !l.sweeping {
+		if l.class == down && l.ready > 0 && !l.probing && l.queued == 0 && !l.parked && l.pos == 0 && !l.sweeping && l.wait == 0 && l.waiting() != 0 {
 			return fmt.Errorf("lane %s is down and nothing wakes it", key)
 		}
 		if l.sweep > 0 != l.sweeping && l.sweep > 0 {
 			return fmt.Errorf("lane %s: %d to be postponed by nobody", key, l.sweep)
 		}
 		seen := uint32(0)
-		for sid := l.sub; sid != 0; {
-			subs++
-			q := s.subs.At(sid)
-			for rid := q.head; rid != 0; rid = s.rcpts.At(rid).next {
-				seen++
+		for side, first := range l.subs {
+			for sid := first; sid != 0; {
+				subs++
+				q := s.subs.At(sid)
+				if q.side() != side || q.lane != id {
+					return fmt.Errorf("lane %s: a sender's queue on side %d is %+v", key, side, *q)
+				}
+				if q.wait != 0 {
+					waits++
+				}
+				for rid := q.list.Head(); rid != 0; rid = s.rcpts.At(rid).links.Next() {
+					seen++
+				}
+				if sid = q.next; sid == first {
+					break
+				}
 			}
-			if sid = q.next; sid == l.sub {
-				break
+		}
+		if l.wait != 0 {
+			waits++
+			if l.ready == 0 {
+				return fmt.Errorf("lane %s waits at a gate without mail", key)
 			}
 		}
 		if seen != l.ready {
 			return fmt.Errorf("lane %s: %d in its queues, %d ready", key, seen, l.ready)
 		}
 	}
+	if _, n := s.gates.Len(); n != waits {
+		return fmt.Errorf("%d wait at gates, %d are noted there", waits, n)
+	}
 	if running != s.running || subs != len(s.subOf) || subs != s.subs.Len() || idle != s.idleLanes || len(s.laneOf) != s.lanes.Len() {
 		return fmt.Errorf("running %d/%d senders %d/%d/%d idle %d/%d", running, s.running, subs, len(s.subOf), s.subs.Len(), idle, s.idleLanes)
 	}
 	return nil
+}
+
+// Lane is what the scheduler knows of one destination.
+type Lane struct {
+	Key     string
+	Down    bool
+	Limit   int // concurrency that is allowed now
+	Running int
+	Ready   int
+	Members int
+}
+
+// Lane gives what is known of a destination.
+func (s *Scheduler[M]) Lane(key string) (Lane, bool) {
+	id, ok := s.laneOf[key]
+	if !ok {
+		return Lane{}, false
+	}
+	l := s.lanes.At(id)
+	return Lane{Key: key, Down: l.class == down, Limit: l.pace.Limit(), Running: int(l.running), Ready: int(l.ready), Members: int(l.members)}, true
 }

@@ -36,11 +36,10 @@ func (s *Scheduler[M]) emit(jid uint32, j *job, a Action[M]) {
 		if r.msg != of {
 			of, jitter = r.msg, s.rnd.Float64()
 		}
-		delay := s.cfg.Retry[min(int(r.attempts), len(s.cfg.Retry)-1)]
 		a.Items[i] = Item[M]{
 			Ref: m.ref, Recipient: uint32(r.index), Attempts: uint32(r.attempts),
 			Last:  s.endOf(rid, r) <= s.now,
-			Delay: delay + time.Duration(jitter*float64(delay/jitterPart)),
+			Delay: s.cfg.Delay(int(r.attempts), jitter),
 		}
 	}
 	s.actions = append(s.actions, a)
@@ -58,13 +57,16 @@ func (s *Scheduler[M]) finish(ev *Event[M]) {
 	}
 	s.jobs.Release(jid)
 	var l *lane
+	var sender uint32
 	switch j.kind {
 	case Deliver:
 		l = s.lanes.At(j.lane)
+		sender = s.msgs.At(s.rcpts.At(j.items[0]).msg).sender
 		l.running--
 		s.running--
 		s.byClass[j.class]--
-		s.rings[j.class].held[j.bucket]--
+		s.byRank[j.rank]--
+		*s.rings[j.class].Held(int(j.rank), int(j.bucket))--
 		if j.class == down {
 			l.probing = false
 		}
@@ -73,17 +75,29 @@ func (s *Scheduler[M]) finish(ev *Event[M]) {
 		s.chores--
 	}
 	var again []uint32
+	var back uint32
+	if ev.Denied != nil {
+		back = j.seq
+	}
 	for i, rid := range j.items {
 		var res Result
 		if i < len(ev.Results) {
 			res = ev.Results[i]
 		}
-		if s.settle(rid, res) {
+		if s.settle(rid, res, back) {
 			again = append(again, rid)
 		}
 	}
 	s.operateWanted(again)
 	if l != nil {
+		if ev.Denied != nil {
+			s.deny(j.lane, sender, ev.Denied)
+		} else if l.slots != 0 {
+			s.gates.Freed(l.slots)
+		}
+		if j.gate != 0 {
+			s.gates.Ended(j.gate)
+		}
 		s.offer(j.lane)
 		s.unpark()
 		s.maybeIdle(j.lane, l)
@@ -91,8 +105,9 @@ func (s *Scheduler[M]) finish(ev *Event[M]) {
 }
 
 // settle puts a busy recipient where its result says, and tells whether an
-// operator's word is waiting for it instead.
-func (s *Scheduler[M]) settle(rid uint32, res Result) (again bool) {
+// operator's word is waiting for it instead. One that
+// a limit has kept goes back, with the number of the job.
+func (s *Scheduler[M]) settle(rid uint32, res Result, back uint32) (again bool) {
 	r := s.rcpts.At(rid)
 	if res.State == mail.StateDeferred && !res.Same && r.attempts < 1<<16-1 {
 		r.attempts++
@@ -107,7 +122,7 @@ func (s *Scheduler[M]) settle(rid uint32, res Result) (again bool) {
 		delete(s.wants, rid)
 		s.actions = append(s.actions, Action[M]{Kind: Overtaken, Tag: w.tag, Count: 1})
 	}
-	r.flags &= flagEnds
+	r.flags &= flagEnds | flagBack
 	switch {
 	case res.State.Final():
 		s.finalize(rid, r)
@@ -123,6 +138,8 @@ func (s *Scheduler[M]) settle(rid uint32, res Result) (again bool) {
 		s.moveTo(r, res.Lane)
 		if next := lateMillis(res.Next); !res.Next.IsZero() && next > s.now {
 			s.waitUntil(rid, r, next)
+		} else if back != 0 {
+			s.putBack(rid, r, back)
 		} else {
 			s.makeReady(rid, r)
 		}
@@ -160,58 +177,38 @@ func (s *Scheduler[M]) deferred(r *recipient) {
 	s.warnings = append(s.warnings, msgRef[M]{r.msg, m.ref})
 }
 
-// learn draws the lane's conclusions from a delivery: slow start, then
-// additive increase, multiplicative decrease.
+// learn draws the lane's conclusions from a delivery.
 func (s *Scheduler[M]) learn(id uint32, l *lane, j *job, ev *Event[M]) {
 	switch ev.Reach {
 	case Working, Answered:
-		l.fails, l.why = 0, nil
+		l.why = nil
+		l.pace.Answered()
 		if l.class == down {
 			s.disarmProbe(l)
-			l.limit = float32(s.cfg.LaneStart)
+			l.pace.Reset(s.cfg.LaneStart)
 		}
 		l.class = proven
-		// Only a lane that used up its limit has shown that it bears it.
-		if ev.Reach == Working && float32(l.running+1) >= l.limit {
-			if l.limit < l.calm {
-				l.limit++
-			} else {
-				l.limit += 1 / l.limit
-			}
-			l.limit = min(l.limit, float32(s.cfg.LaneMax))
+		if ev.Reach == Working {
+			l.pace.Worked(l.running, s.cfg.LaneMax)
 		}
 	case Overloaded:
 		// One that speaks but takes nothing, however little it is asked, is
 		// as good as unreachable.
-		l.fails++
-		if l.class == down || l.limit <= 1 && l.isNews(j) {
+		l.pace.Failed()
+		if l.class == down || l.pace.AtEnd(j.seq) {
 			s.takeDown(id, l, ev.Why)
 			return
 		}
-		s.cut(l, j)
+		l.pace.Slower(j.seq, s.seq)
 	case Unreachable:
-		l.fails++
+		l.pace.Failed()
 		if l.class != down { // an outage is no congestion: what it bore before stays known
-			s.cut(l, j)
+			l.pace.Slower(j.seq, s.seq)
 		}
-		if l.class != proven || float32(l.fails) >= l.limit {
+		if l.class != proven || l.pace.Exhausted() {
 			s.takeDown(id, l, ev.Why)
 		}
 	}
-}
-
-// isNews tells whether a delivery began after the lane was slowed down last.
-func (l *lane) isNews(j *job) bool { return int32(j.seq-l.cutSeq) > 0 }
-
-// cut halves a lane's concurrency, once for all the deliveries that were
-// under way together.
-func (s *Scheduler[M]) cut(l *lane, j *job) {
-	if !l.isNews(j) {
-		return
-	}
-	l.cutSeq = s.seq
-	l.limit = max(1, l.limit/2)
-	l.calm = l.limit
 }
 
 // takeDown marks a lane as unreachable and lets all that wait in it be
@@ -219,14 +216,10 @@ func (s *Scheduler[M]) cut(l *lane, j *job) {
 func (s *Scheduler[M]) takeDown(id uint32, l *lane, why *mail.Reply) {
 	s.disarmProbe(l)
 	l.class, l.why = down, why
-	gap := s.cfg.ProbeMin << min(l.fails-1, 16)
-	if gap <= 0 || gap > s.cfg.ProbeMax {
-		gap = s.cfg.ProbeMax
-	}
-	l.probeAt = s.now + gap.Milliseconds()
+	l.probeAt = s.now + s.cfg.ProbeGap(l.pace.Fails()).Milliseconds()
 	l.sweep = l.ready
 	if l.sweep > 0 && !l.sweeping {
 		l.sweeping = true
-		s.sweepLater(id, l)
+		s.sweeps.Push(id, s.sweepLink)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/clrelay/clrelay/delivery/queue/sched"
+	"github.com/clrelay/clrelay/delivery/queue/sched/turns"
 	"github.com/clrelay/clrelay/internal/mail"
 )
 
@@ -145,10 +146,35 @@ func (st *stage) command(name string, words []string) {
 			st.printf("trashed=%d messages-of-nothing-else=%d", c.Trashed, c.Trash)
 		}
 		st.printf("messages=%d recipients=%d active=%d deferred=%d held=%d running=%d oldest=%s", c.Messages, c.Recipients, c.Active, c.Deferred, c.Held, c.Running, st.when(c.Oldest))
+	case "admit":
+		for id, n := range st.names {
+			if n == plain[0] {
+				st.step(&sched.Event[string]{Kind: sched.Admitted, Job: id})
+			}
+		}
+	case "relax":
+		st.step(&sched.Event[string]{Kind: sched.Relax})
+	case "lanes":
+		st.lanes()
 	case "restart":
 		st.restart()
 	default:
 		st.t.Fatalf("no command %q", name)
+	}
+}
+
+func (st *stage) lanes() {
+	var out []string
+	st.s.Destinations(func(l *sched.LaneView) {
+		line := fmt.Sprintf("%s %s ready=%d next=%s", l.Key, l.State, l.Ready, st.when(l.Next))
+		if l.Why != nil {
+			line += " why=" + strconv.Quote(l.Why.Line())
+		}
+		out = append(out, line)
+	})
+	sort.Strings(out)
+	for _, l := range out {
+		st.printf("%s", l)
 	}
 }
 
@@ -194,6 +220,7 @@ func (st *stage) add(name string, opt map[string]string) {
 	if a := opt["age"]; a != "" {
 		ev.Arrived = st.now.Add(-st.duration(a))
 	}
+	ev.Class = map[string]sched.Class{"transactional": turns.Transactional, "bulk": turns.Bulk}[opt["class"]]
 	for _, b := range opt["from"] {
 		ev.Sender = ev.Sender*31 + uint32(b)
 	}
@@ -260,6 +287,11 @@ func (st *stage) done(name string, opt map[string]string) {
 	}
 	if ev.Reach == sched.Unreachable {
 		ev.Why = mail.NewReply(451, "4.4.1", "connection refused")
+	}
+	if l := opt["limit"]; l != "" {
+		key, until, _ := strings.Cut(l, "@")
+		ev.Denied = &sched.Denied{Key: key, Until: st.now.Add(st.duration(until)), Why: mail.NewReply(451, "4.7.0", "limit "+key),
+			Sender: strings.HasPrefix(key, "sender"), Slots: strings.HasPrefix(key, "slots")}
 	}
 	words := strings.Split(opt["is"], ",")
 	if a.Kind == sched.Warn { // its items are not its own
@@ -389,6 +421,9 @@ func (st *stage) step(ev *sched.Event[string]) {
 		at := ""
 		if d := st.now.Sub(st.start); d > 0 {
 			at = " at " + d.String()
+		}
+		if a.Asks {
+			at += " asking"
 		}
 		st.printf("%s: %s %s%s", name, kind, st.items(a), at)
 	}

@@ -4,8 +4,10 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/clrelay/clrelay/delivery/queue/sched/gate"
 	"github.com/clrelay/clrelay/delivery/queue/sched/slab"
 	"github.com/clrelay/clrelay/delivery/queue/sched/timer"
+	"github.com/clrelay/clrelay/delivery/queue/sched/turns"
 	"github.com/clrelay/clrelay/internal/mail"
 )
 
@@ -33,6 +35,7 @@ const (
 	flagWanted                    // an operator's word waits for its job to end
 	flagEnds                      // an operator said when its life ends: it is in ends
 	flagTimed                     // it is held for a time
+	flagBack                      // a limit has sent it back: due is the number of the job that was to try it first
 )
 
 // recipient is one recipient of a queued message. Times here and below are
@@ -41,12 +44,11 @@ type recipient struct {
 	due      int64  // deferred: when the timer fires
 	msg      uint32 // its message
 	lane     uint32
-	next     uint32 // ready, expired: links of the queue it stands in
-	prev     uint32
-	sib      uint32 // the message's next recipient
-	pos      uint32 // deferred: place in the timer; busy: its job
-	index    uint16 // in the envelope
-	domain   uint16 // the caller's number for its domain
+	links    slab.Links // ready, expired, spent: in the list it stands in
+	sib      uint32     // the message's next recipient
+	pos      uint32     // deferred: place in the timer; busy: its job
+	index    uint16     // in the envelope
+	domain   uint16     // the caller's number for its domain
 	attempts uint16
 	state    state
 	flags    uint8
@@ -56,12 +58,11 @@ type recipient struct {
 type message[M comparable] struct {
 	ref     M
 	arrived int64
-	sender  uint32
-	head    uint32 // first recipient, and by sib the others
-	left    uint32 // recipients that are not done
-	gone    uint32 // done ones still linked
-	prev    uint32 // links in order of arrival
-	next    uint32
+	sender  uint32     // and the rank of its class: see classBits
+	head    uint32     // first recipient, and by sib the others
+	left    uint32     // recipients that are not done
+	gone    uint32     // done ones still linked
+	links   slab.Links // in order of arrival
 	warned  bool
 	whole   bool   // it is in the trash as a whole
 	trash   uint32 // recipients there
@@ -71,8 +72,10 @@ type message[M comparable] struct {
 type job struct {
 	kind   ActionKind
 	op     Op
-	class  class // of its lane when it began; with bucket: whose slots it holds
+	class  class // of its lane when it began; with rank and bucket: whose slots it holds
+	rank   uint8
 	bucket uint8
+	gate   uint32 // where it asks, until it has an answer; 0: nowhere
 	seq    uint32
 	lane   uint32
 	tag    uint64
@@ -105,33 +108,33 @@ type Scheduler[M comparable] struct {
 
 	due     timer.Timer // of recipients
 	probes  timer.Timer // of lanes
-	rings   [classes]ring
-	parked  fifo         // lanes with mail that hold enough slots for now
+	gates   *gate.Gates // where lanes and senders wait for limits
+	rings   [classes]turns.Rings
+	parked  turns.FIFO   // lanes with mail that hold enough slots for now
 	running int          // Deliver jobs
 	byClass [classes]int // of them, by what their lane was at the start
-	turn    class        // the class that is asked first
-	seq     uint32       // jobs started so far
+	byRank  [turns.Ranks]int
+	turn    class  // the class that is asked first
+	seq     uint32 // jobs started so far
 
-	chores   int  // Postpone, GiveUp, Warn and Purge jobs
-	expiries list // recipients
-	purges   list // recipients
-	sweeps   fifo // lanes whose waiting mail is to be postponed
+	chores   int        // Postpone, GiveUp, Warn and Purge jobs
+	expiries slab.List  // recipients
+	purges   slab.List  // recipients
+	sweeps   turns.FIFO // lanes whose waiting mail is to be postponed
 	warnings []msgRef[M]
 
-	first, last uint32 // messages in order of arrival
-	prefix      uint32 // this one and all before it are whole; 0: nothing is known
-	wholes      int    // messages that are in the trash as a whole
-	count       [states]int
-	idle        list // empty lanes, longest idle first
-	idleLanes   int
-	cursors     []*Cursor[M]
-}
+	order     slab.List // of messages, by arrival
+	prefix    uint32    // this one and all before it are whole; 0: nothing is known
+	wholes    int       // messages that are in the trash as a whole
+	count     [states]int
+	idle      slab.List // empty lanes, longest idle first
+	idleLanes int
+	cursors   []*Cursor[M]
 
-// list is the head and tail of a doubly linked list, fifo of a singly linked one.
-type (
-	list struct{ head, tail uint32 }
-	fifo struct{ head, tail uint32 }
-)
+	ringLinks               [turns.Ranks]turns.Link
+	parkLink, sweepLink     turns.Link
+	inList, inIdle, inOrder slab.Find
+}
 
 type msgRef[M comparable] struct {
 	msg uint32
@@ -141,9 +144,18 @@ type msgRef[M comparable] struct {
 // New makes an empty, paused Scheduler that takes its randomness from rnd.
 func New[M comparable](c Config, rnd *rand.Rand) *Scheduler[M] {
 	s := &Scheduler[M]{
-		cfg: c.withDefaults(), rnd: rnd, paused: true,
+		cfg: c.WithDefaults(), rnd: rnd, paused: true,
 		laneOf: map[string]uint32{}, subOf: map[uint64]uint32{}, wants: map[uint32]want{}, ends: map[uint32]int64{},
+		gates: gate.New(),
 	}
+	for rank := range s.ringLinks {
+		s.ringLinks[rank] = func(id uint32) *uint32 { return &s.lanes.At(id).next[rank] }
+	}
+	s.inList = func(id uint32) *slab.Links { return &s.rcpts.At(id).links }
+	s.inOrder = func(id uint32) *slab.Links { return &s.msgs.At(id).links }
+	s.inIdle = func(id uint32) *slab.Links { return &s.lanes.At(id).idleLinks }
+	s.parkLink = func(id uint32) *uint32 { return &s.lanes.At(id).parkNext }
+	s.sweepLink = func(id uint32) *uint32 { return &s.lanes.At(id).sweepNext }
 	s.due = timer.Timer{
 		At:    func(id uint32) int64 { return s.rcpts.At(id).due },
 		Place: func(id, pos uint32) { s.rcpts.At(id).pos = pos },
@@ -156,7 +168,7 @@ func New[M comparable](c Config, rnd *rand.Rand) *Scheduler[M] {
 }
 
 // Configure sets other limits, for what happens from now on.
-func (s *Scheduler[M]) Configure(c Config) { s.cfg = c.withDefaults() }
+func (s *Scheduler[M]) Configure(c Config) { s.cfg = c.WithDefaults() }
 
 // Config gives the limits that hold, defaults included.
 func (s *Scheduler[M]) Config() Config { return s.cfg }
@@ -174,6 +186,10 @@ func (s *Scheduler[M]) Step(now time.Time, ev *Event[M]) []Action[M] {
 		s.add(ev)
 	case Finished:
 		s.finish(ev)
+	case Admitted:
+		s.asked(ev.Job)
+	case Relax:
+		s.gates.Relax(s.now)
 	case Command:
 		s.command(ev)
 	case Run:
@@ -193,17 +209,11 @@ func (s *Scheduler[M]) Wake() (at time.Time, ok bool) {
 	if s.paused {
 		return time.Time{}, false
 	}
-	_, d, okD := s.due.First()
-	_, p, okP := s.probes.First()
-	switch {
-	case okD && okP:
-		d = min(d, p)
-	case okP:
-		d = p
-	case !okD:
+	first := min(s.due.Earliest(), s.probes.Earliest(), s.gates.Wake())
+	if first == timer.Never {
 		return time.Time{}, false
 	}
-	return time.UnixMilli(max(d, s.now)), true
+	return time.UnixMilli(max(first, s.now)), true
 }
 
 // tick moves what is due from the timers to where it is started from.
@@ -221,7 +231,7 @@ func (s *Scheduler[M]) tick() {
 		switch {
 		case r.state == trashed:
 			s.set(r, spent)
-			s.append(&s.purges, id)
+			s.purges.Append(id, s.inList)
 		case r.flags&flagExpires != 0:
 			s.expire(id, r)
 		default:
@@ -237,6 +247,7 @@ func (s *Scheduler[M]) tick() {
 		s.disarmProbe(s.lanes.At(id))
 		s.offer(id)
 	}
+	s.gates.Tick(s.now)
 	s.forgetIdleLanes()
 }
 
@@ -246,15 +257,9 @@ func (s *Scheduler[M]) add(ev *Event[M]) {
 		return
 	}
 	mid, m := s.msgs.Take()
-	m.ref, m.arrived, m.sender = ev.Ref, ev.Arrived.UnixMilli(), ev.Sender
+	m.ref, m.arrived, m.sender = ev.Ref, ev.Arrived.UnixMilli(), ev.Sender<<classBits|uint32(ev.Class.Rank())
 	m.warned = s.cfg.Warn > 0 && s.paused && s.now-m.arrived >= s.cfg.Warn.Milliseconds()
-	m.prev = s.last
-	if s.last != 0 {
-		s.msgs.At(s.last).next = mid
-	} else {
-		s.first = mid
-	}
-	s.last = mid
+	s.order.Append(mid, s.inOrder)
 	link := &m.head
 	for i := range ev.Recipients {
 		in := &ev.Recipients[i]
@@ -380,7 +385,7 @@ func (s *Scheduler[M]) expire(id uint32, r *recipient) {
 		return
 	}
 	s.set(r, expired)
-	s.append(&s.expiries, id)
+	s.expiries.Append(id, s.inList)
 }
 
 // finalize ends a recipient; its message goes with the last one.
@@ -423,48 +428,12 @@ func (s *Scheduler[M]) freeDone(m *message[M]) {
 func (s *Scheduler[M]) forget(mid uint32, m *message[M]) {
 	for _, c := range s.cursors {
 		if c.at == mid {
-			c.at = m.next
+			c.at = m.links.Next()
 		}
 	}
 	if s.prefix == mid {
-		s.prefix = m.prev
+		s.prefix = m.links.Prev()
 	}
-	if m.prev != 0 {
-		s.msgs.At(m.prev).next = m.next
-	} else {
-		s.first = m.next
-	}
-	if m.next != 0 {
-		s.msgs.At(m.next).prev = m.prev
-	} else {
-		s.last = m.prev
-	}
+	s.order.Remove(mid, s.inOrder)
 	s.msgs.Release(mid)
-}
-
-// append and unlink work on doubly linked lists of recipients.
-func (s *Scheduler[M]) append(l *list, id uint32) {
-	r := s.rcpts.At(id)
-	r.prev, r.next = l.tail, 0
-	if l.tail != 0 {
-		s.rcpts.At(l.tail).next = id
-	} else {
-		l.head = id
-	}
-	l.tail = id
-}
-
-func (s *Scheduler[M]) unlink(l *list, id uint32) {
-	r := s.rcpts.At(id)
-	if r.prev != 0 {
-		s.rcpts.At(r.prev).next = r.next
-	} else {
-		l.head = r.next
-	}
-	if r.next != 0 {
-		s.rcpts.At(r.next).prev = r.prev
-	} else {
-		l.tail = r.prev
-	}
-	r.prev, r.next = 0, 0
 }

@@ -3,7 +3,9 @@ package sched_test
 import (
 	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -21,7 +23,7 @@ var (
 const checkEvery = 37
 
 // TestSimulation plays random worlds: destinations that work, defer, refuse,
-// choke, hang and die and come back; arrivals; operators who hold, release,
+// choke, hang and die and come back; limits; arrivals of all classes; operators who hold, release,
 // retry, drop and bounce; changed routes; pauses; clocks that jump. After each
 // step a model of every recipient is compared.
 func TestSimulation(t *testing.T) {
@@ -145,8 +147,12 @@ func (w *world) run(n int) {
 		switch p := w.rnd.IntN(100); {
 		case p < 30:
 			w.add()
-		case p < 70:
+		case p < 67:
 			w.endJob()
+		case p < 69:
+			w.admit()
+		case p < 70:
+			w.step(&sched.Event[int]{Kind: sched.Relax})
 		case p < 82:
 			w.pass(time.Duration(w.rnd.ExpFloat64() * float64(2*time.Minute)))
 		case p < 95:
@@ -229,7 +235,7 @@ func (w *world) pass(d time.Duration) {
 
 func (w *world) add() {
 	w.made++
-	ev := &sched.Event[int]{Kind: sched.Add, Ref: w.made, Arrived: w.now.Add(-time.Duration(w.rnd.IntN(3)) * time.Hour), Sender: uint32(w.rnd.IntN(4))}
+	ev := &sched.Event[int]{Kind: sched.Add, Ref: w.made, Arrived: w.now.Add(-time.Duration(w.rnd.IntN(3)) * time.Hour), Sender: uint32(w.rnd.IntN(4)), Class: sched.Class(w.rnd.IntN(3) - 1)}
 	one := w.lane()
 	for i := range 1 + w.rnd.IntN(1+w.rnd.IntN(30)) {
 		r := sched.Recipient{Index: uint32(2 * i), Lane: one}
@@ -342,6 +348,35 @@ func (w *world) endJob() {
 	w.step(ev)
 }
 
+// admit lets one of the deliveries that ask go on, and now and then a job that
+// does not.
+func (w *world) admit() {
+	for _, id := range slices.Sorted(maps.Keys(w.jobs)) {
+		if w.jobs[id].a.Asks || w.rnd.IntN(20) == 0 {
+			w.step(&sched.Event[int]{Kind: sched.Admitted, Job: id})
+			return
+		}
+	}
+}
+
+// deny lets a limit refuse what of a delivery was not tried.
+func (w *world) deny(a sched.Action[int], ev *sched.Event[int]) {
+	key := w.rnd.IntN(6)
+	ev.Reach = sched.NothingLearned
+	ev.Denied = &sched.Denied{Key: fmt.Sprint(key), Until: w.now.Add(time.Duration(w.rnd.ExpFloat64() * float64(time.Minute))),
+		Why: mail.NewReply(451, "4.7.0", "limit"), Sender: key%3 == 1, Slots: key%3 == 2}
+	if w.rnd.IntN(10) == 0 {
+		ev.Denied.Until = w.now.Add(24 * time.Hour)
+	}
+	for range a.Items {
+		res := sched.Result{State: mail.StateActive}
+		if w.rnd.IntN(10) == 0 {
+			res.State = mail.StateDelivered
+		}
+		ev.Results = append(ev.Results, res)
+	}
+}
+
 // word is what an operator's word makes of a recipient.
 func (w *world) word(op sched.Op) sched.Result {
 	switch op {
@@ -370,6 +405,10 @@ func (w *world) attempt(a sched.Action[int], ev *sched.Event[int]) {
 	n := 0
 	if _, err := fmt.Sscanf(a.Lane, "l%d", &n); err != nil {
 		w.t.Fatal(err)
+	}
+	if !w.calm && w.rnd.IntN(4) == 0 {
+		w.deny(a, ev)
+		return
 	}
 	up := w.calm || n%4 != 3 || w.now.Hour()%3 == 0
 	ev.Reach = sched.Working

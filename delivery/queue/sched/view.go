@@ -1,24 +1,20 @@
 package sched
 
 import (
+	"slices"
 	"time"
 
+	"github.com/clrelay/clrelay/delivery/queue/sched/view"
 	"github.com/clrelay/clrelay/internal/mail"
 )
 
-// Counts says how much is queued.
-type Counts struct {
-	Messages   int // with a recipient that is not in the trash
-	Recipients int // the sum of the three below
-	Active     int // ready or being worked on
-	Deferred   int
-	Held       int
-	Trashed    int       // dropped, and still to be had back
-	Trash      int       // messages of which nothing else is left
-	Oldest     time.Time // when the oldest message arrived; zero when there is none
-	Running    int       // deliveries under way
-	Lanes      int       // destinations that are known
-}
+// What the scheduler shows.
+type (
+	Counts             = view.Counts
+	View[M comparable] = view.Message[M]
+	RecipientView      = view.Recipient
+	LaneView           = view.Lane
+)
 
 // Counts costs nothing: the figures are kept as things change.
 func (s *Scheduler[M]) Counts() Counts {
@@ -40,34 +36,15 @@ func (s *Scheduler[M]) oldest() uint32 {
 	if s.msgs.Len() == s.wholes {
 		return 0
 	}
-	id := s.first
+	id := s.order.Head()
 	if s.prefix != 0 {
-		id = s.msgs.At(s.prefix).next
+		id = s.msgs.At(s.prefix).links.Next()
 	}
 	for id != 0 && s.msgs.At(id).whole {
 		s.prefix = id
-		id = s.msgs.At(id).next
+		id = s.msgs.At(id).links.Next()
 	}
 	return id
-}
-
-// View is what the scheduler knows of one message.
-type View[M comparable] struct {
-	Msg        uint32 // for Event.Msg
-	Ref        M
-	Arrived    time.Time
-	Recipients []RecipientView // those that are not final
-}
-
-// RecipientView is what it knows of one recipient.
-type RecipientView struct {
-	Index    uint32
-	State    mail.State
-	Attempts uint32
-	Domain   uint16
-	Next     time.Time   // of a deferred one, of one that waits for a lane's probe, of one that is held for a time or in the trash; else zero
-	Lane     string      // its destination
-	Why      *mail.Reply // why its lane is down; else nil
 }
 
 // Cursor walks over the messages in order of arrival, a part at a time, while
@@ -77,20 +54,14 @@ type Cursor[M comparable] struct{ at uint32 }
 // Open starts a walk. Each message that is there from now until the walk has
 // passed is seen exactly once. Close must follow.
 func (s *Scheduler[M]) Open() *Cursor[M] {
-	c := &Cursor[M]{at: s.first}
+	c := &Cursor[M]{at: s.order.Head()}
 	s.cursors = append(s.cursors, c)
 	return c
 }
 
 // Close ends a walk.
 func (s *Scheduler[M]) Close(c *Cursor[M]) {
-	for i, o := range s.cursors {
-		if o == c {
-			s.cursors[i] = s.cursors[len(s.cursors)-1]
-			s.cursors = s.cursors[:len(s.cursors)-1]
-			return
-		}
-	}
+	s.cursors = slices.DeleteFunc(s.cursors, func(o *Cursor[M]) bool { return o == c })
 }
 
 // Next shows up to n messages to visit and tells whether there are more. v and
@@ -106,7 +77,7 @@ func (s *Scheduler[M]) Next(c *Cursor[M], n int, visit func(v *View[M])) (more b
 				v.Recipients = append(v.Recipients, s.view(r))
 			}
 		}
-		c.at = m.next
+		c.at = m.links.Next()
 		visit(&v)
 	}
 	return c.at != 0
@@ -128,41 +99,11 @@ func (s *Scheduler[M]) view(r *recipient) RecipientView {
 	case ready:
 		if l.class == down && l.probeAt > s.now {
 			v.Next = time.UnixMilli(l.probeAt)
+		} else if g := s.limited(r); g != nil {
+			v.Limited, v.Next, v.Why = true, time.UnixMilli(max(g.Until, s.now)), g.Why
 		}
 	}
 	return v
-}
-
-// Lane is what the scheduler knows of one destination.
-type Lane struct {
-	Key     string
-	Down    bool
-	Limit   int // concurrency that is allowed now
-	Running int
-	Ready   int
-	Members int
-}
-
-// Lane gives what is known of a destination.
-func (s *Scheduler[M]) Lane(key string) (Lane, bool) {
-	id, ok := s.laneOf[key]
-	if !ok {
-		return Lane{}, false
-	}
-	l := s.lanes.At(id)
-	return Lane{Key: key, Down: l.class == down, Limit: int(l.limit), Running: int(l.running), Ready: int(l.ready), Members: int(l.members)}, true
-}
-
-// LaneView is what the scheduler knows of a destination.
-type LaneView struct {
-	Key        string
-	State      string      // unknown, proven or down
-	Running    int         // deliveries under way
-	Limit      int         // how many there may be now
-	Ready      int         // recipients that wait for a slot
-	Recipients int         // all of them that are queued
-	Why        *mail.Reply // of one that is down
-	Next       time.Time   // when one that is down is tried again; else zero
 }
 
 // Destinations shows all that are known, those without mail too, in no order.
@@ -172,11 +113,27 @@ func (s *Scheduler[M]) Destinations(visit func(*LaneView)) {
 		l := s.lanes.At(id)
 		v := LaneView{
 			Key: l.key, State: [classes]string{"unknown", "proven", "down"}[l.class], Why: l.why,
-			Running: int(l.running), Limit: max(1, int(l.limit)), Ready: int(l.ready), Recipients: int(l.members),
+			Running: int(l.running), Limit: max(1, l.pace.Limit()), Ready: int(l.ready), Recipients: int(l.members),
 		}
 		if l.pos != 0 {
 			v.Next = time.UnixMilli(l.probeAt)
 		}
+		s.viewLimit(l, &v)
 		visit(&v)
 	}
+}
+
+// viewLimit tells what a lane waits for.
+func (s *Scheduler[M]) viewLimit(l *lane, v *LaneView) {
+	at := l.wait
+	switch {
+	case l.class == down || at|l.subs[aside] == 0:
+		return
+	case at != 0:
+		v.State = "limited"
+	default:
+		at = s.subs.At(l.subs[aside]).wait
+	}
+	g := s.gates.Said(at)
+	v.Why, v.Next = g.Why, time.UnixMilli(max(g.Until, s.now))
 }

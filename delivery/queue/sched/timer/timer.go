@@ -2,6 +2,8 @@
 // themselves hold.
 package timer
 
+import "math"
+
 // Timer is a 4-ary heap of record numbers, ordered by the time that the
 // records themselves hold. The records also hold their place, so that one can
 // be taken out of the middle. 4-ary: half the cache misses of a binary one.
@@ -20,6 +22,17 @@ func (t *Timer) First() (id uint32, at int64, ok bool) {
 		return 0, 0, false
 	}
 	return t.ids[0], t.At(t.ids[0]), true
+}
+
+// Never is later than any record's time.
+const Never = math.MaxInt64
+
+// Earliest gives the earliest time, Never when there is none.
+func (t *Timer) Earliest() int64 {
+	if len(t.ids) == 0 {
+		return Never
+	}
+	return t.At(t.ids[0])
 }
 
 // Push puts a record in.

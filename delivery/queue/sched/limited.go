@@ -1,0 +1,152 @@
+package sched
+
+import (
+	"time"
+
+	"github.com/clrelay/clrelay/delivery/queue/sched/gate"
+	"github.com/clrelay/clrelay/internal/mail"
+)
+
+// expireMax bounds how many of a sender's recipients one refusal gives up.
+const expireMax = 1024
+
+// Denied says why a delivery was not made now: a limit. It is about the lane
+// as a whole, or about the sender, whose mail to that lane then waits while
+// that of others goes on. It teaches nothing about the destination.
+type Denied struct {
+	Key    string      // of what was limited: whoever is denied the same waits in one queue
+	Until  time.Time   // when to ask again
+	Why    *mail.Reply // for operators
+	Sender bool        // about the sender's mail alone
+	Slots  bool        // about things that come back when a delivery ends, like connections
+}
+
+// letIn starts the delivery of one whose turn at a gate it is; false: nobody
+// may ask.
+func (s *Scheduler[M]) letIn() bool {
+	w, ok := s.gates.Next()
+	if !ok {
+		return false
+	}
+	id, sid := w.Who, uint32(0)
+	if w.Sub {
+		sid = w.Who
+		q := s.subs.At(sid)
+		id = q.lane
+		s.moveSub(sid, q, 0)
+		s.lanes.At(id).subs[q.side()] = sid
+	} else {
+		s.lanes.At(id).wait = 0
+	}
+	l := s.lanes.At(id)
+	if w.Gate == 0 || !s.eligible(l) || s.greedy(l) || s.share(l.class) <= 0 {
+		// It waits for something else now, and asks when that has come.
+		if w.Gate != 0 {
+			s.gates.Ended(w.Gate)
+		}
+		s.offer(id)
+		return true
+	}
+	if !w.Sub {
+		sid = l.subs[l.wheel.Next(l.waiting())]
+	}
+	sender := s.subs.At(sid).sender
+	s.deliver(id, sid, w.Gate)
+	switch {
+	case !w.Sub:
+		s.waitLane(id, l, w.Gate, false)
+	case s.subOf[subKey(id, sender)] == sid:
+		s.waitSub(sid, w.Gate, false)
+	}
+	return true
+}
+
+// waitLane lets a lane with ready mail wait at a gate.
+func (s *Scheduler[M]) waitLane(id uint32, l *lane, at uint32, first bool) {
+	if l.ready == 0 {
+		return
+	}
+	rank := 0
+	for rank < aside-1 && l.subs[rank] == 0 {
+		rank++
+	}
+	old := l.wait
+	l.wait = s.gates.Wait(at, gate.Waiter{Who: id}, rank, first)
+	if old != 0 {
+		s.gates.Leave(old)
+	}
+}
+
+// waitSub lets a sender's queue wait at a gate.
+func (s *Scheduler[M]) waitSub(sid, at uint32, first bool) {
+	q := s.subs.At(sid)
+	old := q.wait
+	s.moveSub(sid, q, s.gates.Wait(at, gate.Waiter{Who: sid, Sub: true}, rankOf(q.sender), first))
+	if old != 0 {
+		s.gates.Leave(old)
+	}
+}
+
+// moveSub takes a sender's queue aside, to a place at a gate, or back.
+func (s *Scheduler[M]) moveSub(sid uint32, q *sub, wait uint32) {
+	s.leaveTurns(sid, q)
+	q.wait = wait
+	s.joinTurns(sid, q)
+}
+
+// asked takes what an asking delivery was told: it may go on.
+func (s *Scheduler[M]) asked(id JobID) {
+	jid := uint32(id)
+	if !s.jobs.Has(jid) {
+		return
+	}
+	if j := s.jobs.At(jid); j.seq == uint32(id>>32) && j.gate != 0 {
+		s.gates.Passed(j.gate)
+		j.gate = 0
+	}
+}
+
+// deny lets wait whom a limit has refused: the lane of a delivery that ended,
+// or the sender of its message, which has mail in that lane.
+func (s *Scheduler[M]) deny(lid, sender uint32, d *Denied) {
+	l := s.lanes.At(lid)
+	key := subKey(lid, sender)
+	for n := 0; n < expireMax && s.subOf[key] != 0; n++ {
+		rid := s.subs.At(s.subOf[key]).list.Head()
+		r := s.rcpts.At(rid)
+		if s.endOf(rid, r) > s.now {
+			break
+		}
+		s.unready(rid, r)
+		s.set(r, expired)
+		s.expiries.Append(rid, s.inList)
+	}
+	sid := s.subOf[key]
+	if d.Sender && sid == 0 || l.ready == 0 {
+		return
+	}
+	at := s.gates.Refuse(&gate.Refusal{Key: d.Key, Until: lateMillis(d.Until), Why: d.Why, Slots: d.Slots}, s.now)
+	if d.Sender {
+		s.waitSub(sid, at, true)
+		return
+	}
+	s.waitLane(lid, l, at, true)
+	if d.Slots {
+		l.slots = s.gates.Ref(at)
+	}
+}
+
+// limited gives what a recipient that is ready waits for, nil when it is no
+// limit.
+func (s *Scheduler[M]) limited(r *recipient) *gate.Refusal {
+	l := s.lanes.At(r.lane)
+	if l.wait != 0 {
+		return s.gates.Said(l.wait)
+	}
+	if l.subs[aside] != 0 {
+		if q := s.subs.At(s.subOf[subKey(r.lane, s.msgs.At(r.msg).sender)]); q.wait != 0 {
+			return s.gates.Said(q.wait)
+		}
+	}
+	return nil
+}
