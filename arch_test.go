@@ -55,6 +55,9 @@ var floors = map[string]int{
 	"spool/state/index":        1, // messages by ID
 	"spool/inspect":            4, // a spool that does not run, looked at
 	"delivery/smtpc/wire":      1, // replies in, octets out
+	"delivery/smtpc/stage":     1, // the steps of a session, and how long they may take
+	"delivery/smtpc/keep":      0, // idle connections
+	"delivery/allow":           2, // how an attempt asks what it may do
 	"delivery/smtpc/sasl":      1, // authentication mechanisms
 	"delivery/smtpc":           2, // client sessions
 	"delivery/route":           2, // where mail goes

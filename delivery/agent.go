@@ -9,9 +9,11 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/clrelay/clrelay/delivery/allow"
 	"github.com/clrelay/clrelay/delivery/smtpc"
 	"github.com/clrelay/clrelay/internal/dialogue"
 	"github.com/clrelay/clrelay/internal/dnsx"
+	"github.com/clrelay/clrelay/internal/limit"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/internal/metrics"
 )
@@ -31,6 +33,10 @@ type Attempt struct {
 	// behind it lies the chance of a duplicate. It is called again for each
 	// further transaction; an error aborts the one at hand. It may be nil.
 	BeforeDot func() error
+	// Subject is what the limits look at; Site and Source are the agent's
+	// matter.
+	Subject limit.Subject
+	Permit  Permit // from Agent.Admit
 }
 
 // Resolver finds hosts in the DNS.
@@ -66,6 +72,15 @@ type Options struct {
 	Tap      *dialogue.Tap // who listens to sessions; may be nil
 	Log      *slog.Logger
 	Metrics  *metrics.Delivery
+
+	Limiter allow.Limiter // nil: there are no limits
+	Sites   allow.Sites   // nil: there are no sites
+	// Heard is told what hosts say, from many goroutines; it must not block.
+	// The Word belongs to the call. It may be nil.
+	Heard func(*Word)
+	// Shape gives how many messages a connection to a site is used for; ok is
+	// false where Limits say it. It may be nil.
+	Shape func(site string) (messages int, ok bool)
 }
 
 // Agent delivers.

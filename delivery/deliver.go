@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/clrelay/clrelay/delivery/allow"
 	"github.com/clrelay/clrelay/delivery/smtpc"
 	"github.com/clrelay/clrelay/internal/dialogue"
 	"github.com/clrelay/clrelay/internal/mail"
@@ -28,9 +29,14 @@ func (a *Agent) Deliver(ctx context.Context, hop mail.NextHop, at *Attempt) []ma
 	}
 	if at.Envelope.RequireTLS && hop.TLS == mail.TLSNone {
 		d.note(failure{reply: *mail.NewReply(550, "5.7.30", "REQUIRETLS support required")})
-	} else {
+	} else if !at.Permit.asked {
+		d.limited = a.Admit(ctx, &hop, at)
+	}
+	if d.worst.reply.Code == 0 && d.limited == nil {
 		d.run(ctx)
 	}
+	at.Permit.Drop()
+	at.Permit.asked = false
 	d.giveUp(ctx)
 	return d.out
 }
@@ -46,6 +52,9 @@ type attempt struct {
 	open  []int // positions in out that have no outcome yet
 	tried int   // hosts that cost something
 	worst failure
+	// limited says why nothing more may be done now; nil: nothing keeps it.
+	limited *allow.Denied
+	left    bool // a host was reached and left behind
 
 	rcpts []int // memory of the transactions
 	res   []smtpc.Result
@@ -92,7 +101,9 @@ func (d *attempt) run(ctx context.Context) {
 			return
 		}
 		d.tried++
-		d.host(ctx, h)
+		if d.host(ctx, h); d.limited != nil {
+			return
+		}
 	}
 }
 
@@ -133,20 +144,35 @@ func (d *attempt) host(ctx context.Context, h host) {
 		}
 		if c == nil {
 			var f *smtpc.Failure
-			if c, f = d.a.pool.Dial(dialogue.With(ctx, said), t); f != nil {
+			start := time.Now()
+			if c, f = d.connect(dialogue.With(ctx, said), t); f != nil {
+				if ctx.Err() == nil {
+					d.hear(&t, f.Stage, &f.Reply, time.Since(start))
+				}
 				if d.refused(&t, f) {
 					fresh = true
 					continue
 				}
 				return
 			}
+			if c == nil {
+				return
+			}
 			d.a.dead.remove(h.addr)
+			if d.a.o.Shape != nil {
+				most, _ := d.a.o.Shape(d.at.Subject.Site)
+				c.Limit(most)
+			}
 		}
 		kept := c.Reused()
-		moved, f := d.converse(ctx, c)
+		moved, f := d.converse(ctx, c, &t)
+		killed := c.Killed()
 		d.a.pool.Put(c)
 		switch {
-		case ctx.Err() != nil:
+		case ctx.Err() != nil || d.limited != nil:
+			return
+		case f != nil && killed:
+			d.cut()
 			return
 		case f == nil && moved:
 			n = 0 // the host closes the connection between transactions: on to the next one
@@ -211,6 +237,7 @@ func (d *attempt) fail(t *smtpc.Target, f *smtpc.Failure, tls string) {
 	n := failure{reply: f.Reply, tls: tls}
 	if f.Connected() {
 		n.remote = t.Label()
+		d.left = true
 	}
 	if f.Stage == smtpc.StageGreeting || f.Stage == smtpc.StageHello {
 		n.reply = d.sessionReply(f.Reply)
@@ -234,7 +261,7 @@ func (d *attempt) sessionReply(r mail.Reply) mail.Reply {
 
 // converse does transactions until everybody who may be sent to this host has
 // an answer. moved tells whether the last one has settled anybody.
-func (d *attempt) converse(ctx context.Context, c *smtpc.Conn) (moved bool, f *smtpc.Failure) {
+func (d *attempt) converse(ctx context.Context, c *smtpc.Conn, t *smtpc.Target) (moved bool, f *smtpc.Failure) {
 	most := d.a.o.Limits.Recipients
 	if n := c.Extensions().MaxRcpt; n > 0 {
 		most = min(most, n)
@@ -251,7 +278,14 @@ func (d *attempt) converse(ctx context.Context, c *smtpc.Conn) (moved bool, f *s
 		d.res = d.res[:len(batch)]
 		tx := smtpc.Transaction{Envelope: d.at.Envelope, Recipients: d.rcpts, Content: d.at.Content,
 			BeforeDot: d.at.BeforeDot, EightBitFail: d.hop.EightBitFail}
-		f = c.Send(ctx, &tx, d.res)
+		if !d.spend(ctx, len(batch)) {
+			return moved, nil
+		}
+		start := time.Now()
+		if f = c.Send(ctx, &tx, d.res); f != nil && ctx.Err() == nil && !c.Killed() {
+			d.hear(t, f.Stage, &f.Reply, time.Since(start))
+		}
+		d.hearResults(t, time.Since(start))
 		moved = d.take(c, len(batch))
 		if f != nil || !moved || !c.Usable() {
 			break
@@ -291,6 +325,8 @@ func (d *attempt) giveUp(ctx context.Context) {
 	}
 	f := d.worst
 	switch {
+	case d.limited != nil && !d.left:
+		f = failure{reply: *d.limited.Reply()}
 	case ctx.Err() != nil:
 		f.reply = *mail.NewReply(451, "4.3.2", "delivery was interrupted").WithCause(ctx.Err())
 	case f.reply.Code == 0:

@@ -64,7 +64,7 @@ func (a *Agent) Probe(ctx context.Context, hop mail.NextHop, c Candidate, env *m
 	at := &Attempt{Envelope: env, Recipients: []int{0}, Content: nothing{}}
 	d := &attempt{a: a, hop: &hop, at: at}
 	t := d.target(host{name: c.Name, addr: c.Addr})
-	conn, failed := a.pool.Dial(ctx, t)
+	conn, failed := a.pool.Dial(ctx, t, smtpc.Counted{})
 	if failed != nil {
 		return Probed{Remote: t.Label()}, failed
 	}

@@ -299,7 +299,7 @@ func (b *body) refused() *Failure {
 		return &Failure{Stage: StageContent, Reply: *mail.NewReply(451, "4.5.0",
 			"the next hop offers CHUNKING and refuses BDAT: "+b.no.Line()).WithCause(ErrNoChunking)}
 	}
-	b.t.settleAccepted(Result{Reply: *b.no})
+	b.t.settleAccepted(Result{Reply: *b.no, Stage: StageDone})
 	return nil
 }
 
@@ -333,7 +333,7 @@ func (b *body) answer() *Failure {
 	case rep.Negative() && t.bdat:
 		b.refuse(rep)
 		if rep.Code == 421 {
-			t.settleAccepted(Result{Reply: *b.no})
+			t.settleAccepted(Result{Reply: *b.no, Stage: StageDone})
 			return nil
 		}
 		return b.refused()
@@ -378,7 +378,7 @@ func (t *txn) take(rep *wire.Reply) {
 // result is the Result for a reply to the end of the content. One without a
 // meaning there leaves it open what became of the message.
 func (t *txn) result(rep *wire.Reply) Result {
-	r := Result{Reply: rep.Mail(), Done: true, DSNPassed: t.c.ext.DSN && rep.Positive()}
+	r := Result{Reply: rep.Mail(), Stage: StageDone, Done: true, DSNPassed: t.c.ext.DSN && rep.Positive()}
 	if !rep.Positive() && !rep.Negative() {
 		t.c.w.Broken = true
 		r.Reply, r.Unsure = unexpected(StageDone, rep).Reply, true
@@ -393,5 +393,5 @@ func (t *txn) unsure(err error) {
 	if t.c.w.Aborted() {
 		r = interrupted(StageDone, err).Reply
 	}
-	t.settleAccepted(Result{Reply: r, Unsure: true})
+	t.settleAccepted(Result{Reply: r, Stage: StageDone, Unsure: true})
 }

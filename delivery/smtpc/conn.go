@@ -4,6 +4,7 @@ import (
 	"context"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/clrelay/clrelay/delivery/smtpc/wire"
@@ -15,6 +16,8 @@ import (
 type Conn struct {
 	pool   *Pool
 	target Target
+	tag    string // what it counts with
+	over   func() // told when it has ended; may be nil
 	w      *wire.Conn
 
 	ext      wire.Extensions
@@ -27,6 +30,10 @@ type Conn struct {
 	reused bool // it was idle before
 	dirty  bool // a transaction may be open: RSET before the next
 	gone   bool // closed
+	most   int  // transactions; 0: as the pool says
+
+	retired atomic.Bool // it ends after the transaction at hand
+	killed  atomic.Bool // it was ended from outside
 
 	said   *dialogue.Session // nil while nobody listens
 	secret bool              // AUTH is under way
@@ -61,9 +68,37 @@ func (c *Conn) Listen(s *dialogue.Session) {
 	}
 }
 
+// Limit sets for how many transactions the connection is used; 0: as many as
+// the pool says.
+func (c *Conn) Limit(most int) { c.most = most }
+
+// Retire ends the connection as soon as nobody uses it. It may be called at
+// any time, by anybody.
+func (c *Conn) Retire() {
+	c.retired.Store(true)
+	c.pool.expire(c)
+}
+
+// Kill ends it at once, whatever is under way. It may be called as Retire.
+func (c *Conn) Kill() {
+	c.killed.Store(true)
+	c.w.Abort()
+	c.Retire()
+}
+
+// Killed tells whether Kill was called.
+func (c *Conn) Killed() bool { return c.killed.Load() }
+
+// Counted says how a connection counts.
+type Counted struct {
+	Tag  string // connections of equal tag count together; empty: it does not count
+	Over func() // called once, when the connection has ended and the host knows; may be nil
+}
+
 // Dial opens a session with a host: connection, greeting, EHLO, and TLS and
-// AUTH as the target asks for. A failure has closed the connection.
-func (p *Pool) Dial(ctx context.Context, t Target) (*Conn, *Failure) {
+// AUTH as the target asks for. A failure has closed the connection; the host was
+// connected to, and Over has been called, unless it is of StageConnect.
+func (p *Pool) Dial(ctx context.Context, t Target, n Counted) (*Conn, *Failure) {
 	start := time.Now()
 	said := dialogue.From(ctx)
 	dctx, cancel := context.WithTimeout(ctx, p.o.Timeouts.Connect)
@@ -81,14 +116,15 @@ func (p *Pool) Dial(ctx context.Context, t Target) (*Conn, *Failure) {
 	said.Note("connected")
 	p.o.Metrics.AttemptDuration.Observe("connect", time.Since(start))
 	p.o.Metrics.Outbound.Inc()
-	c := &Conn{pool: p, target: t, label: t.Label(), w: wire.New(raw, p.o.Timeouts.Block), born: start}
+	c := &Conn{pool: p, target: t, label: t.Label(), w: wire.New(raw, p.o.Timeouts.Block), born: start, tag: n.Tag, over: n.Over}
+	p.count(n.Tag, 1)
 	if said != nil {
 		c.said, c.w.Heard = said, c.heard
 	}
 	stop := context.AfterFunc(ctx, c.w.Abort)
 	f := c.start()
 	if !stop() {
-		f = interrupted(StageConnect, ctx.Err())
+		f = interrupted(StageHello, ctx.Err())
 	}
 	if f != nil {
 		p.o.Metrics.ConnectErrors.Inc(f.reason())
@@ -109,13 +145,42 @@ func (c *Conn) close() {
 		c.w.Close()
 		c.pool.o.Metrics.Outbound.Dec()
 		c.said.End("by us, or lost")
+		c.pool.count(c.tag, -1)
+		if c.over != nil {
+			c.over()
+		}
+	}
+}
+
+// quit says QUIT, and closes when the host has.
+func (c *Conn) quit() {
+	if !c.w.Quit(c.pool.o.Timeouts.Quit) && !c.killed.Load() {
+		c.pool.o.Metrics.QuitTimeouts.Inc()
+	}
+	c.close()
+}
+
+// count counts connections of a tag.
+func (p *Pool) count(tag string, n int) {
+	if tag == "" {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.open[tag] += n; p.open[tag] == 0 {
+		delete(p.open, tag)
 	}
 }
 
 // leave closes a connection whose session could not be set up. A host that
-// answered in SMTP is told QUIT; its reply is not waited for.
+// answered in SMTP is told QUIT; its reply is not waited for, unless somebody
+// wants to know when the connection has ended.
 func (c *Conn) leave(f *Failure) {
-	if !c.w.Broken && f.Reply.Cause == nil {
+	switch {
+	case c.w.Broken || f.Reply.Cause != nil:
+	case c.over != nil:
+		c.quit()
+	default:
 		c.w.Farewell(c.pool.o.Timeouts.Quit)
 	}
 	c.close()
@@ -197,7 +262,7 @@ func (c *Conn) cmd(s Stage, line string) (*wire.Reply, *Failure) {
 
 // read takes a reply within the patience of its stage.
 func (c *Conn) read(s Stage) (*wire.Reply, *Failure) {
-	rep, err := c.w.Read(c.pool.o.Timeouts.of(s))
+	rep, err := c.w.Read(c.pool.o.Timeouts.Of(s))
 	if err != nil {
 		return nil, broken(s, err)
 	}

@@ -137,7 +137,7 @@ func (t *txn) hear(what int, rep *wire.Reply) *Failure {
 		}
 		t.refused = true
 		t.c.dirty = false
-		t.settle(rep.Mail())
+		t.settle(rep.Mail(), StageMail)
 	case dueData:
 		switch {
 		case rep.Code == 354: // with any other 3xx, content would be taken for commands
@@ -145,7 +145,7 @@ func (t *txn) hear(what int, rep *wire.Reply) *Failure {
 		case !rep.Negative():
 			return unexpected(StageData, rep)
 		case t.accepted > 0:
-			t.settleAccepted(Result{Reply: rep.Mail()})
+			t.settleAccepted(Result{Reply: rep.Mail(), Stage: StageData})
 		}
 	default:
 		return t.hearRcpt(what, rep)
@@ -164,7 +164,7 @@ func (t *txn) hearRcpt(i int, rep *wire.Reply) *Failure {
 	default:
 		r := rep.Mail()
 		again := t.accepted > 0 && tooMany(&r)
-		t.res[i] = Result{Reply: r, Done: !again, Again: again}
+		t.res[i] = Result{Reply: r, Stage: StageRcpt, Done: !again, Again: again}
 	}
 	return nil
 }

@@ -7,27 +7,28 @@ import (
 	"os"
 	"syscall"
 
+	"github.com/clrelay/clrelay/delivery/smtpc/stage"
 	"github.com/clrelay/clrelay/delivery/smtpc/wire"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/internal/metrics"
 )
 
-// Stage is a step of a session, in words that fit into "the reply to ...".
-type Stage string
+// Stage is a step of a session.
+type Stage = stage.Stage
 
 // The stages of a session, in order.
 const (
-	StageConnect  Stage = "connect"
-	StageGreeting Stage = "greeting"
-	StageHello    Stage = "EHLO"
-	StageTLS      Stage = "STARTTLS"
-	StageAuth     Stage = "AUTH"
-	StageReset    Stage = "RSET"
-	StageMail     Stage = "MAIL"
-	StageRcpt     Stage = "RCPT"
-	StageData     Stage = "DATA"
-	StageContent  Stage = "content"
-	StageDone     Stage = "end of content"
+	StageConnect  = stage.Connect
+	StageGreeting = stage.Greeting
+	StageHello    = stage.Hello
+	StageTLS      = stage.TLS
+	StageAuth     = stage.Auth
+	StageReset    = stage.Reset
+	StageMail     = stage.Mail
+	StageRcpt     = stage.Rcpt
+	StageData     = stage.Data
+	StageContent  = stage.Content
+	StageDone     = stage.Done
 )
 
 // Causes of a Failure that a caller may act on.

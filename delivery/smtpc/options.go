@@ -8,58 +8,13 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/clrelay/clrelay/delivery/smtpc/stage"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/internal/metrics"
 )
 
-// Timeouts are the limits of patience, stage by stage (RFC 5321 4.5.3.2). A
-// zero field gets its default.
-type Timeouts struct {
-	Connect  time.Duration // 30 s
-	TLS      time.Duration // 1 min, the handshake
-	Greeting time.Duration // 5 min
-	Hello    time.Duration // 5 min, also STARTTLS, AUTH and RSET
-	Mail     time.Duration // 5 min
-	Rcpt     time.Duration // 5 min
-	Data     time.Duration // 2 min, from DATA to its 354
-	Block    time.Duration // 3 min, for each write of content
-	Done     time.Duration // 10 min, from the final dot to its reply
-	Quit     time.Duration // 2 s
-}
-
-func (t Timeouts) withDefaults() Timeouts {
-	return Timeouts{
-		Connect:  cmp.Or(t.Connect, 30*time.Second),
-		TLS:      cmp.Or(t.TLS, time.Minute),
-		Greeting: cmp.Or(t.Greeting, 5*time.Minute),
-		Hello:    cmp.Or(t.Hello, 5*time.Minute),
-		Mail:     cmp.Or(t.Mail, 5*time.Minute),
-		Rcpt:     cmp.Or(t.Rcpt, 5*time.Minute),
-		Data:     cmp.Or(t.Data, 2*time.Minute),
-		Block:    cmp.Or(t.Block, 3*time.Minute),
-		Done:     cmp.Or(t.Done, 10*time.Minute),
-		Quit:     cmp.Or(t.Quit, 2*time.Second),
-	}
-}
-
-// of is the patience with the reply that ends a stage.
-func (t *Timeouts) of(s Stage) time.Duration {
-	switch s {
-	case StageGreeting:
-		return t.Greeting
-	case StageMail:
-		return t.Mail
-	case StageRcpt:
-		return t.Rcpt
-	case StageData:
-		return t.Data
-	case StageContent:
-		return t.Block
-	case StageDone:
-		return t.Done
-	}
-	return t.Hello
-}
+// Timeouts are the limits of patience, stage by stage.
+type Timeouts = stage.Timeouts
 
 // Options set up a Pool. Zero fields get defaults; Hostname is needed.
 type Options struct {
@@ -75,7 +30,7 @@ type Options struct {
 }
 
 func (o Options) withDefaults() Options {
-	o.Timeouts = o.Timeouts.withDefaults()
+	o.Timeouts = o.Timeouts.WithDefaults()
 	o.MaxMessages = cmp.Or(o.MaxMessages, 500)
 	o.MaxAge = cmp.Or(o.MaxAge, 5*time.Minute)
 	o.MaxIdle = cmp.Or(o.MaxIdle, 10*time.Second)

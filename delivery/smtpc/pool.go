@@ -2,10 +2,10 @@ package smtpc
 
 import (
 	"crypto/tls"
-	"slices"
 	"sync"
 	"time"
 
+	"github.com/clrelay/clrelay/delivery/smtpc/keep"
 	"github.com/clrelay/clrelay/delivery/smtpc/wire"
 )
 
@@ -20,18 +20,14 @@ type Pool struct {
 	quits    sync.WaitGroup
 
 	mu     sync.Mutex
-	idle   map[Target][]*Conn // the last one was used last
-	count  int
+	idle   keep.Idle[Target, *Conn]
+	open   map[string]int // connections by tag
 	closed bool
 }
 
 // NewPool makes a pool without connections.
 func NewPool(o Options) *Pool {
-	p := &Pool{
-		o:        o.withDefaults(),
-		sessions: tls.NewLRUClientSessionCache(maxSessions),
-		idle:     map[Target][]*Conn{},
-	}
+	p := &Pool{o: o.withDefaults(), sessions: tls.NewLRUClientSessionCache(maxSessions), open: map[string]int{}}
 	p.buffers.New = func() any { return new([wire.BufferSize]byte) }
 	return p
 }
@@ -60,30 +56,45 @@ func (p *Pool) Idle(t Target) *Conn {
 	}
 }
 
-// take gives the connection that was used last: those that are not needed
-// grow old together.
 func (p *Pool) take(t Target) *Conn {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	list := p.idle[t]
-	if len(list) == 0 {
+	c, ok := p.idle.Take(t)
+	if !ok {
 		return nil
 	}
-	c := list[len(list)-1]
-	p.drop(t, len(list)-1)
 	c.idle.Stop()
 	return c
 }
 
-// drop takes the i-th connection to a target off the list.
-func (p *Pool) drop(t Target, i int) {
-	list := slices.Delete(p.idle[t], i, i+1)
-	if len(list) == 0 {
-		delete(p.idle, t)
-	} else {
-		p.idle[t] = list
+// HasIdle tells whether a connection of a tag, or with an empty one any, waits
+// for its next use.
+func (p *Pool) HasIdle(tag string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.idle.Tagged(tag)
+}
+
+// Open is how many connections of a tag there are.
+func (p *Pool) Open(tag string) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.open[tag]
+}
+
+// MakeRoom ends the connection of a tag, or with an empty one of all, that has
+// been idle for longest, and returns when the host has closed it, too, or does not within the patience
+// with QUIT. It tells whether there was one.
+func (p *Pool) MakeRoom(tag string) bool {
+	p.mu.Lock()
+	c, ok := p.idle.Oldest(tag)
+	p.mu.Unlock()
+	if !ok {
+		return false
 	}
-	p.count--
+	c.idle.Stop()
+	c.quit()
+	return true
 }
 
 // Put hands a connection back. It is kept for the next message, or closed
@@ -93,19 +104,19 @@ func (p *Pool) Put(c *Conn) {
 		c.close()
 		return
 	}
-	enough := c.sent >= p.o.MaxMessages || c.spent() || time.Since(c.born) >= p.o.MaxAge
+	enough := c.sent >= p.o.MaxMessages || c.most > 0 && c.sent >= c.most || c.spent() || time.Since(c.born) >= p.o.MaxAge
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	if p.closed {
+		p.mu.Unlock()
 		c.close() // Close waits for nobody any more
 		return
 	}
-	if enough || p.count >= p.o.IdleConns {
+	defer p.mu.Unlock()
+	if enough || c.retired.Load() || p.idle.Len() >= p.o.IdleConns {
 		p.leave(c)
 		return
 	}
-	p.idle[c.target] = append(p.idle[c.target], c)
-	p.count++
+	p.idle.Put(c.target, c.tag, c)
 	if c.idle == nil {
 		c.idle = time.AfterFunc(p.o.MaxIdle, func() { p.expire(c) })
 	} else {
@@ -118,27 +129,21 @@ func (p *Pool) Put(c *Conn) {
 func (p *Pool) expire(c *Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if i := slices.Index(p.idle[c.target], c); i >= 0 {
-		p.drop(c.target, i)
+	if p.idle.Remove(c.target, c) {
 		p.leave(c)
 	}
 }
 
 // leave says QUIT without making anybody wait for the reply.
 func (p *Pool) leave(c *Conn) {
-	p.quits.Go(func() {
-		c.w.Quit(p.o.Timeouts.Quit)
-		c.close()
-	})
+	p.quits.Go(c.quit)
 }
 
 // Forget closes the idle connections to a target: one of them has turned out
 // to be dead, and what ended it has most likely ended all.
 func (p *Pool) Forget(t Target) {
 	p.mu.Lock()
-	list := p.idle[t]
-	delete(p.idle, t)
-	p.count -= len(list)
+	list := p.idle.All(t, true)
 	p.mu.Unlock()
 	for _, c := range list {
 		c.idle.Stop()
@@ -151,14 +156,10 @@ func (p *Pool) Forget(t Target) {
 func (p *Pool) Close() {
 	p.mu.Lock()
 	p.closed = true
-	for _, list := range p.idle {
-		for _, c := range list {
-			c.idle.Stop()
-			p.leave(c)
-		}
+	for _, c := range p.idle.All(Target{}, false) {
+		c.idle.Stop()
+		p.leave(c)
 	}
-	clear(p.idle)
-	p.count = 0
 	p.mu.Unlock()
 	p.quits.Wait()
 }

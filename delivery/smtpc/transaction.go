@@ -38,11 +38,12 @@ type Transaction struct {
 // Result is what became of one recipient.
 type Result struct {
 	Reply     mail.Reply
-	Done      bool // Reply is the answer; false: nothing was decided, and it was not delivered
-	DSNPassed bool // the host took the DSN parameters
-	Unsure    bool // the content was sent and no answer came (RFC 1047); Reply is temporary
-	Again     bool // too many recipients: another transaction may take it at once; not Done
-	Elsewhere bool // this host cannot have it, another may; not Done, Reply says why
+	Done      bool  // Reply is the answer; false: nothing was decided, and it was not delivered
+	DSNPassed bool  // the host took the DSN parameters
+	Unsure    bool  // the content was sent and no answer came (RFC 1047); Reply is temporary
+	Again     bool  // too many recipients: another transaction may take it at once; not Done
+	Elsewhere bool  // this host cannot have it, another may; not Done, Reply says why
+	Stage     Stage // what Reply is the host's answer to; empty: it is the relay's own word
 
 	accepted bool
 }
@@ -137,10 +138,10 @@ func (t *txn) left() int {
 }
 
 // settle gives every recipient without a result this one.
-func (t *txn) settle(r mail.Reply) {
+func (t *txn) settle(r mail.Reply, s Stage) {
 	for i := range t.res {
 		if !t.res[i].Done {
-			t.res[i] = Result{Reply: r, Done: true, accepted: t.res[i].accepted}
+			t.res[i] = Result{Reply: r, Stage: s, Done: true, accepted: t.res[i].accepted}
 		}
 	}
 }
@@ -171,14 +172,14 @@ func (t *txn) plan() {
 		return
 	case ext.MaxSize > 0 && size > ext.MaxSize:
 		t.settle(*mail.NewReply(552, "5.3.4", "message of "+strconv.FormatInt(size, 10)+
-			" octets is over the next hop's limit of "+strconv.FormatInt(ext.MaxSize, 10)))
+			" octets is over the next hop's limit of "+strconv.FormatInt(ext.MaxSize, 10)), "")
 		return
 	case env.Body == mail.BodyBinaryMIME && !(ext.BinaryMIME && ext.Chunking):
-		t.settle(*mail.NewReply(554, "5.6.1", "the next hop does not take binary messages"))
+		t.settle(*mail.NewReply(554, "5.6.1", "the next hop does not take binary messages"), "")
 		return
 	case t.tx.EightBitFail && !ext.EightBitMIME && env.Body != mail.BodyBinaryMIME:
 		if t.scan(false) {
-			t.settle(*mail.NewReply(554, "5.6.3", "the next hop does not take 8-bit messages"))
+			t.settle(*mail.NewReply(554, "5.6.3", "the next hop does not take 8-bit messages"), "")
 			return
 		}
 	}
@@ -200,7 +201,7 @@ func (t *txn) planUTF8() {
 	}
 	var ok bool
 	if t.from, ok = downgrade(env.From); !ok {
-		t.settle(noUTF8())
+		t.settle(noUTF8(), "")
 		return
 	}
 	for i, r := range t.tx.Recipients {
@@ -209,7 +210,7 @@ func (t *txn) planUTF8() {
 		}
 	}
 	if env.SMTPUTF8 && t.left() > 0 && t.scan(true) {
-		t.settle(noUTF8())
+		t.settle(noUTF8(), "")
 	}
 }
 

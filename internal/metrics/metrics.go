@@ -136,6 +136,8 @@ type Delivery struct {
 	OutboundTotal   CounterVec   // connections made, by tls: none opportunistic verified
 	ConnectErrors   CounterVec   // connections not made, by reason: refused timeout tls greeting auth other
 	Reused          Counter      // transactions on a connection that was open already
+	QuitTimeouts    Counter      // connections whose host did not close them after QUIT
+	Limited         CounterVec   // attempts that a limit put off, by kind: rate connections budget suspended partition
 }
 
 func newDelivery(b builder) *Delivery {
@@ -145,6 +147,8 @@ func newDelivery(b builder) *Delivery {
 		OutboundTotal:   b.vec("outbound_connections_total", "Connections made to next hops.", "tls", "none", "opportunistic", "verified"),
 		ConnectErrors:   b.vec("outbound_connect_errors_total", "Connections to next hops that were not made.", "reason", "refused", "timeout", "tls", "greeting", "auth"),
 		Reused:          b.counter("outbound_reused_total", "Transactions on a connection that was open already."),
+		QuitTimeouts:    b.counter("outbound_quit_timeouts_total", "Connections that a next hop did not close within 2 s of QUIT: they count as closed."),
+		Limited:         b.vec("limited_total", "Attempts to deliver that a limit put off. Nothing of them is counted as a failure.", "kind", "rate", "connections", "budget", "suspended", "partition"),
 	}
 }
 

@@ -76,7 +76,7 @@ func Send(ctx context.Context, s Server, env *mail.Envelope, content smtpc.Conte
 	}
 	pool := smtpc.NewPool(smtpc.Options{Hostname: s.Hostname, Timeouts: timeouts()})
 	defer pool.Close()
-	conn, failed := pool.Dial(ctx, target)
+	conn, failed := pool.Dial(ctx, target, smtpc.Counted{})
 	if failed != nil {
 		return nil, &Error{Reply: failed.Reply}
 	}

@@ -198,15 +198,27 @@ func (c *Conn) tlsQuiet() bool {
 	return n == 0 && errors.Is(err, os.ErrDeadlineExceeded)
 }
 
-// Quit says QUIT (RFC 5321 4.1.1.10), waits for the reply no longer than
-// patience, and closes.
-func (c *Conn) Quit(patience time.Duration) {
-	if c.nc.SetDeadline(time.Now().Add(patience)) == nil {
-		if _, err := io.WriteString(c.nc, "QUIT\r\n"); err == nil {
-			_, _ = c.in.read() // whatever it says, the connection is closed
+// Quit says QUIT (RFC 5321 4.1.1.10), waits for the reply and until the host
+// closes the connection, no longer than patience, and closes. It tells whether
+// the host did.
+func (c *Conn) Quit(patience time.Duration) (closed bool) {
+	defer c.Close()
+	if c.nc.SetDeadline(time.Now().Add(patience)) != nil {
+		return true
+	}
+	if _, err := io.WriteString(c.nc, "QUIT\r\n"); err != nil {
+		return true
+	}
+	if _, err := c.in.read(); err != nil { // whatever it says
+		return !errors.Is(err, os.ErrDeadlineExceeded)
+	}
+	var b [64]byte
+	for range 64 { // a host that goes on talking is not listened to
+		if _, err := c.nc.Read(b[:]); err != nil {
+			return !errors.Is(err, os.ErrDeadlineExceeded)
 		}
 	}
-	c.Close()
+	return false
 }
 
 // Farewell says QUIT, waits for nothing, and closes.

@@ -1,0 +1,236 @@
+package delivery
+
+import (
+	"cmp"
+	"context"
+	"sync"
+	"time"
+
+	"github.com/clrelay/clrelay/delivery/allow"
+	"github.com/clrelay/clrelay/delivery/smtpc"
+	"github.com/clrelay/clrelay/internal/mail"
+)
+
+// useWait is how long an attempt waits at most for what it has reserved.
+const useWait = time.Second
+
+// cutWait is how long a node that was cut off waits before it asks again.
+const cutWait = time.Second
+
+// maxRoom is how many idle connections one attempt ends to make one of its own.
+const maxRoom = 4
+
+// Permit is what the limits have granted an attempt. The zero value is
+// nothing; it belongs to the Attempt's goroutine.
+type Permit struct {
+	ticket allow.Ticket // for the first transaction
+	place  *place       // for the first connection; nil: one is kept
+	asked  bool
+}
+
+// Drop gives back what was not used. It may be called again.
+func (p *Permit) Drop() {
+	if p.ticket != nil {
+		p.ticket.Cancel()
+		p.ticket = nil
+	}
+	if p.place != nil {
+		p.place.over()
+		p.place = nil
+	}
+}
+
+// Admit asks the limits whether an attempt may begin, and fills in what of its
+// Subject the hop decides. When it returns nil, Deliver or Permit.Drop must
+// follow. Deliver asks by itself what nobody has asked before.
+func (a *Agent) Admit(ctx context.Context, hop *mail.NextHop, at *Attempt) *allow.Denied {
+	if at.Permit.asked = true; a.o.Sites != nil {
+		at.Subject.Site = a.o.Sites.Site(ctx, *hop)
+	}
+	if a.o.Limiter == nil {
+		return nil
+	}
+	ticket, denied := a.o.Limiter.Reserve(&at.Subject, min(len(at.Recipients), a.o.Limits.Recipients), at.Content.Size())
+	if denied != nil {
+		return a.denied(denied)
+	}
+	at.Permit.ticket = ticket
+	if !a.pool.HasIdle(tag(hop, at)) {
+		if at.Permit.place, denied = a.place(at); denied != nil && (denied.Key != "" || !a.pool.HasIdle("")) {
+			at.Permit.Drop()
+			return a.denied(denied)
+		}
+	}
+	return nil
+}
+
+// tag is what connections count together by.
+func tag(hop *mail.NextHop, at *Attempt) string { return cmp.Or(at.Subject.Site, hop.Key) }
+
+func (a *Agent) denied(d *allow.Denied) *allow.Denied {
+	a.o.Metrics.Limited.Inc(d.Word())
+	return d
+}
+
+// place is where a connection counts, from before it is made until it has
+// ended.
+type place struct {
+	slot allow.Slot
+
+	mu     sync.Mutex
+	conn   *smtpc.Conn
+	cancel context.CancelFunc // of the dialing
+	retire bool
+	kill   bool
+	ended  bool
+}
+
+// place asks for a connection.
+func (a *Agent) place(at *Attempt) (*place, *allow.Denied) {
+	p := &place{}
+	slot, denied := a.o.Limiter.Open(&at.Subject, p.revoke)
+	if denied != nil {
+		return nil, denied
+	}
+	p.slot = slot
+	return p, nil
+}
+
+// revoke is told that the connection belongs to others from now on.
+func (p *place) revoke(now bool) {
+	p.mu.Lock()
+	p.retire = true
+	p.kill = p.kill || now
+	c, cancel := p.conn, p.cancel
+	p.mu.Unlock()
+	switch {
+	case c != nil && now:
+		c.Kill()
+	case c != nil:
+		c.Retire()
+	case cancel != nil && now:
+		cancel()
+	}
+}
+
+// dialing notes what ends the dialing. It gives false when there is to be
+// none.
+func (p *place) dialing(cancel context.CancelFunc) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cancel = cancel
+	return !p.retire
+}
+
+// made notes the connection.
+func (p *place) made(c *smtpc.Conn) {
+	p.mu.Lock()
+	p.conn = c
+	retire, kill := p.retire, p.kill
+	p.mu.Unlock()
+	switch {
+	case kill:
+		c.Kill()
+	case retire:
+		c.Retire()
+	}
+}
+
+func (p *place) killed() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.kill
+}
+
+// over gives the place back.
+func (p *place) over() {
+	p.mu.Lock()
+	ended := p.ended
+	p.ended = true
+	p.mu.Unlock()
+	if !ended {
+		p.slot.Close()
+	}
+}
+
+// cut is what became of an attempt whose connection was taken away.
+func (d *attempt) cut() {
+	d.limited = d.a.denied(&allow.Denied{Limit: "for site " + d.at.Subject.Site, Key: d.hop.Key, Wait: cutWait, Left: cutWait, Cut: true})
+}
+
+// connect opens a connection when the limits have a place for it. Where an
+// idle one to another host of the site is in the way, that goes. Both results
+// are nil when they have none, which limited says.
+func (d *attempt) connect(ctx context.Context, t smtpc.Target) (*smtpc.Conn, *smtpc.Failure) {
+	tag := tag(d.hop, d.at)
+	if d.a.o.Limiter == nil {
+		return d.a.pool.Dial(ctx, t, smtpc.Counted{Tag: tag})
+	}
+	p := d.at.Permit.place
+	d.at.Permit.place = nil
+	for n := 0; p == nil; n++ {
+		var denied *allow.Denied
+		if p, denied = d.a.place(d.at); denied == nil {
+			break
+		}
+		// A limit of all connections may be used up by those of other sites.
+		if n == maxRoom || !d.a.pool.MakeRoom(tag) && (denied.Key != "" || !d.a.pool.MakeRoom("")) {
+			d.limited = d.a.denied(denied)
+			return nil, nil
+		}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if !p.dialing(cancel) {
+		p.over()
+		d.cut()
+		return nil, nil
+	}
+	c, f := d.a.pool.Dial(ctx, t, smtpc.Counted{Tag: tag, Over: p.over})
+	switch {
+	case f != nil && p.killed():
+		p.over()
+		d.cut()
+		return nil, nil
+	case f != nil && !f.Connected():
+		d.at.Permit.place = p // for the next host
+	case f == nil:
+		p.made(c)
+	}
+	return c, f
+}
+
+// spend counts a message of n recipients that is about to go out. It gives
+// false when that has to wait for too long, which limited says.
+func (d *attempt) spend(ctx context.Context, n int) bool {
+	if d.a.o.Limiter == nil {
+		return true
+	}
+	ticket := d.at.Permit.ticket
+	d.at.Permit.ticket = nil
+	if ticket == nil {
+		var denied *allow.Denied
+		if ticket, denied = d.a.o.Limiter.Reserve(&d.at.Subject, n, d.at.Content.Size()); denied != nil {
+			d.limited = d.a.denied(denied)
+			return false
+		}
+	}
+	defer ticket.Cancel()
+	for end := time.Now().Add(useWait); ; {
+		wait := ticket.Use()
+		if wait <= 0 {
+			return true
+		}
+		if time.Now().Add(wait).After(end) {
+			d.limited = d.a.denied(&allow.Denied{Limit: "of " + d.hop.Key, Key: d.hop.Key, Wait: wait, Left: wait})
+			return false
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return false
+		}
+	}
+}
