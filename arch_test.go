@@ -92,6 +92,8 @@ var floors = map[string]int{
 	"cluster/segment/ages":     1, // how long numbers wait
 	"cluster/segment/lease":    1, // until when a node may answer and deliver
 	"cluster/lead":             3, // the leader's duties as a step function
+	"cluster/limit":            3, // how limits are divided, the leader's part as a step function
+	"cluster/limit/agent":      4, // and a node's
 	"cluster/clock":            1, // what leases are counted by
 	"cluster/ledger":           4, // the operators' records and the audit chain, on a node
 	"cluster/drive":            4, // runs the protocol on the spool and the queue

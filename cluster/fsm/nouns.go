@@ -48,6 +48,7 @@ type (
 	BudgetOps      = control.BudgetOps
 	BudgetGrant    = control.BudgetGrant
 	Budget         = control.Budget
+	BudgetPart     = control.BudgetPart
 	Limits         = control.Limits
 	Code           = control.Code
 	OpResult       = control.OpResult

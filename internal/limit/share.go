@@ -46,7 +46,8 @@ type Grant struct {
 type Update struct {
 	Full bool
 	// Seats is among how many a key is divided that has no Share: everybody has
-	// Units/Seats of it, rounded down. 0: this node has nothing yet.
+	// Units/Seats of it, rounded down. 0: this node has nothing, whatever it was
+	// given.
 	Seats  int
 	Shares []Share // new or changed
 	Even   []Key   // have no Share any more
@@ -54,6 +55,9 @@ type Update struct {
 	// Leased tells whether this node hears from the others. If not, it has the
 	// floor: Units/(10*max(3,Seats)), rounded down, of every key.
 	Leased bool
+	// Ends is when it ceases to be Leased by itself, on CLOCK_BOOTTIME, so that a
+	// process that was stopped goes on with the floor at once; 0: never.
+	Ends time.Duration
 }
 
 // Local is a node's limiter, as the cluster sees it.
