@@ -3,7 +3,6 @@ package shape
 import (
 	"encoding/json"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/clrelay/clrelay/internal/limit"
@@ -27,17 +26,6 @@ type order struct {
 	Until       time.Time           `json:"until,omitzero"`
 }
 
-// fieldNames are the words for the fields of a definition, in their order.
-func fieldNames() []string {
-	return []string{
-		limit.Sender: "sender", limit.SenderDomain: "sender_domain", limit.User: "user", limit.Group: "group", limit.Client: "client",
-		limit.RecipientDomain: "domain", limit.Site: "site", limit.Source: "source", limit.Route: "route",
-	}
-}
-
-// FieldName is the word for a field of a definition: "sender_domain".
-func FieldName(f limit.Field) string { return fieldNames()[f] }
-
 // WriteOrder gives the record of an operator's limit, but for its name.
 func WriteOrder(d *limit.Definition) []byte {
 	o := order{
@@ -46,11 +34,11 @@ func WriteOrder(d *limit.Definition) []byte {
 	}
 	for f, values := range d.Match {
 		if len(values) > 0 {
-			o.Match[FieldName(limit.Field(f))] = values
+			o.Match[limit.Field(f).String()] = values
 		}
 	}
 	for _, f := range d.Per {
-		o.Per = append(o.Per, FieldName(f))
+		o.Per = append(o.Per, f.String())
 	}
 	b, _ := json.Marshal(&o) // texts, numbers and times can be written
 	return b
@@ -67,23 +55,22 @@ func ParseOrder(name string, value []byte) (limit.Definition, error) {
 		Name: name, Count: o.Count, Rate: o.Rate, Burst: o.Burst, Connections: o.Connections,
 		Suspended: o.Suspended, Reason: o.Reason, Author: o.Author, Until: o.Until,
 	}
-	names := fieldNames()
 	for word, values := range o.Match {
-		f := slices.Index(names, word)
-		if f < 0 {
+		f, ok := limit.ParseField(word)
+		if !ok {
 			return limit.Definition{}, fmt.Errorf("shape: limit %s: it goes by %q, which this version does not know", name, word)
 		}
 		d.Match[f] = values
 	}
 	for _, word := range o.Per {
-		f := slices.Index(names, word)
-		if f < 0 {
+		f, ok := limit.ParseField(word)
+		if !ok {
 			return limit.Definition{}, fmt.Errorf("shape: limit %s: it counts by %q, which this version does not know", name, word)
 		}
-		d.Per = append(d.Per, limit.Field(f))
+		d.Per = append(d.Per, f)
 	}
-	if !d.Suspended && d.Connections <= 0 && (d.Rate.N <= 0 || d.Rate.Per <= 0) {
-		return limit.Definition{}, fmt.Errorf("shape: limit %s limits nothing", name)
+	if err := d.Check(); err != nil {
+		return limit.Definition{}, fmt.Errorf("shape: %w", err)
 	}
 	return d, nil
 }

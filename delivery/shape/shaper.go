@@ -3,6 +3,7 @@ package shape
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -236,9 +237,9 @@ func (s *Shaper) hand() {
 		return
 	}
 	s.obeyed = book
-	list := append([]limit.Definition(nil), s.orders...)
-	list = append(list, book.Definitions()...)
-	s.o.Obey(append(list, s.learned...))
+	list := slices.Concat(s.orders, book.Definitions(), s.learned)
+	// One that is none would have all refused.
+	s.o.Obey(slices.DeleteFunc(list, func(d limit.Definition) bool { return d.Check() != nil }))
 }
 
 // write writes a record.

@@ -3,6 +3,7 @@ package shape
 import (
 	"encoding/json"
 	"fmt"
+	"hash/fnv"
 	"maps"
 	"slices"
 	"time"
@@ -306,7 +307,18 @@ func (h *Hold) name(site string) string {
 	if h.Of != "" {
 		n += ":" + h.Of
 	}
-	return n
+	return short(n)
+}
+
+// short makes a name one that limits may have: what is too long is told apart
+// by its end.
+func short(name string) string {
+	if len(name) <= limit.MaxName {
+		return name
+	}
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(name)) // a hash takes everything
+	return fmt.Sprintf("%s...%016x", name[:limit.MaxName-20], h.Sum64())
 }
 
 func reason(rule, reply string) string { return reply + " (rule " + rule + ")" }
