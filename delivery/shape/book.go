@@ -46,10 +46,13 @@ func (b *Book) Rule(name string) *Rule {
 // Default gives what a site is given.
 func (b *Book) Default(site string) Default { return b.defaults[site] }
 
+// Defaults gives what all sites are given.
+func (b *Book) Defaults() []Default { return b.list }
+
 // Definitions gives the limits that hold before anything is learned.
 func (b *Book) Definitions() (list []limit.Definition) {
 	for i := range b.list {
-		if d, ok := b.list[i].definition(); ok {
+		if d, ok := b.list[i].Definition(); ok {
 			list = append(list, d)
 		}
 	}

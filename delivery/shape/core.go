@@ -543,7 +543,11 @@ func (c *Core) Definitions() (list []limit.Definition, changed bool) {
 	}
 	c.changed = false
 	for _, m := range c.byName() {
-		list = m.state.definitions(m.site, list)
+		for _, e := range m.state.Definitions(m.site) {
+			if e.ConnMessages == 0 {
+				list = append(list, e.Definition)
+			}
+		}
 	}
 	return list, true
 }

@@ -151,8 +151,8 @@ type Default struct {
 	Shipped      bool       // comes with the program
 }
 
-// definition gives the limit that it is; ok is false where it limits nothing.
-func (d *Default) definition() (def limit.Definition, ok bool) {
+// Definition gives the limit that it is; ok is false where it limits nothing.
+func (d *Default) Definition() (def limit.Definition, ok bool) {
 	def = limit.Definition{
 		Name: "site:" + d.Site, Connections: d.Connections, Rate: d.Rate, Author: Author,
 		Reason: "the setting shaping.sites",

@@ -267,36 +267,54 @@ func (s *State) hold(h Hold) {
 	s.Held = append(s.Held, h)
 }
 
-// definitions appends the limits that a State of a site is.
-func (s *State) definitions(site string, list []limit.Definition) []limit.Definition {
+// Effected is a limit that a State is, or a number of messages of a connection,
+// which is none.
+type Effected struct {
+	limit.Definition
+	ConnMessages int
+}
+
+// Definitions gives what a State of a site is, in limits.
+func (s *State) Definitions(site string) (list []Effected) {
 	if l := s.Learned; l != nil {
 		d := limit.Definition{Name: learnedName(site), Connections: l.Connections, Reason: reason(l.Rule, l.Reply), Author: Author, Until: l.Until}
 		d.Match[limit.Site] = []string{site}
-		list = append(list, d)
+		list = append(list, Effected{Definition: d})
 	}
 	for i := range s.Held {
 		h := &s.Held[i]
-		d := limit.Definition{Name: h.name(site), Reason: reason(h.Rule, h.Reply), Author: Author, Until: h.Until}
-		d.Match[limit.Site] = []string{site}
+		e := Effected{Definition: limit.Definition{Name: h.name(site), Reason: reason(h.Rule, h.Reply), Author: Author, Until: h.Until}}
+		e.Match[limit.Site] = []string{site}
 		switch h.Scope {
 		case Source:
-			d.Match[limit.Source] = []string{h.Of}
+			e.Match[limit.Source] = []string{h.Of}
 		case Domain:
-			d.Match[limit.RecipientDomain] = []string{h.Of}
+			e.Match[limit.RecipientDomain] = []string{h.Of}
 		}
 		switch h.Kind {
 		case Suspend:
-			d.Suspended = true
+			e.Suspended = true
 		case Connections:
-			d.Connections = h.N
+			e.Connections = h.N
 		case Rate:
-			d.Rate, d.Burst = h.Rate, burst(h.Rate)
-		default:
-			continue // it is no limit
+			e.Rate, e.Burst = h.Rate, burst(h.Rate)
+		case ConnMessages:
+			e.ConnMessages = h.N
 		}
-		list = append(list, d)
+		list = append(list, e)
 	}
 	return list
+}
+
+// Without gives a State without the part that is called so, and tells whether
+// there was one.
+func (s *State) Without(site, name string) (State, bool) {
+	out := s.clone()
+	if out.Learned != nil && name == learnedName(site) {
+		out.Learned = nil
+	}
+	out.Held = slices.DeleteFunc(out.Held, func(h Hold) bool { return h.name(site) == name })
+	return out, len(out.Held) != len(s.Held) || (out.Learned == nil) != (s.Learned == nil)
 }
 
 func learnedName(site string) string { return "shaping:" + site }

@@ -143,6 +143,19 @@ func (l *Log) DSN(id, of mail.ID, kind string) {
 	l.end(ln)
 }
 
+// Shaped tells what a mail host's reply led to: kind is suspend, connections,
+// rate or messages_per_connection, what the change in words, with the reply.
+func (l *Log) Shaped(site, kind, what string) {
+	ln, ok := l.begin("shaped")
+	if !ok {
+		return
+	}
+	ln.str("site", site)
+	ln.word("kind", kind)
+	ln.str("reason", what)
+	l.end(ln)
+}
+
 // Connected tells that a client came. It is written with Options.Debug alone.
 func (l *Log) Connected(c mail.Client) {
 	if l == nil || !l.o.Debug {

@@ -7,7 +7,7 @@
 // both carry the same keys. A key whose value is not known is left out. Keys:
 //
 //	time event node id from to relay attempt code enhanced delay_ms tls reply next
-//	size rcpts client helo proto sender took_ms reason of kind lost
+//	size rcpts client helo proto sender took_ms reason of kind lost site
 //
 // Text of a peer never breaks a line: control characters, line separators,
 // invisible characters and invalid UTF-8 are escaped, long text is cut.

@@ -65,6 +65,7 @@ func everyEvent(l *maillog.Log) {
 	l.Held(testID, from, to, "INC-4411 compromised")
 	l.Released(testID, from, to, "ok")
 	l.Dropped(testID, from, to, "")
+	l.Shaped("google.com", "connections", "connections 20 -> 10: 421 4.7.28 \"slow down\" (rule google-rate)")
 	l.Disconnected(client, "quit", 1500*time.Millisecond)
 }
 
@@ -283,7 +284,9 @@ func (failingWriter) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
 func TestWriteErrorIsCountedAndReturned(t *testing.T) {
 	l := maillog.New(failingWriter{}, maillog.Options{})
 	l.Dropped(testID, from, to, "")
+	l.Shaped("google.com", "connections", "connections 20 -> 10: 421 4.7.28 \"slow down\" (rule google-rate)")
 	l.Dropped(testID, from, to, "")
+	l.Shaped("google.com", "connections", "connections 20 -> 10: 421 4.7.28 \"slow down\" (rule google-rate)")
 	if err := l.Close(); !errors.Is(err, io.ErrClosedPipe) {
 		t.Errorf("Close gives %v, want the writer's error", err)
 	}

@@ -34,6 +34,7 @@ type Metrics struct {
 	*Delivery
 	*DNS
 	*Node
+	*Shaping
 
 	reg *prometheus.Registry
 }
@@ -51,6 +52,7 @@ func New() *Metrics {
 		Delivery: newDelivery(b),
 		DNS:      newDNS(b),
 		Node:     newNode(b),
+		Shaping:  newShaping(b),
 		reg:      reg,
 	}
 }
@@ -179,5 +181,20 @@ func newNode(b builder) *Node {
 	return &Node{
 		Reloads:       b.vec("reloads_total", "Reloads of configuration and certificates.", "result", "ok", "failed"),
 		AdminRequests: b.vec("admin_requests_total", "Requests to the admin API.", "result", "ok", "denied", "failed"),
+	}
+}
+
+// Shaping are the figures of what is learned about destinations.
+type Shaping struct {
+	Learned   CounterVec // changes that a reply to this node led to, by action: suspend connections rate messages_per_connection
+	Suspended Gauge      // destinations that nothing goes to, as all nodes know it
+	Limited   Gauge      // limits in force that were learned
+}
+
+func newShaping(b builder) *Shaping {
+	return &Shaping{
+		Learned:   b.vec("shaping_actions_total", "Changes that what a mail host said to this node led to.", "action", "suspend", "connections", "rate", "messages_per_connection"),
+		Suspended: b.gauge("suspended_sites", "Destinations that nothing goes to because of what they said. All nodes show the same."),
+		Limited:   b.gauge("shaping_limits", "Limits in force that were learned from what destinations said. All nodes show the same."),
 	}
 }

@@ -1,0 +1,172 @@
+package shaping
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/clrelay/clrelay/cmd/clrelay/serve/books"
+	"github.com/clrelay/clrelay/delivery/shape"
+	"github.com/clrelay/clrelay/delivery/site"
+	config "github.com/clrelay/clrelay/internal/config/shaping"
+	"github.com/clrelay/clrelay/internal/limit"
+	"github.com/clrelay/clrelay/internal/mail"
+	"github.com/clrelay/clrelay/internal/maillog"
+	"github.com/clrelay/clrelay/internal/metrics"
+)
+
+// Cluster is what is asked of a node's cluster.
+type Cluster interface {
+	// Leads tells whether this node leads it.
+	Leads() bool
+	// Size is how many nodes it has.
+	Size() int
+}
+
+// Options say what it works with.
+type Options struct {
+	Node     string
+	Settings *config.Shaping
+	Records  books.Records
+	Cluster  Cluster // nil on a machine that is alone
+	Resolver site.Resolver
+	// Obey puts limits into force, in the place of those it had before.
+	Obey func([]limit.Definition) error
+	// PerDestination is how many connections a node opens at most.
+	PerDestination func() int
+	Log            *slog.Logger
+	Mail           *maillog.Log
+	Metrics        *metrics.Shaping
+}
+
+// Shaping is what a relay knows of destinations.
+type Shaping struct {
+	*shape.Shaper
+	Sites *site.Sites
+}
+
+// alone is the cluster of a machine that has none.
+type alone struct{}
+
+func (alone) Leads() bool { return true }
+func (alone) Size() int   { return 1 }
+
+// Start begins with what the records hold.
+func Start(o Options) (*Shaping, error) {
+	book, names, err := Rules(o.Settings)
+	if err != nil {
+		return nil, err
+	}
+	if o.Cluster == nil {
+		o.Cluster = alone{}
+	}
+	return &Shaping{
+		Sites: site.New(site.Options{Resolver: o.Resolver, Names: names}),
+		Shaper: shape.Start(shape.Setup{
+			Core: shape.Options{
+				Node: o.Node, Nodes: o.Cluster.Size,
+				Ceiling: func() int { return o.PerDestination() * max(1, o.Cluster.Size()) },
+			},
+			Store: o.Records, Book: book, Leads: o.Cluster.Leads, Log: o.Log, Obey: o.obey, Tell: o.tell,
+		}),
+	}, nil
+}
+
+// obey hands limits on, and counts what was learned.
+func (o *Options) obey(list []limit.Definition) {
+	learned, suspended := 0, 0
+	for i := range list {
+		if d := &list[i]; d.Author == shape.Author && !d.Until.IsZero() {
+			learned++
+			if d.Suspended && len(d.Match[limit.RecipientDomain])+len(d.Match[limit.Source]) == 0 {
+				suspended++
+			}
+		}
+	}
+	o.Metrics.Limited.Set(float64(learned))
+	o.Metrics.Suspended.Set(float64(suspended))
+	if err := o.Obey(list); err != nil {
+		o.Log.Error("limits that were set or learned are not in force", "error", err)
+	}
+}
+
+func (o *Options) tell(n shape.Note) {
+	o.Metrics.Learned.Inc(string(n.Kind))
+	o.Mail.Shaped(n.Site, string(n.Kind), n.Text)
+	o.Log.Info("shaping", "site", n.Site, "change", n.Text)
+}
+
+// Reload puts other settings into force.
+func (s *Shaping) Reload(c *config.Shaping) error {
+	book, names, err := Rules(c)
+	if err != nil {
+		return err
+	}
+	s.SetBook(book)
+	s.Sites.Rename(names)
+	return nil
+}
+
+// Site is whoever runs the hosts of a next hop.
+func (s *Shaping) Site(ctx context.Context, hop mail.NextHop) string { return s.Sites.Site(ctx, hop) }
+
+// Shape tells how many messages a connection to a site may carry; ok is false
+// where the configuration says it.
+func (s *Shaping) Shape(at string) (messages int, ok bool) {
+	messages = s.ConnMessages(at)
+	return messages, messages > 0
+}
+
+// Stated is a limit in force.
+type Stated struct {
+	limit.Definition
+	Origin       string // configured, set, shipped or learned
+	ConnMessages int
+}
+
+// Origins of limits.
+const (
+	Configured = "configured"
+	Set        = "set"
+	Shipped    = "shipped"
+	Learned    = "learned"
+)
+
+// Stated gives what was set, what is known of providers, and what was learned,
+// by name.
+func (s *Shaping) Stated(now time.Time, records books.Records) (list []Stated) {
+	for _, r := range records.Records(shape.Orders) {
+		name := r.Key[len(shape.Orders):]
+		d, err := shape.ParseOrder(name, r.Value)
+		if err != nil {
+			d = limit.Definition{Name: name, Reason: fmt.Sprintf("it cannot be read, and limits nothing: %v", err)}
+		}
+		if d.Until.IsZero() || d.Until.After(now) {
+			list = append(list, Stated{Definition: d, Origin: Set})
+		}
+	}
+	list = append(list, defaults(s.Book())...)
+	for _, l := range s.List() {
+		for _, d := range l.Definitions(l.Site) {
+			list = append(list, Stated{Definition: d.Definition, Origin: Learned, ConnMessages: d.ConnMessages})
+		}
+	}
+	slices.SortStableFunc(list, func(a, b Stated) int { return cmp.Compare(a.Name, b.Name) })
+	return list
+}
+
+// defaults are the limits of a Book.
+func defaults(b *shape.Book) (list []Stated) {
+	for _, d := range b.Defaults() {
+		def, _ := d.Definition()
+		origin := Configured
+		if d.Shipped {
+			origin = Shipped
+		}
+		list = append(list, Stated{Definition: def, Origin: origin, ConnMessages: d.ConnMessages})
+	}
+	return list
+}
