@@ -131,6 +131,8 @@ var floors = map[string]int{
 // sameFloor lists the imports between neighbours that are allowed, each with
 // its reason.
 var sameFloor = map[string]string{
+	"internal/metrics -> internal/bounce": "the classes of replies are the values of a label",
+
 	"spool/state -> spool/wal":         "the spool's thinking needs the log's nouns: places and headers",
 	"spool -> spool/compact":           "the spool and what keeps it small are one thing, cut in two by size",
 	"spool -> spool/content":           "the spool hands its readers out: they are a part of it, cut off by size",

@@ -17,6 +17,7 @@ import (
 	"github.com/clrelay/clrelay/delivery/route"
 	"github.com/clrelay/clrelay/internal/admin/fleet"
 	"github.com/clrelay/clrelay/internal/admin/lists"
+	"github.com/clrelay/clrelay/internal/bounce"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/internal/picks"
 	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
@@ -361,7 +362,7 @@ func entryOut(e *Entry) *adminv1.QueueEntry {
 	return &adminv1.QueueEntry{
 		Id: e.ID.String(), Node: e.Node, From: text(e.From.String()), Rcpt: text(e.To.String()),
 		Domain: text(strings.ToLower(e.To.Domain)), State: stateOut(e.State), Size: e.Size, Arrived: timeOut(e.Arrived),
-		Attempts: e.Attempts, NextAttempt: timeOut(e.Next), LastReply: replyOut(&e.LastReply),
+		Attempts: e.Attempts, NextAttempt: timeOut(e.Next), LastReply: replyOut(&e.LastReply), Class: bounce.Of(&e.LastReply).Class.String(),
 		Sender: text(e.Client.Sender), Client: clientAddr(&e.Client), Route: text(e.Lane), Rerouted: text(e.Route), Rule: text(e.Rule), Expires: timeOut(e.Expires),
 	}
 }

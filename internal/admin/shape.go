@@ -32,8 +32,8 @@ func (q *queueService) Reasons(ctx context.Context, req *adminv1.ReasonsRequest)
 	if err != nil {
 		return nil, err
 	}
-	r := shape.NewReasons(len(sel.States) > 0 || req.GetSelector().GetEverything())
-	theirs := &adminv1.ReasonsRequest{Selector: req.GetSelector(), Local: true}
+	r := shape.NewReasons(req.GetBy(), len(sel.States) > 0 || req.GetSelector().GetEverything())
+	theirs := &adminv1.ReasonsRequest{Selector: req.GetSelector(), Local: true, By: req.GetBy()}
 	answers, err := fleet.AskWhile(ctx, peers, countWait, func(ctx context.Context, p Peer) (*adminv1.ReasonsResponse, error) {
 		return adminv1.NewQueueServiceClient(p.Conn).Reasons(ctx, theirs)
 	}, func(ctx context.Context) error { return q.queue.List(ctx, sel, r.Add) })

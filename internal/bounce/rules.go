@@ -28,7 +28,7 @@ var words = compile([]rule{
 		"authentication required", "authentication is required", "must authenticate", "smtp authentication", "authenticate first", "please authenticate", "authentication failed", "authentication failure", "authentication unsuccessful", "authentication credentials", "username and password", "user name and password", "login first", "smtp auth", "client was not authenticated", "auth required",
 	}},
 	{TLS, true, []string{
-		"starttls", "must issue a start tls", "tls required", "does not support tls", "tls is required", "requires tls", "encryption required", "encryption needed", "tls negotiation", "tls handshake", "ssl handshake", "tls connection", "certificate verif", "certificate has expired", "certificate is not", "handshake fail", "requires encryption", "session encryption is required",
+		"starttls", "must issue a start tls", "tls required", "does not support tls", "tls is required", "requires tls", "tls not available", "tls is not available", "tls currently unavailable", "encryption required", "encryption needed", "tls negotiation", "tls handshake", "ssl handshake", "tls connection", "certificate verif", "certificate has expired", "certificate is not", "handshake fail", "requires encryption", "session encryption is required",
 	}},
 	{Sender, true, []string{"sending to/from an address that has been blacklisted"}},
 	{NoDomain, true, []string{"account or domain may not exist"}},

@@ -15,6 +15,7 @@ type Delivery struct {
 	Attempt int           // 1 for the first
 	Delay   time.Duration // since the message was accepted
 	Next    time.Time     // of the next attempt; for Deferred alone
+	Class   string        // of the reply; empty for Delivered
 }
 
 // Accepted tells that a message is on stable storage and took so long from
@@ -82,6 +83,7 @@ func (l *Log) delivery(event string, d *Delivery) {
 	ln.str("relay", d.Outcome.Remote)
 	ln.num("attempt", int64(d.Attempt))
 	ln.reply(&d.Outcome.Reply)
+	ln.str("class", d.Class)
 	ln.millis("delay_ms", d.Delay)
 	ln.str("tls", d.Outcome.TLS)
 	ln.str("reply", d.Outcome.Reply.Text)

@@ -59,6 +59,7 @@ func everyEvent(l *maillog.Log) {
 	d.From = mail.Address{}
 	d.To = mail.Address{Local: "jörg=x", Domain: "münchen.example"}
 	d.Outcome.Reply = *mail.NewReply(550, "5.1.1", "caf\xe9 \u202egnp\u2028 \U000e0041 nobody")
+	d.Class = "no-mailbox"
 	l.Bounced(d)
 	l.DoubleBounce(d)
 	l.DSN(dsnID, testID, "failure")

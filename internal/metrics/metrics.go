@@ -20,6 +20,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/clrelay/clrelay/internal/bounce"
 )
 
 // namespace is the prefix of every figure of ours.
@@ -116,6 +118,8 @@ type Queue struct {
 	DeliveryLatency Histogram  // from 250 to the next hop's 250
 	DSNs            CounterVec // reports written, by kind: failure delay success relayed
 	DoubleBounces   Counter    // reports that could not be delivered
+	Bounces         CounterVec // as Bounced, by the class of the last reply
+	Returns         CounterVec // messages to a return path, by kind: bounce delayed success complaint auto_reply unknown
 }
 
 func newQueue(b builder) *Queue {
@@ -128,6 +132,8 @@ func newQueue(b builder) *Queue {
 		DeliveryLatency: b.long("delivery_latency_seconds", "Time from the 250 to the client to the 250 of the next hop, by recipient."),
 		DSNs:            b.vec("dsn_sent_total", "Delivery status notifications written.", "kind", "failure", "delay", "success", "relayed"),
 		DoubleBounces:   b.counter("double_bounces_total", "Delivery status notifications that could not be delivered."),
+		Bounces:         b.vec("bounces_total", "Recipients that failed for good, by the class of the last reply.", "class", bounce.Names()[:bounce.Other]...),
+		Returns:         b.vec("returns_total", "Messages that came back to a return path.", "kind", "bounce", "delayed", "success", "complaint", "auto_reply", "unknown"),
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/clrelay/clrelay/internal/bounce"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/internal/names"
 )
@@ -163,7 +164,7 @@ func (s *Selector) matchClient(c *mail.Client) bool {
 }
 
 func (s *Selector) matchReply(r *mail.Reply) bool {
-	if len(s.classes) > 0 && !slices.Contains(s.classes, Class(r)) {
+	if len(s.classes) > 0 && !slices.Contains(s.classes, bounce.Of(r).Class) {
 		return false
 	}
 	if len(s.dsns) > 0 && !slices.ContainsFunc(s.dsns, func(d [3]int) bool {
@@ -205,37 +206,16 @@ func onRoute(lane, route string) bool {
 	return false
 }
 
-// Classes gives the kinds of reasons that Class knows.
-func Classes() []string {
-	return []string{"address", "mailbox-full", "mailbox", "system", "network", "protocol", "content", "policy", "other", "none"}
-}
-
-// Class gives the kind of a reason, by the enhanced status code (RFC 3463)
-// alone.
-func Class(r *mail.Reply) string {
-	if r.Code == 0 && r.Text == "" {
-		return "none"
+// older gives the classes that are behind a name which earlier versions used;
+// jobs of theirs may still have it.
+func older(name string) []string {
+	switch name {
+	case "address":
+		return []string{bounce.NoMailbox.String(), bounce.NoDomain.String(), bounce.Relocated.String(), bounce.Sender.String()}
+	case "mailbox":
+		return []string{bounce.Inactive.String(), bounce.TooBig.String()}
 	}
-	switch e := r.Enhanced; e[1] {
-	case 1:
-		return "address"
-	case 2:
-		if e[2] == 2 {
-			return "mailbox-full"
-		}
-		return "mailbox"
-	case 3:
-		return "system"
-	case 4:
-		return "network"
-	case 5:
-		return "protocol"
-	case 6:
-		return "content"
-	case 7:
-		return "policy"
-	}
-	return "other"
+	return nil
 }
 
 // match holds text against a pattern of characters, ? and *. It goes back to

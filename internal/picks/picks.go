@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/clrelay/clrelay/internal/bounce"
 	"github.com/clrelay/clrelay/internal/mail"
 	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
 )
@@ -50,7 +51,7 @@ type Selector struct {
 	rules      []string
 	replies    []string // lower case
 	dsns       [][3]int // -1: any
-	classes    []string
+	classes    []bounce.Class
 	sizeOver   *int64 // octets; nil: any
 	triesOver  *uint32
 	everything bool
@@ -71,7 +72,7 @@ var ErrID = errors.New("not an ID")
 
 // New reads a selector from the API. An ID that does not parse is ErrID.
 func New(in *adminv1.Selector) (*Selector, error) {
-	s := &Selector{everything: in.GetEverything(), Nodes: in.GetNodes(), senders: in.GetSenders(), rules: in.GetRules(), classes: in.GetReasonClasses()}
+	s := &Selector{everything: in.GetEverything(), Nodes: in.GetNodes(), senders: in.GetSenders(), rules: in.GetRules()}
 	if err := bounded(in); err != nil {
 		return nil, err
 	}
@@ -168,9 +169,13 @@ func (s *Selector) rest(in *adminv1.Selector) error {
 		}
 		s.dsns = append(s.dsns, d)
 	}
-	for _, c := range s.classes {
-		if !slices.Contains(Classes(), c) {
-			return Invalid(fmt.Sprintf("reason class %q is none of %s", c, strings.Join(Classes(), ", ")))
+	for _, name := range in.GetReasonClasses() {
+		for _, n := range append(older(name), name) {
+			if c, ok := bounce.Parse(n); ok {
+				s.classes = append(s.classes, c)
+			} else if older(n) == nil {
+				return Invalid(fmt.Sprintf("reason class %q is none of %s", n, strings.Join(bounce.Names(), ", ")))
+			}
 		}
 	}
 	s.routes, s.replies = lower(in.GetRoutes()), lower(in.GetReplies())

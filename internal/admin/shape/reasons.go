@@ -2,6 +2,7 @@ package shape
 
 import (
 	"cmp"
+	"errors"
 	"slices"
 	"strconv"
 	"strings"
@@ -9,6 +10,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/clrelay/clrelay/internal/bounce"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/internal/picks"
 	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
@@ -23,6 +25,7 @@ const (
 
 // Reasons counts recipients by what was last heard of them.
 type Reasons struct {
+	by     adminv1.ReasonsBy
 	all    bool
 	total  int64
 	groups top[*group]
@@ -31,6 +34,7 @@ type Reasons struct {
 
 // group is the recipients of one reason.
 type group struct {
+	name    string          // what the recipients have in common
 	out     *adminv1.Reason // but for the fields that domains and oldest give
 	domains distinct
 	oldest  time.Time
@@ -38,13 +42,16 @@ type group struct {
 
 // NewReasons makes one that is empty. It counts recipients that wait, or all
 // that it is given.
-func NewReasons(all bool) *Reasons {
-	return &Reasons{all: all, groups: top[*group]{
+func NewReasons(by adminv1.ReasonsBy, all bool) *Reasons {
+	if by != adminv1.ReasonsBy_REASONS_BY_CLASS && by != adminv1.ReasonsBy_REASONS_BY_DOMAIN {
+		by = adminv1.ReasonsBy_REASONS_BY_REPLY
+	}
+	return &Reasons{by: by, all: all, groups: top[*group]{
 		rows: map[string]*group{}, keep: MaxReasons,
-		fresh: func(name string) *group { return &group{out: &adminv1.Reason{Reason: name}} },
-		name:  func(g *group) string { return g.out.GetReason() },
+		fresh: func(name string) *group { return &group{name: name, out: &adminv1.Reason{}} },
+		name:  func(g *group) string { return g.name },
 		order: func(a, b *group) int {
-			return cmp.Or(cmp.Compare(b.out.Recipients, a.out.Recipients), strings.Compare(a.out.Reason, b.out.Reason))
+			return cmp.Or(cmp.Compare(b.out.Recipients, a.out.Recipients), strings.Compare(a.name, b.name))
 		},
 	}}
 }
@@ -59,10 +66,23 @@ func (s *Reasons) Add(e *picks.Entry) error {
 		return nil
 	}
 	reply := &e.LastReply
-	s.buf = appendReason(s.buf[:0], reply)
+	class := ""
+	s.buf = s.buf[:0]
+	if s.by == adminv1.ReasonsBy_REASONS_BY_REPLY {
+		s.buf = appendReason(s.buf, reply)
+	} else {
+		class = bounce.Of(reply).Class.String()
+		s.buf = append(append(s.buf, class...), ' ')
+		if s.by == adminv1.ReasonsBy_REASONS_BY_DOMAIN {
+			s.buf = appendDomain(s.buf, e.To.Domain)
+		}
+	}
 	g := s.groups.at(s.buf)
 	if g.out.Recipients == 0 {
-		g.out.Class, g.out.Sample = picks.Class(reply), sample(reply)
+		if class == "" {
+			class = bounce.Of(reply).Class.String()
+		}
+		g.out.Class, g.out.Reason, g.out.Sample = class, s.reason(g.name), sample(reply)
 	}
 	g.out.Recipients++
 	s.total++
@@ -78,13 +98,33 @@ func (g *group) arrived(t time.Time) {
 	}
 }
 
-// Merge adds what another node counted. It never fails.
+// reason gives what a group is called, without its class.
+func (s *Reasons) reason(name string) string {
+	if s.by == adminv1.ReasonsBy_REASONS_BY_REPLY {
+		return name
+	}
+	_, domain, _ := strings.Cut(name, " ")
+	return domain
+}
+
+// errReasons is that of a node which counts by something else.
+var errReasons = errors.New("shape: reasons of another kind")
+
+// Merge adds what another node counted. A node of an earlier version counts by
+// reply, and does not say so.
 func (s *Reasons) Merge(in *adminv1.ReasonsResponse) error {
+	if by := in.GetBy(); by != s.by && (by != adminv1.ReasonsBy_REASONS_BY_UNSPECIFIED || s.by != adminv1.ReasonsBy_REASONS_BY_REPLY) {
+		return errReasons
+	}
 	for _, r := range in.GetReasons() {
-		s.buf = append(s.buf[:0], r.GetReason()...)
+		s.buf = s.buf[:0]
+		if s.by != adminv1.ReasonsBy_REASONS_BY_REPLY {
+			s.buf = append(append(s.buf, r.GetClass()...), ' ')
+		}
+		s.buf = append(s.buf, r.GetReason()...)
 		g := s.groups.at(s.buf)
 		if g.out.Recipients == 0 {
-			g.out.Class, g.out.Sample = r.GetClass(), r.GetSample()
+			g.out.Class, g.out.Reason, g.out.Sample = r.GetClass(), r.GetReason(), r.GetSample()
 		}
 		g.out.Recipients += r.GetRecipients()
 		if r.GetOldest() != nil {
@@ -103,7 +143,7 @@ func (s *Reasons) Merge(in *adminv1.ReasonsResponse) error {
 // another node can merge it.
 func (s *Reasons) Response(limit int64, hashes bool) *adminv1.ReasonsResponse {
 	groups, cut := s.groups.first(limit)
-	out := &adminv1.ReasonsResponse{Recipients: s.total, Other: s.total, Cut: cut}
+	out := &adminv1.ReasonsResponse{By: s.by, Recipients: s.total, Other: s.total, Cut: cut}
 	for _, g := range groups {
 		g.out.Domains = g.domains.count()
 		if hashes {

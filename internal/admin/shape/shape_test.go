@@ -139,7 +139,7 @@ func heard(domain string, age time.Duration, reply *mail.Reply) *picks.Entry {
 }
 
 func reasons(all bool, entries ...*picks.Entry) *Reasons {
-	s := NewReasons(all)
+	s := NewReasons(0, all)
 	for _, e := range entries {
 		_ = s.Add(e) // never fails
 	}
@@ -161,7 +161,7 @@ func TestReasons(t *testing.T) {
 		t.Fatalf("reasons %v", r)
 	}
 	first := r.GetReasons()[0]
-	if first.GetClass() != "policy" || first.GetReason() != "4.7.1 <addr>: Greylisted for # s" || first.GetRecipients() != 3 || first.GetDomains() != 2 ||
+	if first.GetClass() != "greylisted" || first.GetReason() != "4.7.1 <addr>: Greylisted for # s" || first.GetRecipients() != 3 || first.GetDomains() != 2 ||
 		first.GetSample() != "450 4.7.1 <a@a.example>: Greylisted for 300 s" || !first.GetOldest().AsTime().Equal(now.Add(-2*time.Hour)) {
 		t.Errorf("the first is %v", first)
 	}
@@ -169,7 +169,7 @@ func TestReasons(t *testing.T) {
 	for _, one := range r.GetReasons() {
 		names = append(names, one.GetClass()+": "+one.GetReason())
 	}
-	if want := []string{"policy: 4.7.1 <addr>: Greylisted for # s", "none: ", "network: 4.4.1 connect to <host>[<ip>]:#: connection refused", "other: 421"}; !slices.Equal(names, want) {
+	if want := []string{"greylisted: 4.7.1 <addr>: Greylisted for # s", "none: ", "network: 4.4.1 connect to <host>[<ip>]:#: connection refused", "system: 421"}; !slices.Equal(names, want) {
 		t.Errorf("reasons %q, want %q", names, want)
 	}
 	if r := reasons(true, entries...).Response(1, false); r.GetRecipients() != 7 || r.GetOther() != 4 {
@@ -180,7 +180,7 @@ func TestReasons(t *testing.T) {
 func TestMergedReasons(t *testing.T) {
 	var nodes [3]*Reasons
 	for i := range nodes {
-		nodes[i] = NewReasons(false)
+		nodes[i] = NewReasons(0, false)
 	}
 	for i := range 3000 { // 100 domains, each at all nodes
 		_ = nodes[i%3].Add(heard(fmt.Sprintf("d%d.example", i%100), time.Duration(i)*time.Second, mail.NewReply(450, "4.2.2", fmt.Sprintf("mailbox %d is full", i))))
@@ -200,7 +200,7 @@ func TestMergedReasons(t *testing.T) {
 
 // What a node sends is bounded, whatever it is told.
 func TestManyReasons(t *testing.T) {
-	s := NewReasons(false)
+	s := NewReasons(0, false)
 	long := strings.Repeat("wörter ", 1000)
 	for i := range 5 * MaxReasons {
 		word := strings.NewReplacer("0", "a", "1", "e", "2", "i", "3", "o", "4", "u", "5", "k", "6", "l", "7", "m", "8", "n", "9", "p").Replace(fmt.Sprint(i))
@@ -217,19 +217,34 @@ func TestManyReasons(t *testing.T) {
 	}
 }
 
-func TestClass(t *testing.T) {
-	for want, codes := range map[string][]string{
-		"policy": {"4.7.0", "5.7.28"}, "network": {"4.4.1", "4.4.3"}, "mailbox-full": {"4.2.2"}, "mailbox": {"4.2.0", "4.2.1"}, "address": {"4.1.8"},
-		"system": {"4.3.1"}, "protocol": {"4.5.3"}, "content": {"5.6.7"}, "other": {"4.0.0", "", "4.99.1"},
-	} {
-		for _, code := range codes {
-			if got := picks.Class(mail.NewReply(451, code, "x")); got != want {
-				t.Errorf("%q is %s, want %s", code, got, want)
-			}
-		}
+func TestReasonsByClassAndDomain(t *testing.T) {
+	entries := []*picks.Entry{
+		heard("a.example", 0, mail.NewReply(450, "4.7.1", "Greylisted")), heard("A.example", 0, mail.NewReply(451, "4.7.1", "try again: graylisted")),
+		heard("b.example", 0, mail.NewReply(450, "4.7.1", "Greylisted")), heard("b.example", 0, mail.NewReply(452, "4.2.2", "over quota")), to("c.example", 0),
 	}
-	if got := picks.Class(&mail.Reply{}); got != "none" {
-		t.Errorf("no reply is %s", got)
+	for by, want := range map[adminv1.ReasonsBy][]string{
+		adminv1.ReasonsBy_REASONS_BY_CLASS:  {"greylisted  6", "mailbox-full  2", "none  2"},
+		adminv1.ReasonsBy_REASONS_BY_DOMAIN: {"greylisted a.example 4", "greylisted b.example 2", "mailbox-full b.example 2", "none c.example 2"},
+	} {
+		sum, other := NewReasons(by, false), NewReasons(by, false)
+		for _, e := range entries {
+			_, _ = sum.Add(e), other.Add(e) // never fail
+		}
+		if err := sum.Merge(other.Response(0, true)); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, r := range sum.Response(0, false).GetReasons() {
+			got = append(got, fmt.Sprintf("%s %s %d", r.GetClass(), r.GetReason(), r.GetRecipients()))
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("by %v: %q, want %q", by, got, want)
+		}
+		old := reasons(false, entries...).Response(0, true)
+		old.By = 0
+		if sum.Merge(old) == nil {
+			t.Errorf("by %v: what a node of an earlier version counted was added", by)
+		}
 	}
 }
 
@@ -283,7 +298,7 @@ func BenchmarkShape(b *testing.B) {
 	entries := queue()
 	for name, counter := range map[string]func() func(*picks.Entry) error{
 		"matrix":  func() func(*picks.Entry) error { return NewMatrix(0, now).Add },
-		"reasons": func() func(*picks.Entry) error { return NewReasons(false).Add },
+		"reasons": func() func(*picks.Entry) error { return NewReasons(0, false).Add },
 	} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
@@ -302,7 +317,7 @@ func BenchmarkShape(b *testing.B) {
 // Counting one more recipient of a kind that is known takes no memory.
 func TestNoAllocationARecipient(t *testing.T) {
 	e := heard("Domain.example", 0, mail.NewReply(450, "4.7.1", "<user@domain.example>: Greylisted for 5 s, see http://example.org/1 (id 1A2B)"))
-	m, s := NewMatrix(0, now), NewReasons(false)
+	m, s := NewMatrix(0, now), NewReasons(0, false)
 	if n := testing.AllocsPerRun(100, func() {
 		_, _ = m.Add(e), s.Add(e) // never fail
 	}); n != 0 {

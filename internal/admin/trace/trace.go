@@ -24,6 +24,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/clrelay/clrelay/internal/admin/fleet"
+	"github.com/clrelay/clrelay/internal/bounce"
 	"github.com/clrelay/clrelay/internal/dialogue"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/internal/tracelog"
@@ -143,6 +144,10 @@ func eventOut(node string, e *tracelog.Event) *adminv1.TraceEvent {
 	}
 	if e.Reply.Code != 0 {
 		out.Reply = e.Reply.Line()
+	}
+	switch e.Kind {
+	case record.Deferred, record.Bounced, record.Expired, record.DoubleBounce:
+		out.Class = bounce.Of(&e.Reply).Class.String()
 	}
 	if c := e.Client; c != (mail.Client{}) {
 		out.Client = &adminv1.Client{Helo: c.Helo, Protocol: c.Protocol, Tls: c.TLS, Sender: c.Sender}

@@ -76,6 +76,63 @@ func (ShapeBy) EnumDescriptor() ([]byte, []int) {
 	return file_admin_v1_queue_proto_rawDescGZIP(), []int{0}
 }
 
+// ReasonsBy says what is one reason.
+type ReasonsBy int32
+
+const (
+	// As REASONS_BY_REPLY.
+	ReasonsBy_REASONS_BY_UNSPECIFIED ReasonsBy = 0
+	// Replies that differ in numbers, IDs, addresses and hosts alone.
+	ReasonsBy_REASONS_BY_REPLY ReasonsBy = 1
+	// Replies of one class.
+	ReasonsBy_REASONS_BY_CLASS ReasonsBy = 2
+	// Replies of one class to recipients of one domain.
+	ReasonsBy_REASONS_BY_DOMAIN ReasonsBy = 3
+)
+
+// Enum value maps for ReasonsBy.
+var (
+	ReasonsBy_name = map[int32]string{
+		0: "REASONS_BY_UNSPECIFIED",
+		1: "REASONS_BY_REPLY",
+		2: "REASONS_BY_CLASS",
+		3: "REASONS_BY_DOMAIN",
+	}
+	ReasonsBy_value = map[string]int32{
+		"REASONS_BY_UNSPECIFIED": 0,
+		"REASONS_BY_REPLY":       1,
+		"REASONS_BY_CLASS":       2,
+		"REASONS_BY_DOMAIN":      3,
+	}
+)
+
+func (x ReasonsBy) Enum() *ReasonsBy {
+	p := new(ReasonsBy)
+	*p = x
+	return p
+}
+
+func (x ReasonsBy) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ReasonsBy) Descriptor() protoreflect.EnumDescriptor {
+	return file_admin_v1_queue_proto_enumTypes[1].Descriptor()
+}
+
+func (ReasonsBy) Type() protoreflect.EnumType {
+	return &file_admin_v1_queue_proto_enumTypes[1]
+}
+
+func (x ReasonsBy) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ReasonsBy.Descriptor instead.
+func (ReasonsBy) EnumDescriptor() ([]byte, []int) {
+	return file_admin_v1_queue_proto_rawDescGZIP(), []int{1}
+}
+
 // SummaryRequest asks for the whole queue.
 type SummaryRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -391,7 +448,9 @@ type QueueEntry struct {
 	// ID of the hold rule that keeps it; empty when none does.
 	Rule string `protobuf:"bytes,16,opt,name=rule,proto3" json:"rule,omitempty"`
 	// When it is given up, if an operator said so; left out otherwise.
-	Expires       *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=expires,proto3" json:"expires,omitempty"`
+	Expires *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=expires,proto3" json:"expires,omitempty"`
+	// The class of last_reply, as in Reason.class.
+	Class         string `protobuf:"bytes,20,opt,name=class,proto3" json:"class,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -543,6 +602,13 @@ func (x *QueueEntry) GetExpires() *timestamppb.Timestamp {
 		return x.Expires
 	}
 	return nil
+}
+
+func (x *QueueEntry) GetClass() string {
+	if x != nil {
+		return x.Class
+	}
+	return ""
 }
 
 // ShapeRequest says which recipients to count.
@@ -787,7 +853,9 @@ type ReasonsRequest struct {
 	// How many reasons at most; 0 means all, of which there are 1,000 at most.
 	Limit int64 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
 	// The node that is asked alone. Nodes ask each other so.
-	Local         bool `protobuf:"varint,3,opt,name=local,proto3" json:"local,omitempty"`
+	Local bool `protobuf:"varint,3,opt,name=local,proto3" json:"local,omitempty"`
+	// What is one reason.
+	By            ReasonsBy `protobuf:"varint,4,opt,name=by,proto3,enum=admin.v1.ReasonsBy" json:"by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -843,6 +911,13 @@ func (x *ReasonsRequest) GetLocal() bool {
 	return false
 }
 
+func (x *ReasonsRequest) GetBy() ReasonsBy {
+	if x != nil {
+		return x.By
+	}
+	return ReasonsBy_REASONS_BY_UNSPECIFIED
+}
+
 // ReasonsResponse counts recipients by what was last heard of them.
 type ReasonsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -856,7 +931,9 @@ type ReasonsResponse struct {
 	// are in other, even where the reason is listed.
 	Cut bool `protobuf:"varint,4,opt,name=cut,proto3" json:"cut,omitempty"`
 	// Nodes that did not answer: theirs is missing.
-	MissingNodes  []string `protobuf:"bytes,5,rep,name=missing_nodes,json=missingNodes,proto3" json:"missing_nodes,omitempty"`
+	MissingNodes []string `protobuf:"bytes,5,rep,name=missing_nodes,json=missingNodes,proto3" json:"missing_nodes,omitempty"`
+	// As in the request; nodes of earlier versions know replies alone.
+	By            ReasonsBy `protobuf:"varint,6,opt,name=by,proto3,enum=admin.v1.ReasonsBy" json:"by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -926,14 +1003,21 @@ func (x *ReasonsResponse) GetMissingNodes() []string {
 	return nil
 }
 
+func (x *ReasonsResponse) GetBy() ReasonsBy {
+	if x != nil {
+		return x.By
+	}
+	return ReasonsBy_REASONS_BY_UNSPECIFIED
+}
+
 // Reason is one of the reasons why recipients are in the queue.
 type Reason struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What kind it is, by the enhanced status code: policy (x.7), network (x.4),
-	// mailbox-full (x.2.2), mailbox (x.2), address (x.1), system (x.3), protocol
-	// (x.5), content (x.6); other; none when nothing was heard yet.
+	// What kind it is: no-mailbox, mailbox-full, reputation and so on; none when
+	// nothing was heard yet.
 	Class string `protobuf:"bytes,1,opt,name=class,proto3" json:"class,omitempty"`
-	// The last reply, with the enhanced status code or else the reply code, and
+	// By class this is empty, by domain the domain of the recipients. Else the
+	// last reply, with the enhanced status code or else the reply code, and
 	// with placeholders for what differs from one message to the next: # for
 	// numbers and IDs, <addr>, <host>, <ip> and <url>. Empty when nothing was
 	// heard yet.
@@ -2025,7 +2109,7 @@ const file_admin_v1_queue_proto_rawDesc = "" +
 	"\x05local\x18\x03 \x01(\bR\x05local\"c\n" +
 	"\fListResponse\x12.\n" +
 	"\aentries\x18\x01 \x03(\v2\x14.admin.v1.QueueEntryR\aentries\x12#\n" +
-	"\rmissing_nodes\x18\x02 \x03(\tR\fmissingNodes\"\x90\x04\n" +
+	"\rmissing_nodes\x18\x02 \x03(\tR\fmissingNodes\"\xa6\x04\n" +
 	"\n" +
 	"QueueEntry\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
@@ -2046,7 +2130,8 @@ const file_admin_v1_queue_proto_rawDesc = "" +
 	"\x05route\x18\x0e \x01(\tR\x05route\x12\x1a\n" +
 	"\brerouted\x18\x0f \x01(\tR\brerouted\x12\x12\n" +
 	"\x04rule\x18\x10 \x01(\tR\x04rule\x124\n" +
-	"\aexpires\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\"\x8d\x01\n" +
+	"\aexpires\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12\x14\n" +
+	"\x05class\x18\x14 \x01(\tR\x05class\"\x8d\x01\n" +
 	"\fShapeRequest\x12.\n" +
 	"\bselector\x18\x01 \x01(\v2\x12.admin.v1.SelectorR\bselector\x12!\n" +
 	"\x02by\x18\x02 \x01(\x0e2\x11.admin.v1.ShapeByR\x02by\x12\x14\n" +
@@ -2062,11 +2147,12 @@ const file_admin_v1_queue_proto_rawDesc = "" +
 	"\bShapeRow\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05total\x18\x02 \x01(\x03R\x05total\x12\x16\n" +
-	"\x06counts\x18\x03 \x03(\x03R\x06counts\"l\n" +
+	"\x06counts\x18\x03 \x03(\x03R\x06counts\"\x91\x01\n" +
 	"\x0eReasonsRequest\x12.\n" +
 	"\bselector\x18\x01 \x01(\v2\x12.admin.v1.SelectorR\bselector\x12\x14\n" +
 	"\x05limit\x18\x02 \x01(\x03R\x05limit\x12\x14\n" +
-	"\x05local\x18\x03 \x01(\bR\x05local\"\xaa\x01\n" +
+	"\x05local\x18\x03 \x01(\bR\x05local\x12#\n" +
+	"\x02by\x18\x04 \x01(\x0e2\x13.admin.v1.ReasonsByR\x02by\"\xcf\x01\n" +
 	"\x0fReasonsResponse\x12\x1e\n" +
 	"\n" +
 	"recipients\x18\x01 \x01(\x03R\n" +
@@ -2074,7 +2160,8 @@ const file_admin_v1_queue_proto_rawDesc = "" +
 	"\areasons\x18\x02 \x03(\v2\x10.admin.v1.ReasonR\areasons\x12\x14\n" +
 	"\x05other\x18\x03 \x01(\x03R\x05other\x12\x10\n" +
 	"\x03cut\x18\x04 \x01(\bR\x03cut\x12#\n" +
-	"\rmissing_nodes\x18\x05 \x03(\tR\fmissingNodes\"\xe1\x01\n" +
+	"\rmissing_nodes\x18\x05 \x03(\tR\fmissingNodes\x12#\n" +
+	"\x02by\x18\x06 \x01(\x0e2\x13.admin.v1.ReasonsByR\x02by\"\xe1\x01\n" +
 	"\x06Reason\x12\x14\n" +
 	"\x05class\x18\x01 \x01(\tR\x05class\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1e\n" +
@@ -2142,7 +2229,12 @@ const file_admin_v1_queue_proto_rawDesc = "" +
 	"\aShapeBy\x12\x18\n" +
 	"\x14SHAPE_BY_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fSHAPE_BY_DOMAIN\x10\x01\x12\x13\n" +
-	"\x0fSHAPE_BY_SENDER\x10\x022\xe0\x05\n" +
+	"\x0fSHAPE_BY_SENDER\x10\x02*j\n" +
+	"\tReasonsBy\x12\x1a\n" +
+	"\x16REASONS_BY_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10REASONS_BY_REPLY\x10\x01\x12\x14\n" +
+	"\x10REASONS_BY_CLASS\x10\x02\x12\x15\n" +
+	"\x11REASONS_BY_DOMAIN\x10\x032\xe0\x05\n" +
 	"\fQueueService\x12>\n" +
 	"\aSummary\x12\x18.admin.v1.SummaryRequest\x1a\x19.admin.v1.SummaryResponse\x127\n" +
 	"\x04List\x12\x15.admin.v1.ListRequest\x1a\x16.admin.v1.ListResponse0\x01\x128\n" +
@@ -2169,109 +2261,112 @@ func file_admin_v1_queue_proto_rawDescGZIP() []byte {
 	return file_admin_v1_queue_proto_rawDescData
 }
 
-var file_admin_v1_queue_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_admin_v1_queue_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
 var file_admin_v1_queue_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_admin_v1_queue_proto_goTypes = []any{
 	(ShapeBy)(0),                  // 0: admin.v1.ShapeBy
-	(*SummaryRequest)(nil),        // 1: admin.v1.SummaryRequest
-	(*SummaryResponse)(nil),       // 2: admin.v1.SummaryResponse
-	(*ListRequest)(nil),           // 3: admin.v1.ListRequest
-	(*ListResponse)(nil),          // 4: admin.v1.ListResponse
-	(*QueueEntry)(nil),            // 5: admin.v1.QueueEntry
-	(*ShapeRequest)(nil),          // 6: admin.v1.ShapeRequest
-	(*ShapeResponse)(nil),         // 7: admin.v1.ShapeResponse
-	(*ShapeRow)(nil),              // 8: admin.v1.ShapeRow
-	(*ReasonsRequest)(nil),        // 9: admin.v1.ReasonsRequest
-	(*ReasonsResponse)(nil),       // 10: admin.v1.ReasonsResponse
-	(*Reason)(nil),                // 11: admin.v1.Reason
-	(*Change)(nil),                // 12: admin.v1.Change
-	(*ChangeResult)(nil),          // 13: admin.v1.ChangeResult
-	(*RetryRequest)(nil),          // 14: admin.v1.RetryRequest
-	(*RetryResponse)(nil),         // 15: admin.v1.RetryResponse
-	(*HoldRequest)(nil),           // 16: admin.v1.HoldRequest
-	(*HoldResponse)(nil),          // 17: admin.v1.HoldResponse
-	(*ReleaseRequest)(nil),        // 18: admin.v1.ReleaseRequest
-	(*ReleaseResponse)(nil),       // 19: admin.v1.ReleaseResponse
-	(*DropRequest)(nil),           // 20: admin.v1.DropRequest
-	(*DropResponse)(nil),          // 21: admin.v1.DropResponse
-	(*BounceRequest)(nil),         // 22: admin.v1.BounceRequest
-	(*BounceResponse)(nil),        // 23: admin.v1.BounceResponse
-	(*UndropRequest)(nil),         // 24: admin.v1.UndropRequest
-	(*UndropResponse)(nil),        // 25: admin.v1.UndropResponse
-	(*RerouteRequest)(nil),        // 26: admin.v1.RerouteRequest
-	(*RerouteResponse)(nil),       // 27: admin.v1.RerouteResponse
-	(*ExpireRequest)(nil),         // 28: admin.v1.ExpireRequest
-	(*ExpireResponse)(nil),        // 29: admin.v1.ExpireResponse
-	(*durationpb.Duration)(nil),   // 30: google.protobuf.Duration
-	(*Selector)(nil),              // 31: admin.v1.Selector
-	(RecipientState)(0),           // 32: admin.v1.RecipientState
-	(*timestamppb.Timestamp)(nil), // 33: google.protobuf.Timestamp
+	(ReasonsBy)(0),                // 1: admin.v1.ReasonsBy
+	(*SummaryRequest)(nil),        // 2: admin.v1.SummaryRequest
+	(*SummaryResponse)(nil),       // 3: admin.v1.SummaryResponse
+	(*ListRequest)(nil),           // 4: admin.v1.ListRequest
+	(*ListResponse)(nil),          // 5: admin.v1.ListResponse
+	(*QueueEntry)(nil),            // 6: admin.v1.QueueEntry
+	(*ShapeRequest)(nil),          // 7: admin.v1.ShapeRequest
+	(*ShapeResponse)(nil),         // 8: admin.v1.ShapeResponse
+	(*ShapeRow)(nil),              // 9: admin.v1.ShapeRow
+	(*ReasonsRequest)(nil),        // 10: admin.v1.ReasonsRequest
+	(*ReasonsResponse)(nil),       // 11: admin.v1.ReasonsResponse
+	(*Reason)(nil),                // 12: admin.v1.Reason
+	(*Change)(nil),                // 13: admin.v1.Change
+	(*ChangeResult)(nil),          // 14: admin.v1.ChangeResult
+	(*RetryRequest)(nil),          // 15: admin.v1.RetryRequest
+	(*RetryResponse)(nil),         // 16: admin.v1.RetryResponse
+	(*HoldRequest)(nil),           // 17: admin.v1.HoldRequest
+	(*HoldResponse)(nil),          // 18: admin.v1.HoldResponse
+	(*ReleaseRequest)(nil),        // 19: admin.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),       // 20: admin.v1.ReleaseResponse
+	(*DropRequest)(nil),           // 21: admin.v1.DropRequest
+	(*DropResponse)(nil),          // 22: admin.v1.DropResponse
+	(*BounceRequest)(nil),         // 23: admin.v1.BounceRequest
+	(*BounceResponse)(nil),        // 24: admin.v1.BounceResponse
+	(*UndropRequest)(nil),         // 25: admin.v1.UndropRequest
+	(*UndropResponse)(nil),        // 26: admin.v1.UndropResponse
+	(*RerouteRequest)(nil),        // 27: admin.v1.RerouteRequest
+	(*RerouteResponse)(nil),       // 28: admin.v1.RerouteResponse
+	(*ExpireRequest)(nil),         // 29: admin.v1.ExpireRequest
+	(*ExpireResponse)(nil),        // 30: admin.v1.ExpireResponse
+	(*durationpb.Duration)(nil),   // 31: google.protobuf.Duration
+	(*Selector)(nil),              // 32: admin.v1.Selector
+	(RecipientState)(0),           // 33: admin.v1.RecipientState
+	(*timestamppb.Timestamp)(nil), // 34: google.protobuf.Timestamp
 }
 var file_admin_v1_queue_proto_depIdxs = []int32{
-	30, // 0: admin.v1.SummaryResponse.oldest:type_name -> google.protobuf.Duration
-	31, // 1: admin.v1.ListRequest.selector:type_name -> admin.v1.Selector
-	5,  // 2: admin.v1.ListResponse.entries:type_name -> admin.v1.QueueEntry
-	32, // 3: admin.v1.QueueEntry.state:type_name -> admin.v1.RecipientState
-	33, // 4: admin.v1.QueueEntry.arrived:type_name -> google.protobuf.Timestamp
-	33, // 5: admin.v1.QueueEntry.next_attempt:type_name -> google.protobuf.Timestamp
-	33, // 6: admin.v1.QueueEntry.expires:type_name -> google.protobuf.Timestamp
-	31, // 7: admin.v1.ShapeRequest.selector:type_name -> admin.v1.Selector
+	31, // 0: admin.v1.SummaryResponse.oldest:type_name -> google.protobuf.Duration
+	32, // 1: admin.v1.ListRequest.selector:type_name -> admin.v1.Selector
+	6,  // 2: admin.v1.ListResponse.entries:type_name -> admin.v1.QueueEntry
+	33, // 3: admin.v1.QueueEntry.state:type_name -> admin.v1.RecipientState
+	34, // 4: admin.v1.QueueEntry.arrived:type_name -> google.protobuf.Timestamp
+	34, // 5: admin.v1.QueueEntry.next_attempt:type_name -> google.protobuf.Timestamp
+	34, // 6: admin.v1.QueueEntry.expires:type_name -> google.protobuf.Timestamp
+	32, // 7: admin.v1.ShapeRequest.selector:type_name -> admin.v1.Selector
 	0,  // 8: admin.v1.ShapeRequest.by:type_name -> admin.v1.ShapeBy
-	8,  // 9: admin.v1.ShapeResponse.total:type_name -> admin.v1.ShapeRow
-	8,  // 10: admin.v1.ShapeResponse.rows:type_name -> admin.v1.ShapeRow
-	8,  // 11: admin.v1.ShapeResponse.other:type_name -> admin.v1.ShapeRow
-	31, // 12: admin.v1.ReasonsRequest.selector:type_name -> admin.v1.Selector
-	11, // 13: admin.v1.ReasonsResponse.reasons:type_name -> admin.v1.Reason
-	33, // 14: admin.v1.Reason.oldest:type_name -> google.protobuf.Timestamp
-	31, // 15: admin.v1.Change.selector:type_name -> admin.v1.Selector
-	33, // 16: admin.v1.ChangeResult.oldest:type_name -> google.protobuf.Timestamp
-	30, // 17: admin.v1.ChangeResult.kept:type_name -> google.protobuf.Duration
-	12, // 18: admin.v1.RetryRequest.change:type_name -> admin.v1.Change
-	13, // 19: admin.v1.RetryResponse.result:type_name -> admin.v1.ChangeResult
-	12, // 20: admin.v1.HoldRequest.change:type_name -> admin.v1.Change
-	13, // 21: admin.v1.HoldResponse.result:type_name -> admin.v1.ChangeResult
-	12, // 22: admin.v1.ReleaseRequest.change:type_name -> admin.v1.Change
-	13, // 23: admin.v1.ReleaseResponse.result:type_name -> admin.v1.ChangeResult
-	12, // 24: admin.v1.DropRequest.change:type_name -> admin.v1.Change
-	13, // 25: admin.v1.DropResponse.result:type_name -> admin.v1.ChangeResult
-	12, // 26: admin.v1.BounceRequest.change:type_name -> admin.v1.Change
-	13, // 27: admin.v1.BounceResponse.result:type_name -> admin.v1.ChangeResult
-	12, // 28: admin.v1.UndropRequest.change:type_name -> admin.v1.Change
-	13, // 29: admin.v1.UndropResponse.result:type_name -> admin.v1.ChangeResult
-	12, // 30: admin.v1.RerouteRequest.change:type_name -> admin.v1.Change
-	13, // 31: admin.v1.RerouteResponse.result:type_name -> admin.v1.ChangeResult
-	12, // 32: admin.v1.ExpireRequest.change:type_name -> admin.v1.Change
-	33, // 33: admin.v1.ExpireRequest.at:type_name -> google.protobuf.Timestamp
-	13, // 34: admin.v1.ExpireResponse.result:type_name -> admin.v1.ChangeResult
-	1,  // 35: admin.v1.QueueService.Summary:input_type -> admin.v1.SummaryRequest
-	3,  // 36: admin.v1.QueueService.List:input_type -> admin.v1.ListRequest
-	6,  // 37: admin.v1.QueueService.Shape:input_type -> admin.v1.ShapeRequest
-	9,  // 38: admin.v1.QueueService.Reasons:input_type -> admin.v1.ReasonsRequest
-	14, // 39: admin.v1.QueueService.Retry:input_type -> admin.v1.RetryRequest
-	16, // 40: admin.v1.QueueService.Hold:input_type -> admin.v1.HoldRequest
-	18, // 41: admin.v1.QueueService.Release:input_type -> admin.v1.ReleaseRequest
-	20, // 42: admin.v1.QueueService.Drop:input_type -> admin.v1.DropRequest
-	24, // 43: admin.v1.QueueService.Undrop:input_type -> admin.v1.UndropRequest
-	22, // 44: admin.v1.QueueService.Bounce:input_type -> admin.v1.BounceRequest
-	26, // 45: admin.v1.QueueService.Reroute:input_type -> admin.v1.RerouteRequest
-	28, // 46: admin.v1.QueueService.Expire:input_type -> admin.v1.ExpireRequest
-	2,  // 47: admin.v1.QueueService.Summary:output_type -> admin.v1.SummaryResponse
-	4,  // 48: admin.v1.QueueService.List:output_type -> admin.v1.ListResponse
-	7,  // 49: admin.v1.QueueService.Shape:output_type -> admin.v1.ShapeResponse
-	10, // 50: admin.v1.QueueService.Reasons:output_type -> admin.v1.ReasonsResponse
-	15, // 51: admin.v1.QueueService.Retry:output_type -> admin.v1.RetryResponse
-	17, // 52: admin.v1.QueueService.Hold:output_type -> admin.v1.HoldResponse
-	19, // 53: admin.v1.QueueService.Release:output_type -> admin.v1.ReleaseResponse
-	21, // 54: admin.v1.QueueService.Drop:output_type -> admin.v1.DropResponse
-	25, // 55: admin.v1.QueueService.Undrop:output_type -> admin.v1.UndropResponse
-	23, // 56: admin.v1.QueueService.Bounce:output_type -> admin.v1.BounceResponse
-	27, // 57: admin.v1.QueueService.Reroute:output_type -> admin.v1.RerouteResponse
-	29, // 58: admin.v1.QueueService.Expire:output_type -> admin.v1.ExpireResponse
-	47, // [47:59] is the sub-list for method output_type
-	35, // [35:47] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	9,  // 9: admin.v1.ShapeResponse.total:type_name -> admin.v1.ShapeRow
+	9,  // 10: admin.v1.ShapeResponse.rows:type_name -> admin.v1.ShapeRow
+	9,  // 11: admin.v1.ShapeResponse.other:type_name -> admin.v1.ShapeRow
+	32, // 12: admin.v1.ReasonsRequest.selector:type_name -> admin.v1.Selector
+	1,  // 13: admin.v1.ReasonsRequest.by:type_name -> admin.v1.ReasonsBy
+	12, // 14: admin.v1.ReasonsResponse.reasons:type_name -> admin.v1.Reason
+	1,  // 15: admin.v1.ReasonsResponse.by:type_name -> admin.v1.ReasonsBy
+	34, // 16: admin.v1.Reason.oldest:type_name -> google.protobuf.Timestamp
+	32, // 17: admin.v1.Change.selector:type_name -> admin.v1.Selector
+	34, // 18: admin.v1.ChangeResult.oldest:type_name -> google.protobuf.Timestamp
+	31, // 19: admin.v1.ChangeResult.kept:type_name -> google.protobuf.Duration
+	13, // 20: admin.v1.RetryRequest.change:type_name -> admin.v1.Change
+	14, // 21: admin.v1.RetryResponse.result:type_name -> admin.v1.ChangeResult
+	13, // 22: admin.v1.HoldRequest.change:type_name -> admin.v1.Change
+	14, // 23: admin.v1.HoldResponse.result:type_name -> admin.v1.ChangeResult
+	13, // 24: admin.v1.ReleaseRequest.change:type_name -> admin.v1.Change
+	14, // 25: admin.v1.ReleaseResponse.result:type_name -> admin.v1.ChangeResult
+	13, // 26: admin.v1.DropRequest.change:type_name -> admin.v1.Change
+	14, // 27: admin.v1.DropResponse.result:type_name -> admin.v1.ChangeResult
+	13, // 28: admin.v1.BounceRequest.change:type_name -> admin.v1.Change
+	14, // 29: admin.v1.BounceResponse.result:type_name -> admin.v1.ChangeResult
+	13, // 30: admin.v1.UndropRequest.change:type_name -> admin.v1.Change
+	14, // 31: admin.v1.UndropResponse.result:type_name -> admin.v1.ChangeResult
+	13, // 32: admin.v1.RerouteRequest.change:type_name -> admin.v1.Change
+	14, // 33: admin.v1.RerouteResponse.result:type_name -> admin.v1.ChangeResult
+	13, // 34: admin.v1.ExpireRequest.change:type_name -> admin.v1.Change
+	34, // 35: admin.v1.ExpireRequest.at:type_name -> google.protobuf.Timestamp
+	14, // 36: admin.v1.ExpireResponse.result:type_name -> admin.v1.ChangeResult
+	2,  // 37: admin.v1.QueueService.Summary:input_type -> admin.v1.SummaryRequest
+	4,  // 38: admin.v1.QueueService.List:input_type -> admin.v1.ListRequest
+	7,  // 39: admin.v1.QueueService.Shape:input_type -> admin.v1.ShapeRequest
+	10, // 40: admin.v1.QueueService.Reasons:input_type -> admin.v1.ReasonsRequest
+	15, // 41: admin.v1.QueueService.Retry:input_type -> admin.v1.RetryRequest
+	17, // 42: admin.v1.QueueService.Hold:input_type -> admin.v1.HoldRequest
+	19, // 43: admin.v1.QueueService.Release:input_type -> admin.v1.ReleaseRequest
+	21, // 44: admin.v1.QueueService.Drop:input_type -> admin.v1.DropRequest
+	25, // 45: admin.v1.QueueService.Undrop:input_type -> admin.v1.UndropRequest
+	23, // 46: admin.v1.QueueService.Bounce:input_type -> admin.v1.BounceRequest
+	27, // 47: admin.v1.QueueService.Reroute:input_type -> admin.v1.RerouteRequest
+	29, // 48: admin.v1.QueueService.Expire:input_type -> admin.v1.ExpireRequest
+	3,  // 49: admin.v1.QueueService.Summary:output_type -> admin.v1.SummaryResponse
+	5,  // 50: admin.v1.QueueService.List:output_type -> admin.v1.ListResponse
+	8,  // 51: admin.v1.QueueService.Shape:output_type -> admin.v1.ShapeResponse
+	11, // 52: admin.v1.QueueService.Reasons:output_type -> admin.v1.ReasonsResponse
+	16, // 53: admin.v1.QueueService.Retry:output_type -> admin.v1.RetryResponse
+	18, // 54: admin.v1.QueueService.Hold:output_type -> admin.v1.HoldResponse
+	20, // 55: admin.v1.QueueService.Release:output_type -> admin.v1.ReleaseResponse
+	22, // 56: admin.v1.QueueService.Drop:output_type -> admin.v1.DropResponse
+	26, // 57: admin.v1.QueueService.Undrop:output_type -> admin.v1.UndropResponse
+	24, // 58: admin.v1.QueueService.Bounce:output_type -> admin.v1.BounceResponse
+	28, // 59: admin.v1.QueueService.Reroute:output_type -> admin.v1.RerouteResponse
+	30, // 60: admin.v1.QueueService.Expire:output_type -> admin.v1.ExpireResponse
+	49, // [49:61] is the sub-list for method output_type
+	37, // [37:49] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_admin_v1_queue_proto_init() }
@@ -2286,7 +2381,7 @@ func file_admin_v1_queue_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_v1_queue_proto_rawDesc), len(file_admin_v1_queue_proto_rawDesc)),
-			NumEnums:      1,
+			NumEnums:      2,
 			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,

@@ -356,7 +356,10 @@ type TraceEvent struct {
 	// dsn: the message that the report is about.
 	Of string `protobuf:"bytes,22,opt,name=of,proto3" json:"of,omitempty"`
 	// dsn: failure, delay, success or relayed.
-	Kind          string `protobuf:"bytes,23,opt,name=kind,proto3" json:"kind,omitempty"`
+	Kind string `protobuf:"bytes,23,opt,name=kind,proto3" json:"kind,omitempty"`
+	// deferred, bounced, expired, double_bounce: the class of the reply, such as
+	// mailbox-full. returned: that of what came back.
+	Class         string `protobuf:"bytes,24,opt,name=class,proto3" json:"class,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -548,6 +551,13 @@ func (x *TraceEvent) GetOf() string {
 func (x *TraceEvent) GetKind() string {
 	if x != nil {
 		return x.Kind
+	}
+	return ""
+}
+
+func (x *TraceEvent) GetClass() string {
+	if x != nil {
+		return x.Class
 	}
 	return ""
 }
@@ -1259,7 +1269,7 @@ const file_admin_v1_trace_proto_rawDesc = "" +
 	"\aoutcome\x18\b \x01(\tR\aoutcome\x12,\n" +
 	"\x06events\x18\t \x03(\v2\x14.admin.v1.TraceEventR\x06events\x12)\n" +
 	"\x06queued\x18\n" +
-	" \x01(\v2\x11.admin.v1.MessageR\x06queued\"\xa3\x05\n" +
+	" \x01(\v2\x11.admin.v1.MessageR\x06queued\"\xb9\x05\n" +
 	"\n" +
 	"TraceEvent\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x12\n" +
@@ -1288,7 +1298,8 @@ const file_admin_v1_trace_proto_rawDesc = "" +
 	"\x05delay\x18\x14 \x01(\v2\x19.google.protobuf.DurationR\x05delay\x12.\n" +
 	"\x04next\x18\x15 \x01(\v2\x1a.google.protobuf.TimestampR\x04next\x12\x0e\n" +
 	"\x02of\x18\x16 \x01(\tR\x02of\x12\x12\n" +
-	"\x04kind\x18\x17 \x01(\tR\x04kind\"\xe3\x01\n" +
+	"\x04kind\x18\x17 \x01(\tR\x04kind\x12\x14\n" +
+	"\x05class\x18\x18 \x01(\tR\x05class\"\xe3\x01\n" +
 	"\rSearchRequest\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\tR\x04term\x12\x10\n" +
 	"\x03ids\x18\x02 \x03(\tR\x03ids\x120\n" +

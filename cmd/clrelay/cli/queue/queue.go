@@ -132,6 +132,7 @@ type queueRow struct {
 	Rerouted    string     `json:"rerouted"`
 	Rule        string     `json:"rule"`
 	Expires     *time.Time `json:"expires"`
+	Class       string     `json:"class"`
 }
 
 func (a *nouns) listCommand() *cobra.Command {
@@ -191,7 +192,7 @@ func (a *nouns) printList(ctx context.Context, l grpc.ClientConnInterface, req *
 			row := queueRow{
 				e.GetId(), e.GetNode(), e.GetFrom(), e.GetRcpt(), e.GetDomain(), stateWord(e.GetState()), e.GetSize(),
 				cmdline.Stamp(e.GetArrived()), e.GetAttempts(), cmdline.Stamp(e.GetNextAttempt()), e.GetLastReply(),
-				e.GetSender(), e.GetClient(), e.GetRoute(), e.GetRerouted(), e.GetRule(), cmdline.Stamp(e.GetExpires()),
+				e.GetSender(), e.GetClient(), e.GetRoute(), e.GetRerouted(), e.GetRule(), cmdline.Stamp(e.GetExpires()), e.GetClass(),
 			}
 			if err := out.Row(row, row.ID, row.State, a.Ago(e.GetArrived()), cmdline.Size(row.Size), cmdline.Count(int64(row.Attempts)),
 				ahead(e.GetNextAttempt(), now), orNull(row.From), orNull(row.Rcpt), cmdline.Cell(row.LastReply, 80)); err != nil {

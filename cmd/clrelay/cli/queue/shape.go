@@ -170,33 +170,41 @@ func noName(by, name string) string {
 }
 
 func (a *nouns) reasonsCommand() *cobra.Command {
-	var c counting
+	var (
+		c  counting
+		by string
+	)
 	cmd := &cobra.Command{
 		Use:   "reasons [ID...]",
 		Short: "Count recipients by why they are still in the queue",
 		Long: `Count recipients by the last reply to them, those of most recipients first.
 Replies that differ in numbers, IDs, addresses and hosts alone are one reason;
 SAMPLE is one of them as it came. DOMAINS is how many domains the recipients are
-in; from 256 on it is an estimate. CLASS goes by the enhanced status code:
-policy (x.7), network (x.4), mailbox-full (x.2.2), mailbox (x.2), address (x.1),
-system (x.3), protocol (x.5), content (x.6), other, and none where there was no
-reply yet.
+in; from 256 on it is an estimate. CLASS is what kind of reply it is, such as
+mailbox-full, reputation or greylisted, and none where there was no reply yet;
+docs/bounces.md has them all. With --by class all replies of a class are one
+row, with --by domain those to recipients of one domain.
 
 It counts recipients that are deferred or held, and those that are due for a
 destination that cannot be reached. With --state it counts those in that state,
 and with --everything all.`,
 		Example: `  clrelay queue reasons
-  clrelay queue reasons --domain example.org --older 1h`,
+  clrelay queue reasons --domain example.org --older 1h
+  clrelay queue reasons --by domain --reason-class reputation`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			sel, err := c.message(cmd, args, a.Now())
 			if err != nil {
 				return err
 			}
+			req := &adminv1.ReasonsRequest{Selector: sel, Limit: c.limit, By: adminv1.ReasonsBy(adminv1.ReasonsBy_value["REASONS_BY_"+strings.ToUpper(by)])}
+			if req.GetBy() == adminv1.ReasonsBy_REASONS_BY_UNSPECIFIED {
+				return cmdline.Usagef(cmd.CommandPath(), "--by is reply, class or domain")
+			}
 			return a.with(func(l grpc.ClientConnInterface) error {
 				ctx, cancel := context.WithTimeout(cmd.Context(), askTimeout)
 				defer cancel()
-				res, err := adminv1.NewQueueServiceClient(l).Reasons(ctx, &adminv1.ReasonsRequest{Selector: sel, Limit: c.limit})
+				res, err := adminv1.NewQueueServiceClient(l).Reasons(ctx, req)
 				if err != nil {
 					return err
 				}
@@ -205,6 +213,7 @@ and with --everything all.`,
 		},
 	}
 	c.flags(cmd, "reasons")
+	cmd.Flags().StringVar(&by, "by", "reply", "`what` is one row: reply, class, or domain, which is a class and a domain of recipients")
 	return cmd
 }
 
@@ -244,15 +253,24 @@ func (a *nouns) reasonsTable(w io.Writer, res *adminv1.ReasonsResponse) error {
 	if res.GetRecipients() == 0 {
 		return nil // as an empty list
 	}
-	if _, err := fmt.Fprintln(w, "CLASS\tCOUNT\tDOMAINS\tOLDEST\tSAMPLE"); err != nil {
+	byDomain := res.GetBy() == adminv1.ReasonsBy_REASONS_BY_DOMAIN
+	domains := "DOMAINS"
+	if byDomain {
+		domains = "DOMAIN"
+	}
+	if _, err := fmt.Fprintf(w, "CLASS\tCOUNT\t%s\tOLDEST\tSAMPLE\n", domains); err != nil {
 		return err
 	}
 	for _, r := range res.GetReasons() {
 		text := cmdline.Cell(r.GetSample(), 120)
-		if r.GetReason() == "" {
+		if r.GetSample() == "" {
 			text = "(no reply yet)"
 		}
-		if _, err := fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", r.GetClass(), cmdline.Count(r.GetRecipients()), cmdline.Count(r.GetDomains()),
+		where := cmdline.Count(r.GetDomains())
+		if byDomain {
+			where = noName("", r.GetReason())
+		}
+		if _, err := fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", r.GetClass(), cmdline.Count(r.GetRecipients()), where,
 			a.Ago(r.GetOldest()), text); err != nil {
 			return err
 		}

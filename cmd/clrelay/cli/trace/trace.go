@@ -170,6 +170,7 @@ type event struct {
 	NextAttempt *time.Time `json:"next_attempt"`
 	Of          string     `json:"of"`
 	Kind        string     `json:"kind"`
+	Class       string     `json:"class"`
 }
 
 type client struct {
@@ -193,7 +194,7 @@ func eventOf(e *adminv1.TraceEvent) event {
 		Time: cmdline.Stamp(e.GetTime()), Node: e.GetNode(), Event: e.GetEvent(), ID: e.GetId(), From: e.GetFrom(), Rcpts: list(e.GetRcpts()),
 		Recipients: e.GetRecipients(), MessageID: e.GetMessageId(), Size: e.GetSize(), Took: e.GetTook().AsDuration().Seconds(), Copies: list(e.GetCopies()),
 		Arrived: cmdline.Stamp(e.GetArrived()), Relay: e.GetRelay(), TLS: e.GetTls(), Attempt: e.GetAttempt(), Code: e.GetCode(), Reply: e.GetReply(),
-		Reason: e.GetReason(), Delay: e.GetDelay().AsDuration().Seconds(), NextAttempt: cmdline.Stamp(e.GetNext()), Of: e.GetOf(), Kind: e.GetKind(),
+		Reason: e.GetReason(), Delay: e.GetDelay().AsDuration().Seconds(), NextAttempt: cmdline.Stamp(e.GetNext()), Of: e.GetOf(), Kind: e.GetKind(), Class: e.GetClass(),
 	}
 	if c := e.GetClient(); c != nil {
 		out.Client = &client{c.GetAddr(), c.GetHelo(), c.GetProtocol(), c.GetTls(), c.GetSender()}
@@ -379,6 +380,7 @@ func detail(e *event, id string) string {
 		}
 	default:
 		add("%s", strings.TrimSpace(e.Relay+" "+e.Reply))
+		add("%s", e.Class)
 		if e.TLS != "" {
 			add("%s", e.TLS)
 		} else if e.Relay != "" {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/clrelay/clrelay/delivery/dsn"
 	"github.com/clrelay/clrelay/delivery/queue"
+	"github.com/clrelay/clrelay/internal/bounce"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/internal/maillog"
 	"github.com/clrelay/clrelay/internal/metrics"
@@ -87,9 +88,16 @@ type Deliveries struct {
 
 // Recipient tells what happened to a recipient.
 func (d *Deliveries) Recipient(e *queue.Event) {
-	d.count(e)
+	class := bounce.None
+	if e.Kind != queue.Delivered {
+		class = bounce.Of(&e.Outcome.Reply).Class
+	}
+	d.count(e, class)
 	d.trace(e)
 	line := maillog.Delivery{ID: e.ID, From: e.From, To: e.To, Outcome: e.Outcome, Attempt: e.Attempt, Delay: e.Delay, Next: e.Next}
+	if class != bounce.None {
+		line.Class = class.String()
+	}
 	switch e.Kind {
 	case queue.Delivered:
 		d.Log.Delivered(line)
@@ -131,7 +139,7 @@ func (d *Deliveries) trace(e *queue.Event) {
 	d.Traces.Recipient(&tracelog.Fate{Kind: kind, ID: e.ID, From: e.From, To: e.To, Outcome: &e.Outcome, Attempt: e.Attempt, Delay: e.Delay, Next: e.Next, Reason: reason})
 }
 
-func (d *Deliveries) count(e *queue.Event) {
+func (d *Deliveries) count(e *queue.Event, class bounce.Class) {
 	result := ""
 	switch e.Kind {
 	case queue.Delivered:
@@ -143,9 +151,11 @@ func (d *Deliveries) count(e *queue.Event) {
 	case queue.Bounced:
 		result = "bounced"
 		d.Metrics.Bounced.Inc()
+		d.Metrics.Bounces.Inc(class.String())
 	case queue.Expired:
 		result = "bounced"
 		d.Metrics.Bounced.Inc()
+		d.Metrics.Bounces.Inc(class.String())
 		d.Metrics.Expired.Inc()
 	case queue.DoubleBounce:
 		d.Metrics.DoubleBounces.Inc()
