@@ -65,6 +65,7 @@ var floors = map[string]int{
 	"delivery/dsn/received":    3, // those that others wrote
 	"delivery/shape":           2, // what destinations bear
 	"delivery/site":            2, // who runs the hosts of a destination
+	"delivery/returns":         4, // return paths: out and back
 	"smtpd/policy":             2, // who may relay
 	"smtpd/bounds":             2, // how much a session may take
 	"smtpd/guard":              2, // who asks whether clients keep to measure

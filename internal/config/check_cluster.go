@@ -27,6 +27,7 @@ func (s check) cluster(c *Cluster) {
 	s.checkFailover(c.Failover)
 	s.checkAccess(c.Access)
 	shaping.Check(s.File, "shaping", &c.Shaping)
+	s.checkReturns(c)
 	if pem := s.readable("deliver.ca_file", c.Deliver.CAFile, false); pem != nil && !x509.NewCertPool().AppendCertsFromPEM(pem) {
 		s.Bad("deliver.ca_file", "%s holds no certificate in PEM form", c.Deliver.CAFile)
 	}

@@ -34,6 +34,9 @@ type Cluster struct {
 	// a certificate without a role. On the machine itself root and the user of the
 	// relay may do everything.
 	Access []AccessRule `key:"access"`
+	// Return paths of our own for mail that goes out: what comes back to them is
+	// counted for the message that it is about. docs/bounces.md says how.
+	Returns *Returns `key:"returns"`
 	// What is remembered of messages: clrelay trace.
 	Trace Trace `key:"trace"`
 	// How much may be sent or taken: rates, connections at a time and budgets, for

@@ -25,6 +25,8 @@ func comment(field string) string {
 		return "How mail is handed on."
 	case "Cluster.Access":
 		return "What operators may do, by the names in their certificates. It wins over the role in the certificate; who is not listed keeps that one, which is admin in a certificate without a role. On the machine itself root and the user of the relay may do everything."
+	case "Cluster.Returns":
+		return "Return paths of our own for mail that goes out: what comes back to them is counted for the message that it is about. docs/bounces.md says how."
 	case "Cluster.Trace":
 		return "What is remembered of messages: clrelay trace."
 	case "Cluster.Limits":
@@ -191,6 +193,18 @@ func comment(field string) string {
 		return "Form of a line: text (key=value) or json."
 	case "Log.Level":
 		return "The least important messages that are written. The lines about mail are written at every level."
+	case "Returns.Domain":
+		return "Domain of the return paths. Its MX records lead to the nodes; it need not be in domains."
+	case "Returns.KeyFile":
+		return "File with the key that return paths are made with, the same on all nodes: one line of random characters, such as openssl rand -hex 32 writes. Further lines are keys of before, which are known still. It is read at start and at each reload. Keep it readable for the relay alone: who has it can make return paths."
+	case "Returns.Groups":
+		return "Groups of senders whose mail gets a return path. With neither groups nor from all mail does."
+	case "Returns.From":
+		return "Envelope senders whose mail gets one: addresses, domains, or \"*.example.edu\" for all below a domain."
+	case "Returns.Forward":
+		return "Hand on what comes back to the sender of the original, as if there had been no other return path; to the postmaster where no node remembers him."
+	case "Returns.MaxAge":
+		return "Age of a message from when on nothing that comes back for it is taken."
 	case "Limit.Name":
 		return "Name of the limit, as replies, the log and limit usage show it."
 	case "Limit.On":

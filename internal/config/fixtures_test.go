@@ -35,6 +35,7 @@ func fixtures(t testing.TB) string {
 		"ca.pem":         {cert, 0o644},
 		"garbage.pem":    {"garbage\n", 0o644},
 		"smarthost.pass": {"secret\n", 0o600},
+		"returns.key":    {"0123456789abcdef0123456789abcdef\n", 0o600},
 		"open.pass":      {"secret\n", 0o644},
 		"empty.pass":     {"\nsecret\n", 0o600},
 		"tls/ca.crt":     {cert, 0o644},

@@ -158,6 +158,38 @@ func (l *Log) Shaped(site, kind, what string) {
 	l.end(ln)
 }
 
+// Back is what a line tells of something that came back to the return path of
+// a message. What is not known is zero.
+type Back struct {
+	Of       mail.ID // the message
+	ID       mail.ID // what came back
+	From, To mail.Address
+	Kind     string     // bounce, delayed, success, complaint, auto_reply or unknown
+	Class    string     // of a bounce
+	Reply    mail.Reply // as it was told
+}
+
+// Returned tells that something came back.
+func (l *Log) Returned(b Back) {
+	ln, ok := l.begin("returned")
+	if !ok {
+		return
+	}
+	ln.id("id", b.Of)
+	ln.id("return", b.ID)
+	ln.word("kind", b.Kind)
+	if !b.To.IsNull() {
+		ln.addr("from", b.From)
+		ln.addr("to", b.To)
+	}
+	ln.str("class", b.Class)
+	if b.Reply.Code != 0 {
+		ln.reply(&b.Reply)
+	}
+	ln.str("reply", b.Reply.Text)
+	l.end(ln)
+}
+
 // Connected tells that a client came. It is written with Options.Debug alone.
 func (l *Log) Connected(c mail.Client) {
 	if l == nil || !l.o.Debug {

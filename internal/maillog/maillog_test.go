@@ -62,6 +62,8 @@ func everyEvent(l *maillog.Log) {
 	d.Class = "no-mailbox"
 	l.Bounced(d)
 	l.DoubleBounce(d)
+	l.Returned(maillog.Back{Of: d.ID, ID: d.ID, From: mail.Address{Local: "payroll", Domain: "example.edu"}, To: d.To, Kind: "bounce", Class: "no-mailbox", Reply: *mail.NewReply(550, "5.1.1", "no such user")})
+	l.Returned(maillog.Back{Of: d.ID, ID: d.ID, Kind: "complaint", Reply: mail.Reply{Text: "abuse"}})
 	l.DSN(dsnID, testID, "failure")
 	l.Held(testID, from, to, "INC-4411 compromised")
 	l.Released(testID, from, to, "ok")

@@ -287,6 +287,30 @@ func (l *Log) Reported(id, of mail.ID, kind string) {
 	l.end(&w)
 }
 
+// Back is what came back to the return path of a message.
+type Back struct {
+	Of, ID   mail.ID // the message, and what came back
+	From, To mail.Address
+	Kind     string
+	Class    string
+	Reply    mail.Reply // as it was told
+}
+
+// Returned tells that something came back to the return path of a message.
+func (l *Log) Returned(b *Back) {
+	w, ok := l.begin(record.Returned, b.Of)
+	if !ok {
+		return
+	}
+	w.Str(record.FieldOf, string(b.ID[:]))
+	w.Str(record.FieldReport, b.Kind)
+	w.Str(record.FieldClass, b.Class)
+	w.Addr(record.FieldFrom, b.From)
+	w.Addr(record.FieldTo, b.To)
+	w.Reply(&b.Reply)
+	l.end(&w)
+}
+
 // run is the goroutine.
 func (l *Log) run() {
 	defer close(l.done)

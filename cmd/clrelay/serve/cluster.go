@@ -222,7 +222,6 @@ func (r *relay) adminOptions() admin.Options {
 		Jobs: kept, Trials: kept}
 	o.Services = append(o.Services, func(to grpc.ServiceRegistrar, f fleet.Fleet) { r.services(to, f, o.Cluster) })
 	if m := r.parts.member; m != nil {
-		r.parts.conns = m.Conns()
 		r.parts.enrol = enrol.New(enrol.Options{
 			Name: o.Name, Dir: string(r.conf().node.TLSDir), Join: r.seeds(), Member: m, Conns: r.parts.conns, Identity: r.parts.identity,
 			Recorder: o.Recorder, Log: r.log, Refusal: refusal,

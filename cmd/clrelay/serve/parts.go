@@ -11,12 +11,14 @@ import (
 
 	"github.com/clrelay/clrelay/cluster"
 	"github.com/clrelay/clrelay/cluster/pki"
+	"github.com/clrelay/clrelay/cmd/clrelay/serve/back"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/books"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/enrol"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/holding"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/observe"
 	"github.com/clrelay/clrelay/delivery"
 	"github.com/clrelay/clrelay/delivery/queue"
+	"github.com/clrelay/clrelay/delivery/returns"
 	"github.com/clrelay/clrelay/delivery/route"
 	"github.com/clrelay/clrelay/internal/admin"
 	"github.com/clrelay/clrelay/internal/admin/trace"
@@ -45,8 +47,9 @@ type parts struct {
 	member   *cluster.Node  // likewise
 	conns    *cluster.Conns // likewise: of the admin API to the other nodes
 	rules    *holding.Rules // hold rules
-	enrol    *enrol.Enrol   // likewise: the nodes' certificates
-	undo     []func()       // closes what was bound and is not served yet
+	returns  *returns.Returns
+	enrol    *enrol.Enrol // likewise: the nodes' certificates
+	undo     []func()     // closes what was bound and is not served yet
 }
 
 // port is a bound listener of the SMTP server.
@@ -170,9 +173,12 @@ func (r *relay) makeDelivery() error {
 
 func (r *relay) openSpool() error {
 	watch := &observe.Deliveries{Log: r.maillog, Metrics: r.metrics.Queue, Duplicates: &r.metrics.PossibleDuplicates}
+	if err := r.makeReturns(); err != nil {
+		return err
+	}
 	o := queue.Options{
-		Router:    &r.routes,
-		Deliverer: r.parts.delivery,
+		Router:    &back.Router{Table: &r.routes, Returns: r.parts.returns},
+		Deliverer: r.parts.returns,
 		Observer:  r.watch.Queue(watch),
 		Schedule:  r.conf().schedule(),
 		Mailboxes: r.conf().mailboxes(),
@@ -251,7 +257,7 @@ func (r *relay) startSMTP() error {
 		Hostname: string(r.conf().node.Hostname),
 		Limits:   r.conf().limits(),
 		Acceptor: observe.Acceptor{Spool: r.parts.spool, Traces: r.parts.traces.Log},
-		Policy:   r.parts.policy,
+		Policy:   &back.Policy{Policy: r.parts.policy, Returns: r.parts.returns},
 		Ready:    r.parts.ready,
 		Observer: r.watch.Server(&observe.Sessions{Log: r.maillog, Traces: r.parts.traces.Log, Metrics: r.metrics.SMTP}),
 		Tap:      r.parts.traces.Tap,

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/clrelay/clrelay/cmd/clrelay/serve/back"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/bundle"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/enrol"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/examine"
@@ -268,6 +269,10 @@ func (r *relay) apply(s *settings) error {
 	if err != nil {
 		return err
 	}
+	paths, err := back.Settings(s.cluster)
+	if err != nil {
+		return err
+	}
 	before := r.conf()
 	later := append(config.NeedsRestart(before.node, s.node), config.ClusterNeedsRestart(before.cluster, s.cluster)...)
 	config.Keep(before.node, s.node)
@@ -288,6 +293,7 @@ func (r *relay) apply(s *settings) error {
 	r.setLevel()
 	r.warn(s.warnings())
 	r.routes.set(table)
+	r.parts.returns.Set(paths)
 	r.parts.smtp.Reload(s.limits())
 	r.parts.queue.Configure(s.schedule(), s.mailboxes())
 	r.parts.traces.Log.Configure(s.traces())

@@ -148,6 +148,8 @@ func eventOut(node string, e *tracelog.Event) *adminv1.TraceEvent {
 	switch e.Kind {
 	case record.Deferred, record.Bounced, record.Expired, record.DoubleBounce:
 		out.Class = bounce.Of(&e.Reply).Class.String()
+	case record.Returned:
+		out.Class = e.Class
 	}
 	if c := e.Client; c != (mail.Client{}) {
 		out.Client = &adminv1.Client{Helo: c.Helo, Protocol: c.Protocol, Tls: c.TLS, Sender: c.Sender}

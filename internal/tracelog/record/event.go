@@ -30,6 +30,7 @@ const (
 	Dropped                      // an operator dropped it
 	Report                       // a report about a message was written
 	TakenOver                    // this node delivers a message that another one had
+	Returned                     // something came back to a message's return path
 	last
 )
 
@@ -60,6 +61,8 @@ func (k Kind) String() string {
 		return "dsn"
 	case TakenOver:
 		return "taken_over"
+	case Returned:
+		return "returned"
 	}
 	return "unknown"
 }
@@ -78,8 +81,9 @@ type Event struct {
 	Time       time.Time // to the microsecond
 	Kind       Kind
 	ID         mail.ID // of the message; zero for what was refused before it had one
-	Of         mail.ID // Report: the message that it is about
-	Report     string  // its kind: failure, delay, success or relayed
+	Of         mail.ID // Report: the message that it is about; Returned: what came back
+	Report     string  // its kind: failure, delay, success or relayed; Returned: bounce, complaint and so on
+	Class      string  // Returned: of a bounce
 	From       string  // sender; empty for the null reverse-path
 	To         []string
 	Recipients int // of the message; To may have fewer
@@ -118,6 +122,7 @@ const (
 	FieldReport    = 13
 	FieldOf        = 14
 	FieldCopy      = 15
+	FieldClass     = 16
 
 	FieldAttempt    = numeric | 1
 	FieldCode       = numeric | 2
@@ -353,6 +358,8 @@ func (e *Event) text(field byte, text []byte) {
 		if len(text) == len(e.Of) {
 			e.Of = mail.ID(text)
 		}
+	case FieldClass:
+		e.Class = s
 	case FieldCopy:
 		e.Copies = append(e.Copies, s)
 	}

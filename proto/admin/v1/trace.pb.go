@@ -315,7 +315,7 @@ type TraceEvent struct {
 	// The node that saw it.
 	Node string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
 	// What: accepted, rejected, delivered, deferred, bounced, expired,
-	// double_bounce, held, released, dropped, dsn or taken_over.
+	// double_bounce, held, released, dropped, dsn, taken_over or returned.
 	Event string `protobuf:"bytes,3,opt,name=event,proto3" json:"event,omitempty"`
 	// The message.
 	Id string `protobuf:"bytes,4,opt,name=id,proto3" json:"id,omitempty"`
@@ -353,9 +353,10 @@ type TraceEvent struct {
 	Delay *durationpb.Duration `protobuf:"bytes,20,opt,name=delay,proto3" json:"delay,omitempty"`
 	// When the next attempt is due.
 	Next *timestamppb.Timestamp `protobuf:"bytes,21,opt,name=next,proto3" json:"next,omitempty"`
-	// dsn: the message that the report is about.
+	// dsn: the message that the report is about. returned: what came back.
 	Of string `protobuf:"bytes,22,opt,name=of,proto3" json:"of,omitempty"`
-	// dsn: failure, delay, success or relayed.
+	// dsn: failure, delay, success or relayed. returned: bounce, delayed, success,
+	// complaint, auto_reply or unknown.
 	Kind string `protobuf:"bytes,23,opt,name=kind,proto3" json:"kind,omitempty"`
 	// deferred, bounced, expired, double_bounce: the class of the reply, such as
 	// mailbox-full. returned: that of what came back.

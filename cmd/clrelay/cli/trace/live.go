@@ -110,7 +110,7 @@ mail does not wait.`,
 		},
 	}
 	fl := cmd.Flags()
-	fl.StringSliceVar(&req.Types, "type", nil, "`events` such as deferred,bounced: accepted, rejected, delivered, deferred, bounced, expired, double_bounce, held, released, dropped, dsn, taken_over")
+	fl.StringSliceVar(&req.Types, "type", nil, "`events` such as deferred,bounced: accepted, rejected, delivered, deferred, bounced, expired, double_bounce, held, released, dropped, dsn, taken_over, returned")
 	fl.StringSliceVar(&req.Domains, "domain", nil, "`domains` of recipients")
 	fl.StringSliceVar(&req.Ids, "id", nil, "`IDs` of messages")
 	fl.StringArrayVar(&req.From, "from", nil, "sender: an `address`, or a pattern with * and ?")

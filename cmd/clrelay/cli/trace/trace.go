@@ -378,6 +378,14 @@ func detail(e *event, id string) string {
 		} else {
 			add("%s report %s written", e.Kind, e.ID)
 		}
+	case "returned":
+		if e.ID == id {
+			add("%s %s came back", e.Kind, e.Of)
+		} else {
+			add("it is a %s about %s", e.Kind, e.ID)
+		}
+		add("%s", e.Class)
+		add("%s", e.Reply)
 	default:
 		add("%s", strings.TrimSpace(e.Relay+" "+e.Reply))
 		add("%s", e.Class)
