@@ -250,6 +250,7 @@ type world struct {
 	queue   []later
 	cut     map[[2]string]bool // from, to
 	lossy   bool
+	eager   int // in tenths, how likely a follower applies in a step
 	rules   limit.Rules
 	noFloor bool
 
@@ -266,7 +267,7 @@ type world struct {
 
 func newWorld(t testing.TB, seed uint64, defs []def, names ...string) *world {
 	w := &world{
-		t: t, seed: seed, rnd: rand.New(rand.NewPCG(seed, 1)), now: time.Hour, defs: defs, cut: map[[2]string]bool{},
+		t: t, eager: 7, seed: seed, rnd: rand.New(rand.NewPCG(seed, 1)), now: time.Hour, defs: defs, cut: map[[2]string]bool{},
 		level: map[limits.Key]float64{}, filled: map[limits.Key]time.Duration{}, budget: map[string]int{},
 	}
 	for _, n := range names {
@@ -389,7 +390,7 @@ func (w *world) raft() {
 		if fed && s.reg == 0 {
 			w.register(s)
 		}
-		if fed && (s == w.leader || w.rnd.IntN(3) > 0) {
+		if fed && (s == w.leader || w.rnd.IntN(10) < w.eager) {
 			w.apply(s)
 		}
 		leads := s == w.leader && s.begun && s.applied == len(w.log)
@@ -419,9 +420,9 @@ func (w *world) apply(s *server) {
 				w.t.Fatalf("seed %d: %s cannot register: %v", w.seed, s.name, r.Text)
 			}
 			s.agent.Begin(r.Session)
-			s.agent.Apply(s.clock(), s.state, nil, true)
+			s.agent.Apply(s.clock(), agent.Read(s.state, s.name, nil, true))
 		case s.begun:
-			s.agent.Apply(s.clock(), s.state, r.Limits, false)
+			s.agent.Apply(s.clock(), agent.Read(s.state, s.name, r.Limits, false))
 		}
 		if s.leads && (len(r.Nodes) > 0 || r.Cluster) {
 			w.tellNodes(s)

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/clrelay/clrelay/cluster/raftnode/ask"
 	"github.com/clrelay/clrelay/cluster/raftnode/store"
 )
@@ -21,6 +23,7 @@ const (
 	askTransfer
 	askStats
 	askPledge
+	askLimits // the body is Options.Limits' own
 )
 
 // answer does what another node asks.
@@ -73,6 +76,8 @@ func (n *Node) answerAsLeader(ctx context.Context, peer string, kind byte, body 
 		return nil, n.remove(ctx, string(body))
 	case askTransfer:
 		return nil, n.transfer(ctx, string(body))
+	case askLimits:
+		return n.limits(ctx, peer, body)
 	default:
 		return nil, fmt.Errorf("%w: question %d is not known here", ErrRefused, kind)
 	}
@@ -120,4 +125,30 @@ func said(status byte, answer []byte) error {
 	default:
 		return fmt.Errorf("%w: %s", ErrUnknownOutcome, answer)
 	}
+}
+
+// AskLimits puts a question about limits to the leader, which may be this node:
+// see Options.Limits. There is no waiting for a leader.
+func (n *Node) AskLimits(ctx context.Context, body []byte) ([]byte, error) {
+	switch s := n.Status(); {
+	case s.Leader == "":
+		return nil, ErrNoLeader
+	case s.Leading:
+		return n.limits(ctx, n.o.Node, body)
+	default:
+		return n.ask(ctx, s, askLimits, body)
+	}
+}
+
+// limits has a question about limits answered, if a majority confirms that this
+// node leads: with an answer goes a lease, and whoever is elected later counts
+// from his election.
+func (n *Node) limits(ctx context.Context, peer string, body []byte) ([]byte, error) {
+	if n.o.Limits == nil {
+		return nil, fmt.Errorf("%w: limits are not divided here", ErrRefused)
+	}
+	if err := n.wait(ctx, func() raft.Future { return n.raft.VerifyLeader() }); err != nil {
+		return nil, noLeader(err)
+	}
+	return n.o.Limits(ctx, peer, body)
 }

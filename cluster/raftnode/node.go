@@ -92,6 +92,9 @@ type Options struct {
 	Net     Network
 	Voters  int                    // votes to give at most: 1, 3 or 5; default 5
 	Hint    func(node string) Hint // must not block
+	// Limits answers the questions that nodes ask the leader about limits, while
+	// this node leads. Nil: they are refused.
+	Limits func(ctx context.Context, peer string, body []byte) ([]byte, error)
 	// Fatal is called at most once, from any goroutine, when this process must
 	// end: the store failed or hangs, or a snapshot cannot be restored.
 	Fatal  func(error)

@@ -43,6 +43,18 @@ func (n *Node) Propose(ctx context.Context, data []byte) (result any, index uint
 	return result, index, err
 }
 
+// ProposeHere is Propose for what only the leader may decide: it is never handed
+// on to another node.
+func (n *Node) ProposeHere(ctx context.Context, data []byte) (result any, index uint64, err error) {
+	switch {
+	case len(data) > MaxCommand:
+		return nil, 0, ErrTooLarge
+	case n.over() != nil:
+		return nil, 0, n.over()
+	}
+	return n.apply(ctx, data)
+}
+
 // withLeader calls f with a status that names a leader, again as long as f
 // says ErrNoLeader and ctx allows.
 func (n *Node) withLeader(ctx context.Context, f func(Status) error) error {

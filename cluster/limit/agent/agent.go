@@ -58,33 +58,41 @@ func New(node string, local limits.Local, least int) *Agent {
 // applied.
 func (a *Agent) Begin(session fsm.Session) { a.session = session }
 
-// Apply puts into force what the log says: of the keys that were touched, or of
-// all. It must be told everything, in order, from some State on that is no older
-// than the process's own registration.
-func (a *Agent) Apply(now time.Duration, s *fsm.State, touched []string, full bool) {
-	a.applied = s.Applied()
-	u := limits.Update{Full: full}
-	seats, free := a.roster(s)
-	shrunk := seats == 0 && a.seats > 0 || seats > a.seats && a.seats > 0
-	if !full && len(touched) == 0 && seats == a.seats && free == a.free && !slices.ContainsFunc(a.pending, func(p promise) bool { return p.index <= a.applied }) {
-		return
-	}
-	a.seats, a.free = seats, free
-	if full {
-		shrunk = a.all(s, &u) || shrunk
-	} else {
-		for _, key := range touched {
-			shrunk = a.one(s, key, &u) || shrunk
-		}
-	}
-	a.tell(now, u)
-	if shrunk {
-		a.Soon(now)
-	}
+// News is what the log says, as far as it matters to a node's limiter.
+type News struct {
+	Index     uint64
+	Free      bool // there is no roster yet, and no leases
+	Seats     int  // among how many keys are divided; 0: this node gets nothing
+	Full      bool // all divisions and budgets there are
+	Divisions []fsm.Division
+	Even      []string // have no division any more
+	Budgets   []fsm.Budget
 }
 
-// roster reads among how many keys are divided for this node; 0: it gets nothing.
-func (a *Agent) roster(s *fsm.State) (seats int, free bool) {
+// Read takes from a state what there is to know about the keys that were
+// touched, or about all.
+func Read(s *fsm.State, node string, touched []string, full bool) News {
+	n := News{Index: s.Applied(), Full: full}
+	n.Seats, n.Free = roster(s, node)
+	if full {
+		l := s.Limits()
+		n.Divisions, n.Budgets = l.Divisions, l.Budgets
+		return n
+	}
+	for _, key := range touched {
+		if b, ok := s.Budget(key); ok {
+			n.Budgets = append(n.Budgets, b)
+		}
+		if d, ok := s.Division(key); ok {
+			n.Divisions = append(n.Divisions, d)
+		} else {
+			n.Even = append(n.Even, key)
+		}
+	}
+	return n
+}
+
+func roster(s *fsm.State, node string) (seats int, free bool) {
 	r := s.Roster()
 	if s.Level() < fsm.LimitLevel || r.Version == 0 {
 		for _, n := range s.Nodes() {
@@ -92,53 +100,54 @@ func (a *Agent) roster(s *fsm.State) (seats int, free bool) {
 				seats++
 			}
 		}
-		return max(seats, a.least), true
+		return seats, true
 	}
-	if r.Of(a.node) == fsm.Seated {
+	if r.Of(node) == fsm.Seated {
 		return len(r.Seats), false
 	}
 	return 0, false
 }
 
-// all reads everything. It tells whether this node has less than before.
-func (a *Agent) all(s *fsm.State, u *limits.Update) (shrunk bool) {
+// Apply puts into force what the log says. It must be told everything, in order,
+// from some index on that is no earlier than the process's own registration, and
+// Full at first.
+func (a *Agent) Apply(now time.Duration, n News) {
+	a.applied = n.Index
+	if n.Free {
+		n.Seats = max(n.Seats, a.least)
+	}
+	if !n.Full && len(n.Divisions)+len(n.Even)+len(n.Budgets) == 0 && n.Seats == a.seats && n.Free == a.free &&
+		!slices.ContainsFunc(a.pending, func(p promise) bool { return p.index <= a.applied }) {
+		return
+	}
+	shrunk := a.seats > 0 && (n.Seats == 0 || n.Seats > a.seats)
+	a.seats, a.free = n.Seats, n.Free
+	u := limits.Update{Full: n.Full}
 	was := a.shares
-	a.shares = map[string]uint32{}
-	l := s.Limits()
-	for i := range l.Divisions {
-		d := &l.Divisions[i]
-		a.share(d, u)
+	if n.Full {
+		a.shares = map[string]uint32{}
+	}
+	for i := range n.Divisions {
+		d := &n.Divisions[i]
 		units, had := was[d.Key]
-		shrunk = shrunk || had && units > a.shares[d.Key]
+		a.shares[d.Key] = d.Units(a.node)
+		shrunk = shrunk || !had || units > a.shares[d.Key]
+		u.Shares = append(u.Shares, limits.Share{Key: limits.Key(d.Key), Units: a.shares[d.Key], Of: d.Of})
 	}
-	for i := range l.Budgets {
-		a.grant(&l.Budgets[i], u)
+	for _, key := range n.Even {
+		if _, had := a.shares[key]; had {
+			delete(a.shares, key)
+			u.Even = append(u.Even, limits.Key(key))
+			shrunk = true
+		}
 	}
-	return shrunk
-}
-
-func (a *Agent) one(s *fsm.State, key string, u *limits.Update) (shrunk bool) {
-	if b, ok := s.Budget(key); ok {
-		a.grant(&b, u)
+	for i := range n.Budgets {
+		a.grant(&n.Budgets[i], &u)
 	}
-	was, had := a.shares[key]
-	d, ok := s.Division(key)
-	switch {
-	case ok:
-		a.share(&d, u)
-		return !had || was > a.shares[key]
-	case had:
-		delete(a.shares, key)
-		u.Even = append(u.Even, limits.Key(key))
-		return true
+	a.tell(now, u)
+	if shrunk {
+		a.Soon(now)
 	}
-	return false
-}
-
-func (a *Agent) share(d *fsm.Division, u *limits.Update) {
-	units := d.Units(a.node)
-	a.shares[d.Key] = units
-	u.Shares = append(u.Shares, limits.Share{Key: limits.Key(d.Key), Units: units, Of: d.Of})
 }
 
 // grant passes on what this process was given, if it was.

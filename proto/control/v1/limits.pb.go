@@ -110,6 +110,7 @@ type LimitDemand struct {
 	Want          uint32                 `protobuf:"varint,4,opt,name=want,proto3" json:"want,omitempty"`
 	Used          uint32                 `protobuf:"varint,5,opt,name=used,proto3" json:"used,omitempty"`
 	PerS          uint32                 `protobuf:"varint,6,opt,name=per_s,json=perS,proto3" json:"per_s,omitempty"` // of a budget: length of its window in seconds
+	Each          uint64                 `protobuf:"varint,7,opt,name=each,proto3" json:"each,omitempty"`             // of a budget: how many one unit stands for, 0: one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -182,6 +183,13 @@ func (x *LimitDemand) GetUsed() uint32 {
 func (x *LimitDemand) GetPerS() uint32 {
 	if x != nil {
 		return x.PerS
+	}
+	return 0
+}
+
+func (x *LimitDemand) GetEach() uint64 {
+	if x != nil {
+		return x.Each
 	}
 	return 0
 }
@@ -449,14 +457,15 @@ const file_control_v1_limits_proto_rawDesc = "" +
 	"\aapplied\x18\x02 \x01(\x04R\aapplied\x12\x16\n" +
 	"\x06number\x18\x03 \x01(\x04R\x06number\x12\x1a\n" +
 	"\bcomplete\x18\x04 \x01(\bR\bcomplete\x121\n" +
-	"\ademands\x18\x05 \x03(\v2\x17.control.v1.LimitDemandR\ademands\"\x86\x01\n" +
+	"\ademands\x18\x05 \x03(\v2\x17.control.v1.LimitDemandR\ademands\"\x9a\x01\n" +
 	"\vLimitDemand\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\rR\x04kind\x12\x14\n" +
 	"\x05units\x18\x03 \x01(\rR\x05units\x12\x12\n" +
 	"\x04want\x18\x04 \x01(\rR\x04want\x12\x12\n" +
 	"\x04used\x18\x05 \x01(\rR\x04used\x12\x13\n" +
-	"\x05per_s\x18\x06 \x01(\rR\x04perS\";\n" +
+	"\x05per_s\x18\x06 \x01(\rR\x04perS\x12\x12\n" +
+	"\x04each\x18\a \x01(\x04R\x04each\";\n" +
 	"\vLimitAnswer\x12\x16\n" +
 	"\x06leased\x18\x01 \x01(\bR\x06leased\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\"@\n" +
