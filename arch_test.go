@@ -94,7 +94,9 @@ var floors = map[string]int{
 	"cluster/segment/lease":    1, // until when a node may answer and deliver
 	"cluster/lead":             3, // the leader's duties as a step function
 	"cluster/limit":            3, // how limits are divided, the leader's part as a step function
-	"cluster/limit/agent":      4, // and a node's
+	"cluster/limit/keeper":     4, // and runs both
+	"cluster/view":             3, // what Raft has decided, as this node has applied it
+	"cluster/limit/agent":      3, // and a node's
 	"cluster/clock":            1, // what leases are counted by
 	"cluster/ledger":           4, // the operators' records and the audit chain, on a node
 	"cluster/drive":            4, // runs the protocol on the spool and the queue
@@ -157,6 +159,7 @@ var sameFloor = map[string]string{
 	"delivery/queue -> delivery/queue/whole": "content that knows whether it is damaged is a part of an attempt, cut off by size",
 	"delivery/queue -> delivery/queue/word":  "what an operator's word does is a part of the queue, cut off by size",
 
+	"cluster/limit/agent -> cluster/limit":                 "a node's part speaks the leader's words",
 	"cluster/segment -> cluster/segment/place":             "whom a segment lies with is a part of the protocol, cut off by size",
 	"cmd/clrelay/serve/watch -> cmd/clrelay/serve/explain": "what was sent and what would be are one service, cut in two by size",
 	"cluster/segment -> cluster/segment/balance":           "what is to move where is a part of the protocol, cut off by size",

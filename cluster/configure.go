@@ -20,7 +20,7 @@ func (n *Node) configure() {
 	for {
 		var c fsm.Config
 		var have bool
-		n.view.read(func(s *fsm.State) { c, have = s.Config() })
+		n.view.Read(func(s *fsm.State) { c, have = s.Config() })
 		if have && c.Version != told {
 			told = c.Version
 			n.o.Configured(c)
@@ -43,7 +43,7 @@ func (n *Node) configure() {
 // lost to the cluster with its disk.
 func (n *Node) raise() {
 	var now, common uint32
-	n.view.read(func(s *fsm.State) {
+	n.view.Read(func(s *fsm.State) {
 		now, common = s.Level(), min(s.Common(), fsm.KnownLevel)
 		for _, m := range n.raft.Members() {
 			if _, ok := s.Node(m.Node); !ok && m.Voter {
@@ -81,7 +81,7 @@ func (n *Node) govern(c fsm.Config, have bool) {
 		return
 	}
 	var now fsm.Settings
-	n.view.read(func(s *fsm.State) { now = s.Settings() })
+	n.view.Read(func(s *fsm.State) { now = s.Settings() })
 	want.Version = now.Version
 	if want == now {
 		return

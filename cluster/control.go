@@ -15,6 +15,7 @@ import (
 	"github.com/clrelay/clrelay/cluster/lead"
 	"github.com/clrelay/clrelay/cluster/raftnode"
 	"github.com/clrelay/clrelay/cluster/segment"
+	"github.com/clrelay/clrelay/cluster/view"
 )
 
 const (
@@ -29,7 +30,7 @@ const (
 // log, tells them what was applied, and carries out the leader's duties.
 type control struct {
 	raft  *raftnode.Node
-	view  *view
+	view  *view.View
 	self  fsm.Ref
 	now   func() time.Duration
 	log   *slog.Logger
@@ -53,7 +54,7 @@ type control struct {
 	leader *lead.Machine
 }
 
-func newControl(raft *raftnode.Node, v *view, self fsm.Ref, now func() time.Duration, log *slog.Logger) (*control, error) {
+func newControl(raft *raftnode.Node, v *view.View, self fsm.Ref, now func() time.Duration, log *slog.Logger) (*control, error) {
 	leader, err := lead.New(lead.Config{})
 	if err != nil {
 		return nil, fmt.Errorf("cluster: %w", err)
@@ -184,7 +185,7 @@ func (c *control) barrier(term uint64) {
 func (c *control) begin(e *drive.Engine, net drive.Sender, session fsm.Session) {
 	c.e, c.net, c.session = e, net, session
 	e.Step(&segment.Registered{Session: session})
-	c.view.all() // the cores know nothing yet
+	c.view.All() // the cores know nothing yet
 	c.group.Go(c.watchLog)
 	c.group.Go(c.watchLeader)
 	c.group.Go(c.tick)
@@ -195,7 +196,7 @@ func (c *control) watchLog() {
 	for {
 		c.apply()
 		select {
-		case <-c.view.wake:
+		case <-c.view.Wake():
 		case <-c.ctx.Done():
 			return
 		}
@@ -206,15 +207,15 @@ func (c *control) watchLog() {
 func (c *control) apply() {
 	c.applying.Lock()
 	defer c.applying.Unlock()
-	n := c.view.take()
-	if !n.full && !n.cluster && len(n.segments)+len(n.gone)+len(n.nodes) == 0 {
+	n := c.view.Take()
+	if !n.Full && !n.Cluster && len(n.Segments)+len(n.Gone)+len(n.Nodes) == 0 {
 		return
 	}
-	c.step(&lead.Applied{Index: n.index, Full: n.full, Segments: n.segments, Gone: n.gone, Nodes: n.nodes, Settings: n.settings})
+	c.step(&lead.Applied{Index: n.Index, Full: n.Full, Segments: n.Segments, Gone: n.Gone, Nodes: n.Nodes, Settings: n.Settings})
 	c.e.Step(&segment.Applied{
-		Index: n.index, Full: n.full, Segments: n.segments, Gone: n.gone, WrittenOff: n.off, Nodes: n.nodes, Settings: n.settings, Forgetful: n.forgetful,
+		Index: n.Index, Full: n.Full, Segments: n.Segments, Gone: n.Gone, WrittenOff: n.Off, Nodes: n.Nodes, Settings: n.Settings, Forgetful: n.Forgetful,
 	})
-	if n.cluster || len(n.nodes) > 0 {
+	if n.Cluster || len(n.Nodes) > 0 {
 		c.changed()
 	}
 }

@@ -21,11 +21,15 @@ import (
 	"github.com/clrelay/clrelay/cluster/fsm"
 	"github.com/clrelay/clrelay/cluster/gossip"
 	"github.com/clrelay/clrelay/cluster/ledger"
+	share "github.com/clrelay/clrelay/cluster/limit"
+	"github.com/clrelay/clrelay/cluster/limit/keeper"
 	"github.com/clrelay/clrelay/cluster/pki"
 	"github.com/clrelay/clrelay/cluster/port"
 	"github.com/clrelay/clrelay/cluster/raftnode"
 	"github.com/clrelay/clrelay/cluster/replica"
 	"github.com/clrelay/clrelay/cluster/segment"
+	"github.com/clrelay/clrelay/cluster/view"
+	"github.com/clrelay/clrelay/internal/limit"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/spool"
 )
@@ -33,8 +37,8 @@ import (
 // protocolGRPC is gRPC's name in ALPN.
 const protocolGRPC = "h2"
 
-// Options say who a node is and where. All but Expect, Zone, Join, Services,
-// Unary and Stream are needed.
+// Options say who a node is and where. All but Expect, Zone, Join, Limits,
+// Services, Unary and Stream are needed.
 type Options struct {
 	Name      string
 	DataDir   string
@@ -64,6 +68,10 @@ type Options struct {
 	// called again with the same.
 	Configured func(fsm.Config)
 
+	// Limits is this node's limiter. Nil: this node divides no limits, nor has part
+	// in any.
+	Limits limit.Local
+
 	// Services are further gRPC services of the port, behind these
 	// interceptors.
 	Services func(grpc.ServiceRegistrar)
@@ -79,7 +87,7 @@ type Node struct {
 	*ledger.Ledger
 	o    Options
 	e    *drive.Engine
-	view *view
+	view *view.View
 	self fsm.Ref
 
 	ctx   context.Context
@@ -93,6 +101,7 @@ type Node struct {
 	replica *replica.Replicator
 	control *control
 	peers   *peers
+	limits  atomic.Pointer[keeper.Keeper]
 	ready   chan struct{} // closed once this node has a session
 	started atomic.Bool   // the parts above are there
 }
@@ -102,10 +111,10 @@ type Node struct {
 func New(o Options) *Node {
 	n := &Node{o: o, ready: make(chan struct{})}
 	n.ctx, n.stop = context.WithCancel(context.Background())
-	n.view = newView(o.Fatal)
+	n.view = view.New(o.Fatal)
 	n.e = drive.New(clock.Boot, o.Log, o.Fatal)
-	n.Ledger = ledger.New(ledger.Options{Propose: n.propose, Read: n.view.read, Refused: func(r fsm.Result) error { return outcome(r, nil) }})
-	n.view.ledger = n.Tell
+	n.Ledger = ledger.New(ledger.Options{Propose: n.propose, Read: n.view.Read, Refused: func(r fsm.Result) error { return outcome(r, nil) }})
+	n.view.Ledger = n.Tell
 	return n
 }
 
@@ -144,6 +153,11 @@ func (n *Node) Start(sp *spool.Spool, q drive.Queue) (err error) {
 	}
 	if err := n.makeReplica(); err != nil {
 		return err
+	}
+	if n.o.Limits != nil {
+		n.limits.Store(keeper.New(keeper.Options{
+			Node: self.Node, Least: n.o.Expect, Local: n.o.Limits, Raft: n.raft, View: n.view, Log: n.o.Log,
+		}))
 	}
 	n.self = self
 	n.e.Attach(drive.Parts{Self: self, Net: n.replica, Control: n.control, Spool: sp, Queue: q, Loads: n.loads})
@@ -204,7 +218,7 @@ func (n *Node) openRaft() (*raftnode.Node, error) {
 			Raft: n.port.Listener(raftnode.ProtocolRaft), Control: n.port.Listener(raftnode.ProtocolControl),
 			Dial: d.Dial, Peer: nodeOf,
 		},
-		Hint: n.hint, Fatal: n.o.Fatal, Log: n.o.Log,
+		Hint: n.hint, Limits: n.answerLimits, Fatal: n.o.Fatal, Log: n.o.Log,
 	})
 }
 
@@ -244,7 +258,7 @@ func identify(ctx context.Context) (string, error) {
 
 // hint tells the keeper of votes what it should know of a node.
 func (n *Node) hint(node string) (h raftnode.Hint) {
-	n.view.read(func(s *fsm.State) {
+	n.view.Read(func(s *fsm.State) {
 		if rec, ok := s.Node(node); ok {
 			h.Zone = rec.Info.Zone
 			h.Barred = rec.State != fsm.Alive
@@ -307,7 +321,7 @@ func (n *Node) takePart(self fsm.Ref, sp *spool.Spool) error {
 	}
 	var held []segment.Held
 	var generation uint32
-	n.view.read(func(s *fsm.State) { generation = s.Generation() })
+	n.view.Read(func(s *fsm.State) { generation = s.Generation() })
 	for _, h := range sp.Held() {
 		// Such a segment has no record here, and would be taken for one that is gone.
 		if id := fsm.SegmentID(h.ID); id.Replicated() && id.Session().Generation() > generation {
@@ -333,6 +347,9 @@ func (n *Node) takePart(self fsm.Ref, sp *spool.Spool) error {
 	}
 	n.control.changed = n.peers.kick
 	n.control.begin(n.e, n.replica, session)
+	if k := n.limits.Load(); k != nil {
+		k.Begin(session)
+	}
 	n.group.Go(n.peers.run)
 	n.group.Go(n.configure)
 	n.group.Go(func() { n.keepMark(m) })
@@ -359,6 +376,9 @@ func (n *Node) Close() error {
 	if n.control != nil {
 		n.control.close()
 	}
+	if k := n.limits.Load(); k != nil {
+		k.Close()
+	}
 	if n.raft != nil {
 		errs = append(errs, n.raft.Close())
 	}
@@ -373,6 +393,26 @@ func (n *Node) Close() error {
 // Ready tells whether this node would take a message: nil, or the reply to
 // give instead.
 func (n *Node) Ready() *mail.Reply { return n.e.Ready() }
+
+// answerLimits answers a question of a node about limits.
+func (n *Node) answerLimits(ctx context.Context, peer string, body []byte) ([]byte, error) {
+	k := n.limits.Load()
+	if k == nil {
+		return nil, fmt.Errorf("%w: limits are not divided here", raftnode.ErrRefused)
+	}
+	return k.Answer(ctx, peer, body)
+}
+
+// Shares tells what the leader knows of the limits' keys that begin with prefix:
+// of those that are not divided evenly, and of those of which a node wants more
+// than it has. All others are divided evenly. A very long list is cut off.
+func (n *Node) Shares(ctx context.Context, prefix string) ([]share.Status, error) {
+	k := n.limits.Load()
+	if k == nil {
+		return nil, errors.New("cluster: limits are not divided here")
+	}
+	return k.Status(ctx, prefix)
+}
 
 // Elsewhere is of queue.Lease.
 func (n *Node) Elsewhere(m *spool.Message) bool {

@@ -64,7 +64,7 @@ func (n *Node) Overview() Overview {
 		}
 	}
 	o.Quorum = st.Leader != "" && there > voters/2
-	n.view.read(func(s *fsm.State) {
+	n.view.Read(func(s *fsm.State) {
 		o.Copies, o.Level = s.Copies(), s.Level()
 		for _, g := range s.Segments() {
 			if freshCopies(s, &g) < o.Copies {
@@ -202,7 +202,7 @@ func (n *Node) Draining() bool {
 
 func (n *Node) record(node string) (rec fsm.Node, err error) {
 	ok := false
-	n.view.read(func(s *fsm.State) { rec, ok = s.Node(node) })
+	n.view.Read(func(s *fsm.State) { rec, ok = s.Node(node) })
 	if !ok {
 		return rec, fmt.Errorf("%w: %s", ErrNotFound, node)
 	}
@@ -232,14 +232,14 @@ func (n *Node) TransferLeader(ctx context.Context, to string) (string, error) {
 // Config is the newest version of the cluster's configuration; ok is false
 // before there is one.
 func (n *Node) Config() (c fsm.Config, ok bool) {
-	n.view.read(func(s *fsm.State) { c, ok = s.Config() })
+	n.view.Read(func(s *fsm.State) { c, ok = s.Config() })
 	return c, ok
 }
 
 // Configs are the versions of the cluster's configuration that are kept, the
 // oldest first.
 func (n *Node) Configs() (list []fsm.Config) {
-	n.view.read(func(s *fsm.State) { list = s.Configs() })
+	n.view.Read(func(s *fsm.State) { list = s.Configs() })
 	return list
 }
 
@@ -289,7 +289,7 @@ func (n *Node) OthersReady() bool {
 func (n *Node) Leads() bool { return n.started.Load() && n.raft.Status().Ready }
 
 // Read calls f with what is applied here, which must not be kept.
-func (n *Node) Read(f func(*fsm.State)) { n.view.read(f) }
+func (n *Node) Read(f func(*fsm.State)) { n.view.Read(f) }
 
 // Claimed gives the segments all of whose mail is in this node's queue; see
 // drive.Engine.

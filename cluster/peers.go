@@ -120,7 +120,7 @@ func (n *Node) meta() gossip.Meta {
 	st := n.e.Status()
 	m.Session, m.Ready = uint64(n.e.Session()), n.Ready() == nil
 	m.Load.Queued, m.Load.Segments = n.e.Queued(), uint32(st.Owned)
-	n.view.read(func(s *fsm.State) {
+	n.view.Read(func(s *fsm.State) {
 		if m.Session != 0 {
 			m.Generation = s.Generation()
 		}
@@ -187,7 +187,7 @@ func (p *peers) run() {
 
 func (p *peers) connect() {
 	var list []replica.PeerAddr
-	p.n.view.read(func(s *fsm.State) {
+	p.n.view.Read(func(s *fsm.State) {
 		for _, rec := range s.Nodes() {
 			if rec.Name == p.n.o.Name || rec.State == fsm.Removed || rec.Lost || rec.Lease.Session == 0 {
 				continue
@@ -219,4 +219,11 @@ func kernelID(path string) string {
 		return ""
 	}
 	return strings.TrimSpace(string(text))
+}
+
+func kick(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }

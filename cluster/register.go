@@ -90,7 +90,7 @@ func (n *Node) known(self fsm.Ref, m *mark.Mark) error {
 	var nonce [16]byte
 	var l fsm.Lease
 	known := false
-	n.view.read(func(s *fsm.State) {
+	n.view.Read(func(s *fsm.State) {
 		nonce, known = s.Nonce(self)
 		l, _ = s.LeaseOf(self)
 		if rec, _ := s.Node(self.Node); m.None() && rec.Info.Features < fsm.WriteOffLevel {

@@ -35,7 +35,7 @@ type Backup struct {
 func (n *Node) Backup() (Backup, error) {
 	o := n.Overview()
 	b := Backup{Node: n.o.Name, Term: o.Term, Leader: o.Leader, Quorum: o.Quorum}
-	n.view.read(func(s *fsm.State) {
+	n.view.Read(func(s *fsm.State) {
 		b.Generation, b.Index, b.Segments = s.Generation(), s.Applied(), s.Len()
 		for _, rec := range s.Nodes() {
 			if rec.State != fsm.Removed {
@@ -55,14 +55,14 @@ func (n *Node) Backup() (Backup, error) {
 // Lost gives the segments of which no store is left that data is trusted to,
 // sorted.
 func (n *Node) Lost() (lost []fsm.Segment) {
-	n.view.read(func(s *fsm.State) { lost = s.Lost() })
+	n.view.Read(func(s *fsm.State) { lost = s.Lost() })
 	return lost
 }
 
 // Segment gives a segment's record.
 func (n *Node) Segment(id fsm.SegmentID) (g fsm.Segment, err error) {
 	ok := false
-	n.view.read(func(s *fsm.State) { g, ok = s.Segment(id) })
+	n.view.Read(func(s *fsm.State) { g, ok = s.Segment(id) })
 	if !ok {
 		err = fmt.Errorf("%w: %v", ErrNoSegment, id)
 	}
@@ -113,7 +113,7 @@ func (n *Node) MayWriteOff(list []fsm.Segment) error {
 // the segments may be delivered from was renewed after the index that it
 // returns, and none of them lasts longer than wait.
 func (n *Node) mayWriteOff(list []fsm.Segment) (index uint64, wait time.Duration, err error) {
-	n.view.read(func(s *fsm.State) {
+	n.view.Read(func(s *fsm.State) {
 		index, wait = s.Applied(), s.Settings().G
 		switch {
 		case s.Level() < fsm.WriteOffLevel:

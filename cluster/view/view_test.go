@@ -1,4 +1,4 @@
-package cluster
+package view
 
 import (
 	"encoding/binary"
@@ -15,7 +15,7 @@ import (
 // being tried.
 func TestSnapshotOfANewerProgram(t *testing.T) {
 	var said error
-	v := newView(func(err error) { said = err })
+	v := New(func(err error) { said = err })
 	if err := v.Restore([]byte("no snapshot")); err == nil || said != nil {
 		t.Errorf("damage: %v, fatal %v", err, said)
 	}
