@@ -18,6 +18,7 @@ import (
 	"github.com/clrelay/clrelay/cluster"
 	"github.com/clrelay/clrelay/cluster/fsm"
 	"github.com/clrelay/clrelay/cluster/pki"
+	"github.com/clrelay/clrelay/internal/limit"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/spool"
 )
@@ -31,6 +32,9 @@ type member struct {
 	talk string
 	sp   *spool.Spool
 	q    *shelf
+
+	limits limit.Local // nil: none
+	purse  *purse      // that it is
 }
 
 // shelf is a Queue that only remembers.
@@ -78,7 +82,10 @@ type group struct {
 	nodes []*member
 }
 
-func newGroup(t *testing.T, n int) *group {
+func newGroup(t *testing.T, n int) *group { return makeGroup(t, n, func(*group) {}) }
+
+// makeGroup makes one whose nodes are fitted out before they start.
+func makeGroup(t *testing.T, n int, fit func(*group)) *group {
 	t.Helper()
 	g := &group{t: t, tls: t.TempDir()}
 	if _, err := pki.CreateCA(pki.CAOptions{Dir: g.tls}); err != nil {
@@ -94,6 +101,9 @@ func newGroup(t *testing.T, n int) *group {
 			t.Fatal(err)
 		}
 		g.nodes = append(g.nodes, m)
+	}
+	fit(g)
+	for _, m := range g.nodes {
 		g.start(m)
 	}
 	return g
@@ -121,6 +131,7 @@ func (g *group) start(m *member) {
 			return fsm.DefaultSettings(), nil
 		},
 		Configured: func(fsm.Config) {}, Changed: func() {}, Birth: []byte("birth"),
+		Limits: m.limits,
 	})
 	m.sp, _, err = spool.Open(spool.Options{
 		Dir: m.dir, Node: m.name, FileSize: 1 << 20, Reserve: 1, Log: log, Fatal: fatal,
