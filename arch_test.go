@@ -117,6 +117,8 @@ var floors = map[string]int{
 	"docs":                     0, // the manual
 	"test":                     6, // drives everything
 
+	"delivery/queue/clock":       0, // the queue's time
+	"delivery/queue/limits":      3, // between the limits and the scheduler
 	"delivery/queue/keys":        2, // senders and domains as numbers
 	"delivery/queue/sched/timer": 0, // record numbers by time
 	"delivery/queue/sched/slab":  0, // records by number

@@ -7,7 +7,9 @@ import (
 	"time"
 
 	"github.com/clrelay/clrelay/delivery"
+	"github.com/clrelay/clrelay/delivery/allow"
 	"github.com/clrelay/clrelay/delivery/dsn"
+	"github.com/clrelay/clrelay/delivery/queue/limits"
 	"github.com/clrelay/clrelay/delivery/queue/sched"
 	"github.com/clrelay/clrelay/delivery/queue/whole"
 	"github.com/clrelay/clrelay/internal/mail"
@@ -40,7 +42,9 @@ type try struct {
 	results  []sched.Result
 	content  whole.Content
 	noLease  bool
-	now      time.Time // when the outcomes came, by the wall clock
+	asks     sched.JobID   // others wait for what a limit says to this one; 0: nobody
+	denied   *allow.Denied // what a limit said
+	now      time.Time     // when the outcomes came, by the wall clock
 }
 
 // deliver makes one attempt at one next hop and records what came of it.
@@ -60,12 +64,19 @@ func (r *Runner) deliver(j *job, ev *event) {
 		t.env = env
 	}
 	t.content.Content = r.sp.Content(t.m)
+	if j.Asks {
+		t.asks = j.Job
+	}
 	if send := t.heldBack(j.Lane, t.route(j.Lane)); len(send) > 0 {
 		t.attempt(j.ctx, send)
 	}
-	t.now = r.clock.wall()
+	t.now = r.clock.Wall()
 	t.judge(j.ctx)
 	ev.Reach, ev.Why = t.reach()
+	if t.denied != nil {
+		ev.Denied = limits.Denied(t.denied, r.clock.Sched())
+		r.o.Observer.Limited(j.Lane, t.denied)
+	}
 	t.reportFailures(j.ctx)
 	t.reportSuccess(j.ctx)
 	t.record()
@@ -84,24 +95,24 @@ func (r *Runner) unreadable(m *spool.Message, items []item, results []sched.Resu
 	case errors.As(err, &damage) && r.o.Lease.Elsewhere(m):
 		r.o.Log.Error("an envelope is damaged: another node is to deliver the message", "id", m.ID().String(), "error", err)
 		for i := range results {
-			results[i] = sched.Result{State: mail.StateActive, Next: r.clock.sched().Add(errorWait)}
+			results[i] = sched.Result{State: mail.StateActive, Next: r.clock.Sched().Add(errorWait)}
 		}
 	case errors.As(err, &damage):
 		r.o.Log.Error("holding a message whose envelope is damaged", "id", m.ID().String(), "error", err)
 		rs := make([]spool.Result, len(items))
 		for i, it := range items {
 			results[i].State = mail.StateHeld
-			rs[i] = spool.Result{Recipient: int(it.Recipient), State: mail.StateHeld, Attempts: it.Attempts, At: r.clock.wall(),
+			rs[i] = spool.Result{Recipient: int(it.Recipient), State: mail.StateHeld, Attempts: it.Attempts, At: r.clock.Wall(),
 				Reply: *mail.NewReply(451, "4.3.0", "envelope damaged in the relay's store")}
 		}
 		r.settle(m, rs)
 		for range items {
-			r.o.Observer.Recipient(&Event{Kind: Held, ID: m.ID(), Delay: r.clock.wall().Sub(m.Arrived()), Reason: "envelope damaged"})
+			r.o.Observer.Recipient(&Event{Kind: Held, ID: m.ID(), Delay: r.clock.Wall().Sub(m.Arrived()), Reason: "envelope damaged"})
 		}
 	default:
 		r.o.Log.Error("reading an envelope", "id", m.ID().String(), "error", err)
 		for i := range results {
-			results[i] = sched.Result{State: mail.StateActive, Next: r.clock.sched().Add(errorWait)}
+			results[i] = sched.Result{State: mail.StateActive, Next: r.clock.Sched().Add(errorWait)}
 		}
 	}
 }
@@ -129,7 +140,7 @@ func (t *try) route(lane string) (send []int) {
 			t.results[i] = sched.Result{State: mail.StateActive, Lane: key}
 		case reply != nil:
 			t.tried[i] = true
-			t.outcomes[i] = mail.Outcome{Recipient: int(it.Recipient), Reply: *reply, At: t.r.clock.wall()}
+			t.outcomes[i] = mail.Outcome{Recipient: int(it.Recipient), Reply: *reply, At: t.r.clock.Wall()}
 		default:
 			t.hop = hop
 			send = append(send, i)
@@ -149,6 +160,11 @@ func (t *try) attempt(ctx context.Context, send []int) {
 	for i, place := range send {
 		rcpts[i] = int(t.items[place].Recipient)
 	}
+	at := &delivery.Attempt{Envelope: t.env, Recipients: rcpts, Content: &t.content}
+	if !t.admit(ctx, at) {
+		return
+	}
+	defer at.Permit.Drop()
 	mark := t.r.sp.Attempt(t.m, rcpts)
 	var final *spool.FinalError
 	if errors.As(mark.Err(), &final) {
@@ -160,7 +176,7 @@ func (t *try) attempt(ctx context.Context, send []int) {
 			}
 			return done
 		})
-		if len(send) > 0 {
+		if at.Permit.Drop(); len(send) > 0 {
 			t.attempt(ctx, send)
 		}
 		return
@@ -171,7 +187,7 @@ func (t *try) attempt(ctx context.Context, send []int) {
 		}
 		return
 	}
-	at := &delivery.Attempt{Envelope: t.env, Recipients: rcpts, Content: &t.content, BeforeDot: func() error {
+	at.BeforeDot = func() error {
 		// Behind the dot lies the possible duplicate: what is sent must be
 		// ours to send, and the next start must be able to know of it.
 		if err := mark.Wait(); err != nil {
@@ -182,23 +198,40 @@ func (t *try) attempt(ctx context.Context, send []int) {
 			return errNoLease
 		}
 		return nil
-	}}
+	}
 	outs := t.r.o.Deliverer.Deliver(ctx, t.hop, at)
 	for _, place := range send {
 		want := int(t.items[place].Recipient)
 		t.tried[place], t.marked[place] = true, true
-		t.outcomes[place] = mail.Outcome{Recipient: want, Reply: errInternal, At: t.r.clock.wall()}
+		t.outcomes[place] = mail.Outcome{Recipient: want, Reply: errInternal, At: t.r.clock.Wall()}
 		if i := slices.IndexFunc(outs, func(o mail.Outcome) bool { return o.Recipient == want }); i >= 0 {
 			t.outcomes[place] = outs[i]
 		}
 	}
 }
 
+// admit asks the limits whether the attempt may begin. What they keep stays as
+// it is: nothing is recorded.
+func (t *try) admit(ctx context.Context, at *delivery.Attempt) bool {
+	if t.r.o.Limits == nil {
+		return true
+	}
+	at.Subject = limits.Subject(t.env, t.env.Recipients[at.Recipients[0]].Addr.Domain, &t.hop)
+	if t.denied = t.r.o.Limits.Admit(ctx, &t.hop, at); t.denied != nil {
+		return false
+	}
+	if t.asks != 0 {
+		t.r.step(&event{Kind: sched.Admitted, Job: t.asks}, nil)
+		t.asks = 0
+	}
+	return true
+}
+
 // later puts recipients back that were not tried.
 func (t *try) later(places []int, wait time.Duration) {
 	for _, i := range places {
 		t.tried[i] = false
-		t.results[i] = sched.Result{State: mail.StateActive, Next: t.r.clock.sched().Add(wait)}
+		t.results[i] = sched.Result{State: mail.StateActive, Next: t.r.clock.Sched().Add(wait)}
 	}
 }
 
@@ -230,6 +263,10 @@ func (t *try) judge(ctx context.Context) {
 			// possible duplicate; this process's count is read by nobody now.
 			t.tried[i], t.marked[i] = false, false
 			t.results[i] = sched.Result{State: mail.StateActive}
+		case limits.Of(&o.Reply) != nil && !o.Unsure:
+			t.denied = limits.Of(&o.Reply)
+			t.tried[i] = false
+			t.results[i] = sched.Result{State: mail.StateActive}
 		case ctx.Err() != nil && !o.Unsure:
 			t.tried[i] = false
 			t.results[i] = sched.Result{State: mail.StateActive}
@@ -245,7 +282,7 @@ func (t *try) judge(ctx context.Context) {
 
 // postpone lets a recipient wait by its schedule.
 func (t *try) postpone(i int) {
-	t.results[i] = sched.Result{State: mail.StateDeferred, Next: t.r.clock.sched().Add(t.items[i].Delay)}
+	t.results[i] = sched.Result{State: mail.StateDeferred, Next: t.r.clock.Sched().Add(t.items[i].Delay)}
 }
 
 // reach draws from the outcomes what they say of the destination.
@@ -292,7 +329,7 @@ func (t *try) record() {
 			// start would take it for a possible duplicate.
 			res = t.asBefore(it)
 		case res.State == mail.StateDeferred:
-			res.Next = t.r.clock.toWall(t.results[i].Next)
+			res.Next = t.r.clock.ToWall(t.results[i].Next)
 		}
 		rs = append(rs, res)
 	}
@@ -352,7 +389,7 @@ func (t *try) observe() {
 		case mail.StateDelivered:
 			e.Kind = Delivered
 		case mail.StateDeferred:
-			e.Kind, e.Next = Deferred, t.r.clock.toWall(t.results[i].Next)
+			e.Kind, e.Next = Deferred, t.r.clock.ToWall(t.results[i].Next)
 		default:
 			e.Kind = Bounced
 			if !t.outcomes[i].Reply.Permanent() {
@@ -369,7 +406,7 @@ func (t *try) observe() {
 
 // event begins an Event.
 func (r *Runner) event(m *spool.Message, env *mail.Envelope, rcpt int) Event {
-	return Event{ID: m.ID(), From: env.From, To: env.Recipients[rcpt].Addr, Delay: r.clock.wall().Sub(m.Arrived())}
+	return Event{ID: m.ID(), From: env.From, To: env.Recipients[rcpt].Addr, Delay: r.clock.Wall().Sub(m.Arrived())}
 }
 
 // reportFailures tells the sender of those that failed for good, before that

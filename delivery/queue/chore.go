@@ -18,10 +18,10 @@ func (r *Runner) postpone(j *job, ev *event) {
 	if j.Why != nil {
 		why = *j.Why
 	}
-	now := r.clock.wall()
+	now := r.clock.Wall()
 	var rs []spool.Result
 	for i, it := range j.Items {
-		ev.Results[i] = sched.Result{State: mail.StateDeferred, Next: r.clock.sched().Add(it.Delay)}
+		ev.Results[i] = sched.Result{State: mail.StateDeferred, Next: r.clock.Sched().Add(it.Delay)}
 		rs = append(rs, spool.Result{Recipient: int(it.Recipient), State: mail.StateDeferred, Attempts: it.Attempts + 1, Next: now.Add(it.Delay), Reply: why, At: now})
 		if i+1 == len(j.Items) || j.Items[i+1].Ref != it.Ref {
 			r.settle(it.Ref, rs)
@@ -62,7 +62,7 @@ func (r *Runner) giveUp(j *job, ev *event) {
 	}
 	var failed []dsn.Recipient
 	var rs []spool.Result
-	now := r.clock.wall()
+	now := r.clock.Wall()
 	for i := range j.Items {
 		it := &j.Items[i]
 		o := last(it, &st[it.Recipient])
@@ -72,7 +72,7 @@ func (r *Runner) giveUp(j *job, ev *event) {
 	}
 	if err := r.reportFailed(j.ctx, m, env, failed); err != nil {
 		for i := range ev.Results {
-			ev.Results[i] = sched.Result{State: mail.StateActive, Next: r.clock.sched().Add(errorWait)}
+			ev.Results[i] = sched.Result{State: mail.StateActive, Next: r.clock.Sched().Add(errorWait)}
 		}
 		return
 	}
@@ -134,7 +134,7 @@ func (r *Runner) operate(j *job, ev *event) {
 		r.unreadable(m, j.Items, ev.Results, err)
 		return
 	}
-	rs := t.said.Results(j.Items, st, r.clock.wall())
+	rs := t.Said.Results(j.Items, st, r.clock.Wall())
 	var bounced []dsn.Recipient
 	for i := range rs {
 		if rs[i].State == mail.StateFailed {
@@ -154,7 +154,7 @@ func (r *Runner) operate(j *job, ev *event) {
 	failed = 0
 	for i := range rs {
 		ev.Results[i] = r.followed(j.Op, &rs[i], env.Recipients[rs[i].Recipient].Addr.Domain)
-		r.observeWord(j.Op, m, env, &rs[i], t.said.Reason)
+		r.observeWord(j.Op, m, env, &rs[i], t.Said.Reason)
 	}
 }
 
@@ -181,12 +181,12 @@ func (r *Runner) unchanged(st *spool.RecipientState) sched.Result {
 	if st.State == mail.StateHeld || st.State == mail.StateTrashed {
 		res := sched.Result{State: st.State}
 		if !st.Next.IsZero() {
-			res.Next = r.clock.toSched(st.Next)
+			res.Next = r.clock.ToSched(st.Next)
 		}
 		return res
 	}
-	next := r.clock.sched().Add(errorWait)
-	if at := r.clock.toSched(st.Next); !st.Next.IsZero() && at.After(next) {
+	next := r.clock.Sched().Add(errorWait)
+	if at := r.clock.ToSched(st.Next); !st.Next.IsZero() && at.After(next) {
 		next = at
 	}
 	return sched.Result{State: mail.StateActive, Next: next}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/clrelay/clrelay/delivery"
+	"github.com/clrelay/clrelay/delivery/allow"
 	"github.com/clrelay/clrelay/delivery/dsn"
 	"github.com/clrelay/clrelay/delivery/queue"
 	"github.com/clrelay/clrelay/delivery/queue/sched"
@@ -241,6 +242,8 @@ func (w *world) Reported(_, _ mail.ID, kind dsn.Kind) {
 	defer w.mu.Unlock()
 	w.reports = append(w.reports, kind.String())
 }
+
+func (w *world) Limited(string, *allow.Denied) {}
 
 func (w *world) Postponed(lane string, n int, why *mail.Reply) {
 	w.mu.Lock()

@@ -36,7 +36,7 @@ func (r *Runner) Counts() Counts {
 	c := r.s.Counts()
 	r.mu.Unlock()
 	if !c.Oldest.IsZero() {
-		c.Oldest = r.clock.toWall(c.Oldest)
+		c.Oldest = r.clock.ToWall(c.Oldest)
 	}
 	return c
 }
@@ -51,7 +51,7 @@ func (r *Runner) Destinations(visit func(*Lane)) {
 	defer r.mu.Unlock()
 	r.s.Destinations(func(l *Lane) {
 		if !l.Next.IsZero() {
-			l.Next = r.clock.toWall(l.Next)
+			l.Next = r.clock.ToWall(l.Next)
 		}
 		visit(l)
 	})
@@ -97,7 +97,7 @@ func (r *Runner) list(ctx context.Context, sel Selector, reads walk.Needs, visit
 				row.Orders = p.Orders[v.Index]
 			}
 			if !v.Next.IsZero() {
-				row.Next = r.clock.toWall(v.Next)
+				row.Next = r.clock.ToWall(v.Next)
 			}
 			if reads.Reply {
 				row.LastReply = p.Reply(v)
@@ -231,23 +231,23 @@ func (r *Runner) Change(ctx context.Context, c Change) (Changed, error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	t.left = true
+	t.Left = true
 	r.forget(tag, t)
 	if c.Op != sched.Retry { // what ended meanwhile needs no further try
-		sum.Failed = sum.Recipients - int64(t.changed)
+		sum.Failed = sum.Recipients - int64(t.Changed)
 	}
 	return sum, err
 }
 
 // ticket begins to follow a command.
-func (r *Runner) ticket(c *Change) (uint64, *ticket, error) {
+func (r *Runner) ticket(c *Change) (uint64, *word.Ticket, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.stopping || r.sp == nil {
 		return 0, nil, ErrStopping
 	}
 	r.lastTag++
-	t := &ticket{said: word.Said{Op: c.Op, Reason: c.Reason, Until: c.Until, Route: c.Route}, signal: make(chan struct{}, 1)}
+	t := word.NewTicket(word.Said{Op: c.Op, Reason: c.Reason, Until: c.Until, Route: c.Route})
 	r.tickets[r.lastTag] = t
 	return r.lastTag, t, nil
 }
@@ -265,59 +265,21 @@ func (c *Changed) add(p *walk.Picked) {
 	}
 }
 
-// ticket follows one Change until it has returned and the last recipient that
-// it met is recorded. Runner.mu guards what changes.
-type ticket struct {
-	said    word.Said // it never changes
-	left    bool      // the Change has returned
-	working int       // recipients whose change is being recorded
-	waiting int       // recipients whose delivery must end first
-	changed int
-	signal  chan struct{} // has room for one
-}
-
 // settled waits until at most n recipients are being recorded; with n = 0 also
 // for those whose delivery must end first.
-func (r *Runner) settled(ctx context.Context, t *ticket, n int) error {
+func (r *Runner) settled(ctx context.Context, t *word.Ticket, n int) error {
 	for {
 		r.mu.Lock()
-		ok := t.working <= n && (n > 0 || t.waiting == 0)
+		ok := t.Working <= n && (n > 0 || t.Waiting == 0)
 		r.mu.Unlock()
 		if ok {
 			return nil
 		}
 		select {
-		case <-t.signal:
+		case <-t.Signal:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-	}
-}
-
-// answer notes what the scheduler made of a command.
-func (t *ticket) answer(a *action) {
-	if t == nil {
-		return
-	}
-	switch {
-	case a.Kind == sched.Overtaken:
-		t.waiting -= a.Count
-	case a.Kind == sched.Operate: // a delivery ended, its recipients' turn has come
-		t.waiting -= len(a.Items)
-		t.working += len(a.Items)
-	case t.said.Op == sched.Retry:
-		t.changed += a.Count
-	default:
-		t.working += a.Count
-		t.waiting += a.Waiting
-	}
-	t.wake()
-}
-
-func (t *ticket) wake() {
-	select {
-	case t.signal <- struct{}{}:
-	default:
 	}
 }
 
@@ -326,22 +288,22 @@ func (r *Runner) operated(tag uint64, n, failed int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if t := r.tickets[tag]; t != nil {
-		t.working -= n
-		t.changed += n - failed
-		t.wake()
+		t.Working -= n
+		t.Changed += n - failed
+		t.Wake()
 		r.forget(tag, t)
 	}
 }
 
 // forget drops a ticket that nobody needs any more. r.mu is held.
-func (r *Runner) forget(tag uint64, t *ticket) {
-	if t != nil && t.left && t.working == 0 && t.waiting == 0 {
+func (r *Runner) forget(tag uint64, t *word.Ticket) {
+	if t != nil && t.Left && t.Working == 0 && t.Waiting == 0 {
 		delete(r.tickets, tag)
 	}
 }
 
 // order gives the ticket of a word that is to be recorded.
-func (r *Runner) order(tag uint64) *ticket {
+func (r *Runner) order(tag uint64) *word.Ticket {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.tickets[tag]
@@ -378,7 +340,7 @@ func (r *Runner) Show(id mail.ID) (d Detail, ok bool, err error) {
 	if err != nil {
 		return Detail{}, true, fmt.Errorf("queue: message %s: %w", id, err)
 	}
-	now := r.clock.wall()
+	now := r.clock.Wall()
 	for i := range d.Recipients {
 		if s := &d.Recipients[i]; s.State == mail.StateDeferred && !s.Next.After(now) {
 			s.State, s.Next = mail.StateActive, time.Time{} // due: that is not recorded

@@ -7,8 +7,10 @@ import (
 	"time"
 
 	"github.com/clrelay/clrelay/delivery"
+	"github.com/clrelay/clrelay/delivery/allow"
 	"github.com/clrelay/clrelay/delivery/dsn"
 	"github.com/clrelay/clrelay/delivery/queue/sched"
+	"github.com/clrelay/clrelay/delivery/queue/sched/turns"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/spool"
 )
@@ -25,6 +27,12 @@ type Router interface {
 // canceled ctx ends it soon, unless the final dot has been sent.
 type Deliverer interface {
 	Deliver(ctx context.Context, hop mail.NextHop, at *delivery.Attempt) []mail.Outcome
+}
+
+// Limits say whether a delivery may begin now. When Admit returns nil, what it
+// has granted is in at.Permit.
+type Limits interface {
+	Admit(ctx context.Context, hop *mail.NextHop, at *delivery.Attempt) *allow.Denied
 }
 
 // Lease tells whether this node may deliver a message now.
@@ -46,6 +54,9 @@ type Observer interface {
 	// Postponed tells that n waiting recipients of a destination were
 	// deferred without a try of their own, because it can't be reached.
 	Postponed(lane string, n int, why *mail.Reply)
+	// Limited tells that a delivery to a destination was put off by a limit,
+	// which may be so many times a second.
+	Limited(lane string, why *allow.Denied)
 }
 
 // EventKind says what happened to a recipient.
@@ -92,8 +103,12 @@ type Mailboxes struct {
 type Options struct {
 	Router    Router
 	Deliverer Deliverer
-	Lease     Lease    // nil: always held
-	Observer  Observer // nil: nobody
+	Lease     Lease  // nil: always held
+	Limits    Limits // nil: there are none
+	// Class says how urgent mail is that the entry of this name of the setting
+	// senders has let in; empty: that needed none. nil: all is Normal.
+	Class    func(sender string) sched.Class
+	Observer Observer // nil: nobody
 
 	Schedule  sched.Config
 	Hostname  string // the relay's name in reports
@@ -110,6 +125,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Observer == nil {
 		o.Observer = nobody{}
+	}
+	if o.Class == nil {
+		o.Class = func(string) sched.Class { return turns.Normal }
 	}
 	if o.MaxReturn == 0 {
 		o.MaxReturn = 1 << 20
@@ -134,3 +152,4 @@ type nobody struct{}
 func (nobody) Recipient(*Event)                   {}
 func (nobody) Reported(_, _ mail.ID, _ dsn.Kind)  {}
 func (nobody) Postponed(string, int, *mail.Reply) {}
+func (nobody) Limited(string, *allow.Denied)      {}

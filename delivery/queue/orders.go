@@ -32,7 +32,7 @@ func (r *Runner) obey(rc *sched.Recipient, o *spool.Orders, domain string) {
 		rc.Lane = r.lane(o.Route, domain)
 	}
 	if o.EndMS != 0 {
-		rc.End = r.clock.toSched(time.UnixMilli(o.EndMS))
+		rc.End = r.clock.ToSched(time.UnixMilli(o.EndMS))
 	}
 }
 
@@ -40,14 +40,14 @@ func (r *Runner) obey(rc *sched.Recipient, o *spool.Orders, domain string) {
 func (r *Runner) followed(op sched.Op, rs *spool.Result, domain string) sched.Result {
 	res := sched.Result{State: rs.State}
 	if !rs.Next.IsZero() {
-		res.Next = r.clock.toSched(rs.Next)
+		res.Next = r.clock.ToSched(rs.Next)
 	}
 	switch op {
 	case sched.Reroute:
 		res.Lane = r.lane(rs.Orders.Route, domain)
 	case sched.Expire:
-		res.End = r.clock.toSched(time.UnixMilli(rs.Orders.EndMS))
-		now := r.clock.sched()
+		res.End = r.clock.ToSched(time.UnixMilli(rs.Orders.EndMS))
+		now := r.clock.Sched()
 		switch {
 		case rs.State == mail.StateDeferred && res.Next.After(now):
 			res.Same = true
@@ -75,7 +75,7 @@ func (r *Runner) purge(j *job, ev *event) {
 	if err != nil { // what can't be read can be destroyed
 		env = nameless(m)
 	}
-	now := r.clock.wall()
+	now := r.clock.Wall()
 	var rs []spool.Result
 	for i, it := range j.Items {
 		rs = append(rs, spool.Result{Recipient: int(it.Recipient), State: mail.StateDropped, Attempts: it.Attempts, At: now})

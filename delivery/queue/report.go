@@ -49,7 +49,7 @@ func (r *Runner) ourPostmaster(a mail.Address) bool {
 // report stores a report: when it returns nil that is durable. An original
 // that can't be read is left out.
 func (r *Runner) report(ctx context.Context, m *spool.Message, env *mail.Envelope, rep dsn.Report) error {
-	rep.Envelope, rep.ReportingMTA, rep.MaxFull, rep.Now = env, r.o.Hostname, r.o.MaxReturn, r.clock.wall()
+	rep.Envelope, rep.ReportingMTA, rep.MaxFull, rep.Now = env, r.o.Hostname, r.o.MaxReturn, r.clock.Wall()
 	rep.ID = mail.NewID(rep.Now)
 	if box := r.boxes.Load().Postmaster; rep.To.IsNull() && !box.IsNull() && r.ourPostmaster(env.From) {
 		rep.To = box

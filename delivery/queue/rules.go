@@ -54,7 +54,7 @@ func (t *try) heldBack(lane string, send []int) []int {
 		rs = append(rs, res)
 		t.results[place] = sched.Result{State: mail.StateHeld}
 		if !rule.Until.IsZero() {
-			t.results[place].Next = t.r.clock.toSched(rule.Until)
+			t.results[place].Next = t.r.clock.ToSched(rule.Until)
 		}
 		e := t.r.event(t.m, t.env, int(it.Recipient))
 		e.Kind, e.Attempt, e.Reason = Held, int(it.Attempts), "rule "+rule.ID
@@ -73,7 +73,7 @@ func (t *try) heldBack(lane string, send []int) []int {
 // rule gives the first rule that holds a recipient, nil when none does. last is
 // filled when a rule needs it.
 func (t *try) rule(rules []Rule, lane string, place int, last *[]spool.RecipientState) *Rule {
-	it, now := t.items[place], t.r.clock.wall()
+	it, now := t.items[place], t.r.clock.Wall()
 	for i := range rules {
 		rule := &rules[i]
 		sel := rule.Selector

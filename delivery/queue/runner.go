@@ -9,8 +9,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/clrelay/clrelay/delivery/queue/clock"
 	"github.com/clrelay/clrelay/delivery/queue/keys"
 	"github.com/clrelay/clrelay/delivery/queue/sched"
+	"github.com/clrelay/clrelay/delivery/queue/word"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/spool"
 )
@@ -38,7 +40,7 @@ type Runner struct {
 	sp     *spool.Spool
 	ctx    context.Context // of all jobs
 	cancel context.CancelFunc
-	clock  clock
+	clock  clock.Clock
 	events sync.Pool // of *intake
 	boxes  atomic.Pointer[Mailboxes]
 	rules  atomic.Pointer[[]Rule] // nil: there are none
@@ -49,7 +51,7 @@ type Runner struct {
 	armed    time.Time // when the timer fires; zero: it does not
 	cancels  map[sched.JobID]context.CancelFunc
 	fresh    map[*spool.Message]*mail.Envelope
-	tickets  map[uint64]*ticket // of operators' commands under way
+	tickets  map[uint64]*word.Ticket // of operators' commands under way
 	lastTag  uint64
 	jobs     int // running
 	stopping bool
@@ -73,11 +75,11 @@ type job struct {
 func New(o Options) *Runner {
 	o = o.withDefaults()
 	r := &Runner{
-		o: o, clock: newClock(),
+		o: o, clock: clock.New(),
 		s:       sched.New[*spool.Message](o.Schedule, rand.New(o.Rand)),
 		cancels: map[sched.JobID]context.CancelFunc{},
 		fresh:   map[*spool.Message]*mail.Envelope{},
-		tickets: map[uint64]*ticket{},
+		tickets: map[uint64]*word.Ticket{},
 		drained: make(chan struct{}),
 	}
 	r.boxes.Store(&o.Mailboxes)
@@ -126,7 +128,7 @@ func (r *Runner) Resume(m *spool.Message, env *mail.Envelope, st []spool.Recipie
 			r.obey(&rc, o, env.Recipients[i].Addr.Domain)
 		}
 		if !st[i].Next.IsZero() {
-			rc.Next = r.clock.toSched(st[i].Next)
+			rc.Next = r.clock.ToSched(st[i].Next)
 		}
 		kept = append(kept, rc)
 	}
@@ -138,7 +140,7 @@ func (r *Runner) Resume(m *spool.Message, env *mail.Envelope, st []spool.Recipie
 
 // fill makes the event that adds a message, all of its recipients active.
 func (in *intake) fill(r *Runner, m *spool.Message, env *mail.Envelope) {
-	in.ev = event{Kind: sched.Add, Ref: m, Arrived: r.clock.toSched(m.Arrived()), Sender: keys.Sender(env.From)}
+	in.ev = event{Kind: sched.Add, Ref: m, Arrived: r.clock.ToSched(m.Arrived()), Sender: keys.Sender(env.From), Class: r.o.Class(env.Client.Sender)}
 	in.rcpts = in.rcpts[:0]
 	var domain, key string
 	var number uint16
@@ -159,6 +161,9 @@ func (r *Runner) Configure(c sched.Config, m Mailboxes) {
 	r.mu.Unlock()
 	r.step(&event{Kind: sched.Tick}, nil)
 }
+
+// LimitsChanged lets deliveries that wait for a limit ask again now.
+func (r *Runner) LimitsChanged() { r.step(&event{Kind: sched.Relax}, nil) }
 
 // Shutdown starts nothing more, waits for what runs until ctx ends, then
 // aborts it: what has not sent its final dot stays queued as it was, and of
@@ -214,7 +219,7 @@ func (r *Runner) work(j job) {
 
 // stepped gives the scheduler an event and appends the jobs that follow.
 func (r *Runner) stepped(ev *event, env *mail.Envelope, jobs []job) []job {
-	now := r.clock.sched()
+	now := r.clock.Sched()
 	var cancels []context.CancelFunc
 	r.mu.Lock()
 	if ev.Kind == sched.Finished {
@@ -231,13 +236,13 @@ func (r *Runner) stepped(ev *event, env *mail.Envelope, jobs []job) []job {
 			cancels = append(cancels, r.cancels[a.Job])
 			continue
 		case sched.Answer, sched.Overtaken:
-			r.tickets[a.Tag].answer(&a)
+			r.tickets[a.Tag].Answer(&a)
 			r.forget(a.Tag, r.tickets[a.Tag])
 			continue
 		}
 		j := job{action: a, ctx: r.ctx}
 		if a.Kind == sched.Operate && ev.Kind == sched.Finished {
-			r.tickets[a.Tag].answer(&a)
+			r.tickets[a.Tag].Answer(&a)
 		}
 		if a.Kind == sched.Deliver {
 			j.ctx, j.env = r.begin(&a, ev, env)

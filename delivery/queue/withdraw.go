@@ -22,7 +22,7 @@ func (r *Runner) Withdraw(ctx context.Context, segment uint64) error {
 	}
 	defer func() {
 		r.mu.Lock()
-		t.left = true
+		t.Left = true
 		r.forget(tag, t)
 		r.mu.Unlock()
 	}()

@@ -10,6 +10,7 @@
 package route
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -26,6 +27,7 @@ type Rule struct {
 	// Domains are names, or "*.name" for all below it. Empty: all.
 	Domains []string
 	Action  Action
+	Name    string // empty: by its place, "routes[0]"
 }
 
 // Action is where a rule sends mail: to the domain's MX set when there are no
@@ -43,6 +45,7 @@ type Table struct {
 	exact map[string]int // domain -> the first rule that names it
 	below map[string]int // name of "*.name" -> the first rule that has it
 	all   int            // the first rule that matches everything
+	names []string       // by rule
 	hops  []mail.NextHop // by rule; for MX the Key is what stands behind the domain
 }
 
@@ -57,6 +60,7 @@ func New(rules []Rule) (*Table, error) {
 			return nil, fmt.Errorf("route: rule %d: %w", i+1, err)
 		}
 		t.hops = append(t.hops, hop)
+		t.names = append(t.names, cmp.Or(r.Name, "routes["+strconv.Itoa(i)+"]"))
 		if len(r.Domains) == 0 {
 			t.all = min(t.all, i)
 		}
@@ -89,6 +93,7 @@ func (t *Table) Route(domain string) (mail.NextHop, *mail.Reply) {
 		return mail.NextHop{}, mail.NewReply(550, "5.4.4", "no route to the recipient's domain")
 	}
 	hop := t.hops[i]
+	hop.Route = t.names[i]
 	if hop.Kind == mail.HopMX {
 		hop.Domain = name
 		hop.Key = "mx:" + name + hop.Key

@@ -105,7 +105,8 @@ type NextHop struct {
 	Hosts        []HostPort // port 465 speaks TLS from the start (RFC 8314)
 	TLS          TLSMode
 	Auth         *Credentials
-	EightBitFail bool // bounce 8-bit content where the hop lacks 8BITMIME, instead of sending it as it is
+	EightBitFail bool   // bounce 8-bit content where the hop lacks 8BITMIME, instead of sending it as it is
+	Route        string // the entry of the setting routes that leads here, "routes[0]"; empty: an operator's word
 }
 
 // Verdict is what policy says about a step of a transaction: nil lets it

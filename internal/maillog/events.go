@@ -132,6 +132,20 @@ func (l *Log) operator(event string, id mail.ID, path [2]mail.Address, reason st
 	l.end(ln)
 }
 
+// Limited tells that mail to a destination waits for a limit, how often it was
+// put off since that was told last, and for how long if nothing changes.
+func (l *Log) Limited(destination, reason string, times int, left time.Duration) {
+	ln, ok := l.begin("limited")
+	if !ok {
+		return
+	}
+	ln.str("destination", destination)
+	ln.str("reason", reason)
+	ln.num("times", int64(times))
+	ln.millis("left_ms", left)
+	l.end(ln)
+}
+
 // DSN tells that a report (id) about the message of was written. kind is
 // failure, delay, success or relayed.
 func (l *Log) DSN(id, of mail.ID, kind string) {

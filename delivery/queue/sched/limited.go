@@ -1,25 +1,12 @@
 package sched
 
-import (
-	"time"
-
-	"github.com/clrelay/clrelay/delivery/queue/sched/gate"
-	"github.com/clrelay/clrelay/internal/mail"
-)
+import "github.com/clrelay/clrelay/delivery/queue/sched/gate"
 
 // expireMax bounds how many of a sender's recipients one refusal gives up.
 const expireMax = 1024
 
-// Denied says why a delivery was not made now: a limit. It is about the lane
-// as a whole, or about the sender, whose mail to that lane then waits while
-// that of others goes on. It teaches nothing about the destination.
-type Denied struct {
-	Key    string      // of what was limited: whoever is denied the same waits in one queue
-	Until  time.Time   // when to ask again
-	Why    *mail.Reply // for operators
-	Sender bool        // about the sender's mail alone
-	Slots  bool        // about things that come back when a delivery ends, like connections
-}
+// Denied says why a delivery was not made now: a limit.
+type Denied = gate.Denied
 
 // letIn starts the delivery of one whose turn at a gate it is; false: nobody
 // may ask.
@@ -125,7 +112,7 @@ func (s *Scheduler[M]) deny(lid, sender uint32, d *Denied) {
 	if d.Sender && sid == 0 || l.ready == 0 {
 		return
 	}
-	at := s.gates.Refuse(&gate.Refusal{Key: d.Key, Until: lateMillis(d.Until), Why: d.Why, Slots: d.Slots}, s.now)
+	at := s.gates.Refuse(d, s.now)
 	if d.Sender {
 		s.waitSub(sid, at, true)
 		return
@@ -138,7 +125,7 @@ func (s *Scheduler[M]) deny(lid, sender uint32, d *Denied) {
 
 // limited gives what a recipient that is ready waits for, nil when it is no
 // limit.
-func (s *Scheduler[M]) limited(r *recipient) *gate.Refusal {
+func (s *Scheduler[M]) limited(r *recipient) *Denied {
 	l := s.lanes.At(r.lane)
 	if l.wait != 0 {
 		return s.gates.Said(l.wait)

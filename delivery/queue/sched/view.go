@@ -100,7 +100,7 @@ func (s *Scheduler[M]) view(r *recipient) RecipientView {
 		if l.class == down && l.probeAt > s.now {
 			v.Next = time.UnixMilli(l.probeAt)
 		} else if g := s.limited(r); g != nil {
-			v.Limited, v.Next, v.Why = true, time.UnixMilli(max(g.Until, s.now)), g.Why
+			v.Limited, v.Next, v.Why = true, s.later(g.Until), g.Why
 		}
 	}
 	return v
@@ -135,5 +135,10 @@ func (s *Scheduler[M]) viewLimit(l *lane, v *LaneView) {
 		at = s.subs.At(l.subs[aside]).wait
 	}
 	g := s.gates.Said(at)
-	v.Why, v.Next = g.Why, time.UnixMilli(max(g.Until, s.now))
+	v.Why, v.Next = g.Why, s.later(g.Until)
+}
+
+// later is a time, or now when that is past.
+func (s *Scheduler[M]) later(t time.Time) time.Time {
+	return time.UnixMilli(max(lateMillis(t), s.now))
 }

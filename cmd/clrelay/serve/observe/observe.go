@@ -6,6 +6,7 @@ package observe
 import (
 	"time"
 
+	"github.com/clrelay/clrelay/delivery/allow"
 	"github.com/clrelay/clrelay/delivery/dsn"
 	"github.com/clrelay/clrelay/delivery/queue"
 	"github.com/clrelay/clrelay/internal/bounce"
@@ -84,6 +85,8 @@ type Deliveries struct {
 	Traces     *tracelog.Log
 	Metrics    *metrics.Queue
 	Duplicates *metrics.Counter
+
+	limited limited
 }
 
 // Recipient tells what happened to a recipient.
@@ -180,6 +183,13 @@ func (d *Deliveries) Reported(id, of mail.ID, kind dsn.Kind) {
 
 // Postponed needs no line: each of those recipients keeps its last one.
 func (d *Deliveries) Postponed(string, int, *mail.Reply) {}
+
+// Limited writes one line a minute for each limit that mail waits for.
+func (d *Deliveries) Limited(lane string, why *allow.Denied) {
+	if n := d.limited.count(why.Where(), time.Now()); n > 0 {
+		d.Log.Limited(lane, why.Error(), n, max(why.Wait, why.Left))
+	}
+}
 
 func reportKind(k dsn.Kind) string {
 	switch k {

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/clrelay/clrelay/delivery/allow"
 	"github.com/clrelay/clrelay/delivery/dsn"
 	"github.com/clrelay/clrelay/delivery/queue"
 	"github.com/clrelay/clrelay/internal/admin/shape"
@@ -177,6 +178,9 @@ func (d *deliveries) Postponed(lane string, n int, why *mail.Reply) {
 	d.w.putOff.Add(int64(n))
 	d.next.Postponed(lane, n, why)
 }
+
+// Limited is of queue.Observer.
+func (d *deliveries) Limited(lane string, why *allow.Denied) { d.next.Limited(lane, why) }
 
 func (w *Watch) note(e *queue.Event) {
 	switch e.Kind {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/explain"
+	"github.com/clrelay/clrelay/delivery/allow"
 	"github.com/clrelay/clrelay/delivery/dsn"
 	"github.com/clrelay/clrelay/delivery/queue"
 	"github.com/clrelay/clrelay/internal/mail"
@@ -25,6 +26,7 @@ func (d *deaf) Recipient(*queue.Event)                             { d.told++ }
 func (d *deaf) Reported(mail.ID, mail.ID, dsn.Kind)                { d.told++ }
 func (d *deaf) Postponed(string, int, *mail.Reply)                 { d.told++ }
 func (d *deaf) Counts() queue.Counts                               { return queue.Counts{Active: 1} }
+func (d *deaf) Limited(string, *allow.Denied)                      { d.told++ }
 func (d *deaf) Destinations(visit func(*queue.Lane)) {
 	for _, l := range []queue.Lane{{Key: "mx:idle.test"}, {Key: "mx:a.test", Recipients: 2}, {Key: "mx:b.test", Recipients: 9}, {Key: "mx:c.test", Recipients: 5}} {
 		visit(&l)

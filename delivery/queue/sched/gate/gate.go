@@ -8,10 +8,13 @@
 // wasted question each time it is used up, whoever they are, and gives all of
 // them the same part.
 //
-// Gates is not safe for concurrent use. Times are milliseconds.
+// Gates is not safe for concurrent use. Its own times are milliseconds of Unix
+// time.
 package gate
 
 import (
+	"time"
+
 	"github.com/clrelay/clrelay/delivery/queue/sched/slab"
 	"github.com/clrelay/clrelay/delivery/queue/sched/timer"
 	"github.com/clrelay/clrelay/delivery/queue/sched/turns"
@@ -31,13 +34,17 @@ const (
 	openFrom = 64
 )
 
-// Refusal is a gate's word.
-type Refusal struct {
-	Key   string
-	Until int64 // when it makes sense to ask again
-	Why   *mail.Reply
-	// Slots says that it is about things that come back, as connections do:
-	// each one that Freed tells of lets one in before Until.
+// Denied says why a delivery was not made now: a limit. It is about the lane
+// as a whole, or about the sender, whose mail to that lane then waits while
+// that of others goes on. It teaches nothing about the destination.
+type Denied struct {
+	Key    string      // of what was limited: whoever is denied the same waits in one queue
+	Until  time.Time   // for how long it stands, if nothing changes
+	Ask    time.Time   // when to ask again; zero: at Until
+	Why    *mail.Reply // for operators
+	Sender bool        // about the sender's mail alone
+	// Slots says that it is about things that come back, as connections do when
+	// a delivery ends: each one that Freed tells of lets one in before Ask.
 	Slots bool
 }
 
@@ -50,7 +57,7 @@ type Waiter struct {
 
 // gate is one of them. It is there while anybody waits or asks.
 type gate struct {
-	Refusal
+	Denied
 	ask     int64 // from then on it lets in
 	seq     uint32
 	queues  [turns.Ranks]slab.List
@@ -102,24 +109,27 @@ func (g *Gates) Len() (gates, waiting int) { return g.gates.Len(), g.nodes.Len()
 
 // Refuse shuts a gate and gives its number. Somebody must Wait there before
 // anything else happens.
-func (g *Gates) Refuse(r *Refusal, now int64) uint32 {
-	id, ok := g.byKey[r.Key]
+func (g *Gates) Refuse(d *Denied, now int64) uint32 {
+	id, ok := g.byKey[d.Key]
 	if !ok {
 		var n *gate
 		id, n = g.gates.Take()
 		g.seq++
 		n.seq = g.seq
-		g.byKey[r.Key] = id
+		g.byKey[d.Key] = id
 	}
 	t := g.gates.At(id)
 	g.disarm(t)
-	t.Refusal = *r
+	t.Denied = *d
 	t.passed, t.freed = 0, 0
 	most := int64(patience)
-	if r.Slots {
+	if d.Slots {
 		most = slotPatience
 	}
-	t.ask = min(max(r.Until, now+1), now+most)
+	if t.Ask.IsZero() {
+		t.Ask = t.Until
+	}
+	t.ask = min(max(t.Ask.Add(time.Millisecond-1).UnixMilli(), now+1), now+most) // nothing is asked early
 	return id
 }
 
@@ -160,7 +170,7 @@ func (g *Gates) Rank(nid uint32) int { return int(g.nodes.At(nid).rank) }
 func (g *Gates) Gate(nid uint32) uint32 { return g.nodes.At(nid).gate }
 
 // Said gives what the gate where one waits said last.
-func (g *Gates) Said(nid uint32) *Refusal { return &g.gates.At(g.nodes.At(nid).gate).Refusal }
+func (g *Gates) Said(nid uint32) *Denied { return &g.gates.At(g.nodes.At(nid).gate).Denied }
 
 // Ref names a gate for Freed, for longer than its number does.
 func (g *Gates) Ref(id uint32) uint64 { return uint64(g.gates.At(id).seq)<<32 | uint64(id) }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 )
 
 // in lets everybody in who may ask now.
@@ -31,7 +32,7 @@ func is(t *testing.T, got []uint32, want string) {
 // that is found to be open for good is done with, whoever waits.
 func TestOneAtATime(t *testing.T) {
 	g := New()
-	id := g.Refuse(&Refusal{Key: "k", Until: 100}, 0)
+	id := g.Refuse(&Denied{Key: "k", Ask: time.UnixMilli(100)}, 0)
 	const many = 2000
 	for i := range uint32(many) {
 		g.Wait(id, Waiter{Who: i + 1}, 1, false)
@@ -69,13 +70,13 @@ func TestOneAtATime(t *testing.T) {
 // before the new time.
 func TestRefusedAgain(t *testing.T) {
 	g := New()
-	id := g.Refuse(&Refusal{Key: "k", Until: 100}, 0)
+	id := g.Refuse(&Denied{Key: "k", Ask: time.UnixMilli(100)}, 0)
 	for i := range uint32(3) {
 		g.Wait(id, Waiter{Who: i + 1}, 1, false)
 	}
 	g.Tick(100)
 	_, asking := in(g)
-	if again := g.Refuse(&Refusal{Key: "k", Until: 200}, 100); again != id {
+	if again := g.Refuse(&Denied{Key: "k", Ask: time.UnixMilli(200)}, 100); again != id {
 		t.Fatal("it is another gate")
 	}
 	g.Wait(id, Waiter{Who: 1}, 1, true)
@@ -93,7 +94,7 @@ func TestRefusedAgain(t *testing.T) {
 // nobody.
 func TestFreed(t *testing.T) {
 	g := New()
-	id := g.Refuse(&Refusal{Key: "k", Until: 60_000, Slots: true}, 0)
+	id := g.Refuse(&Denied{Key: "k", Ask: time.UnixMilli(60_000), Slots: true}, 0)
 	ref := g.Ref(id)
 	for i := range uint32(3) {
 		g.Wait(id, Waiter{Who: i + 1}, 1, false)
@@ -119,7 +120,7 @@ func TestFreed(t *testing.T) {
 		t.Error("it is still there")
 	}
 	g.Freed(ref)
-	other := g.Refuse(&Refusal{Key: "other", Until: 70_000, Slots: true}, slotPatience)
+	other := g.Refuse(&Denied{Key: "other", Ask: time.UnixMilli(70_000), Slots: true}, slotPatience)
 	g.Wait(other, Waiter{Who: 9}, 1, false)
 	g.Freed(ref)
 	if who, _ := in(g); who != nil {
@@ -131,7 +132,7 @@ func TestFreed(t *testing.T) {
 func TestRelax(t *testing.T) {
 	g := New()
 	for i := range uint32(5) {
-		id := g.Refuse(&Refusal{Key: fmt.Sprint(i), Until: int64(1000 * (i + 1))}, 0)
+		id := g.Refuse(&Denied{Key: fmt.Sprint(i), Ask: time.UnixMilli(int64(1000 * (i + 1)))}, 0)
 		g.Wait(id, Waiter{Who: 10 * (i + 1)}, 0, false)
 		g.Wait(id, Waiter{Who: 10*(i+1) + 1}, 0, false)
 	}

@@ -1,4 +1,4 @@
-package queue
+package clock
 
 import (
 	"testing"
@@ -10,26 +10,26 @@ import (
 func TestClockIsSet(t *testing.T) {
 	start := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	wall, mono := start, time.Duration(0)
-	c := clock{wall: func() time.Time { return wall }, since: func() time.Duration { return mono }, base: start}
+	c := Clock{Wall: func() time.Time { return wall }, since: func() time.Duration { return mono }, base: start}
 	pass := func(d time.Duration) { wall, mono = wall.Add(d), mono+d }
 
 	pass(time.Minute)
-	next := c.sched().Add(time.Hour)
-	if got := c.toWall(next); !got.Equal(wall.Add(time.Hour)) {
+	next := c.Sched().Add(time.Hour)
+	if got := c.ToWall(next); !got.Equal(wall.Add(time.Hour)) {
 		t.Errorf("before: shown %s", got)
 	}
 	for _, jump := range []time.Duration{10 * 365 * 24 * time.Hour, -20 * 365 * 24 * time.Hour, time.Second} {
 		wall = wall.Add(jump)
 		pass(time.Minute)
-		left := next.Sub(c.sched())
-		if got := c.toWall(next); !got.Equal(wall.Add(left)) {
+		left := next.Sub(c.Sched())
+		if got := c.ToWall(next); !got.Equal(wall.Add(left)) {
 			t.Errorf("jump %s: shown %s, %s from now", jump, got, got.Sub(wall))
 		}
-		if got := c.toSched(wall); !got.Equal(c.sched()) {
-			t.Errorf("jump %s: a message that arrives now arrives at %s, now is %s", jump, got, c.sched())
+		if got := c.ToSched(wall); !got.Equal(c.Sched()) {
+			t.Errorf("jump %s: a message that arrives now arrives at %s, now is %s", jump, got, c.Sched())
 		}
 	}
-	if got := c.sched().Sub(start); got != 4*time.Minute {
+	if got := c.Sched().Sub(start); got != 4*time.Minute {
 		t.Errorf("the scheduler's time passed by %s", got)
 	}
 }
