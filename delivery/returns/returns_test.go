@@ -290,6 +290,9 @@ func TestBack(t *testing.T) {
 			got.From.String() != "jane@example.edu" || got.To.String() != "b@example.org" {
 			t.Errorf("%s: %+v", name, got)
 		}
+		if name == "hard" && (got.Text != "User unknown" || got.Code != 550 || got.Verdict.Status != mail.EnhancedCode{5, 1, 1}) {
+			t.Errorf("%s: %d %s %q", name, got.Code, got.Verdict.Status, got.Text)
+		}
 		listed := ""
 		for _, s := range w.listed {
 			listed += s.Source + " " + s.Class

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -116,7 +117,7 @@ func (r *Returns) read(ctx context.Context, at *delivery.Attempt, ref Ref) (*Ret
 	}
 	if report.Kind == received.Bounce || report.Kind == received.Delayed {
 		one := about(report, out.To)
-		out.Kind, out.Verdict, out.Code, out.Text = one.Kind, one.Verdict, one.Code, cut(one.Text)
+		out.Kind, out.Verdict, out.Code, out.Text = one.Kind, one.Verdict, one.Code, cut(bare(one))
 	}
 	return out, nil
 }
@@ -137,6 +138,16 @@ func about(report *received.Report, to mail.Address) *received.Recipient {
 		}
 	}
 	return best
+}
+
+// bare gives a diagnostic without the codes that it begins with.
+func bare(one *received.Recipient) string {
+	text, ok := strings.CutPrefix(one.Text, strconv.Itoa(one.Code))
+	if !ok {
+		return one.Text
+	}
+	text = strings.TrimLeft(text, " -")
+	return strings.TrimSpace(strings.TrimPrefix(text, one.Verdict.Status.String()+" "))
 }
 
 func cut(s string) string { return strings.ToValidUTF8(s[:min(len(s), maxText)], "") }
