@@ -123,7 +123,7 @@ func (s score) under(percent int) bool { return 100*s.right < percent*s.of }
 // what their collectors say of them.
 func TestSisimai(t *testing.T) {
 	dir := suite(t, "dsn-sisimai")
-	var status, class, hard, kind score
+	var status, class, first, hard, kind score
 	confusion := map[string]int{}
 	cache := map[string]*received.Report{}
 	for _, want := range rows(t, dir) {
@@ -142,6 +142,7 @@ func TestSisimai(t *testing.T) {
 		}
 		kind.add(got.Kind == received.Bounce || got.Kind == received.Delayed)
 		if len(got.Recipients) < want.index {
+			first.add(false)
 			t.Logf("RCPT %s: kind %s: no recipient %d (%s %s)", want.file, got.Kind, want.index, want.status, want.reason)
 			status.add(false)
 			class.add(false)
@@ -158,6 +159,7 @@ func TestSisimai(t *testing.T) {
 		}
 		ok := strings.Contains(" "+sisimai()[want.reason]+" ", " "+r.Verdict.Class.String()+" ")
 		class.add(ok)
+		first.add(strings.HasPrefix(sisimai()[want.reason]+" ", r.Verdict.Class.String()+" "))
 		if !ok {
 			confusion[want.reason+" -> "+r.Verdict.Class.String()]++
 			t.Logf("CLASS %s.%d: %s, want %s: %s %s", want.file, want.index, r.Verdict.Class, want.reason, r.Verdict.Status, r.Text)
@@ -170,7 +172,7 @@ func TestSisimai(t *testing.T) {
 			t.Logf("HARD %s.%d: %t, want %t %s: %s %s", want.file, want.index, r.Verdict.Hard, want.hard, want.reason, r.Verdict.Status, r.Text)
 		}
 	}
-	t.Logf("kind %s, status %s, class %s, hard or soft %s", kind, status, class, hard)
+	t.Logf("kind %s, status %s, class %s, the first of those classes alone %s, hard or soft %s", kind, status, class, first, hard)
 	for _, line := range list(sisimai()) {
 		t.Log("mapping: " + line)
 	}
