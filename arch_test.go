@@ -146,14 +146,15 @@ var sameFloor = map[string]string{
 	"spool/state/books -> spool/wal":   "the books need the log's places",
 	"spool/wal -> spool/wal/logfile":   "the log and the form of its files are one thing, cut in two by size",
 
-	"internal/config/words -> internal/config/strict":   "values of settings guess as the reader of the file does",
-	"internal/config/words -> internal/mail":            "mailboxes are addresses",
-	"internal/config/limits -> internal/config/strict":  "a section of settings, cut off by size",
-	"internal/config/limits -> internal/config/words":   "a section of settings, cut off by size",
-	"internal/config/limits -> internal/limit":          "the section is made of the nouns of limits",
-	"internal/config/limits -> internal/mail":           "senders are addresses",
-	"internal/config/shaping -> internal/config/strict": "a section of settings, cut off by size",
-	"internal/config/shaping -> internal/config/words":  "a section of settings, cut off by size",
+	"internal/config/words -> internal/config/strict":       "values of settings guess as the reader of the file does",
+	"internal/config/words -> internal/mail":                "mailboxes are addresses",
+	"internal/config/limits -> internal/config/strict":      "a section of settings, cut off by size",
+	"internal/config/limits -> internal/config/words":       "a section of settings, cut off by size",
+	"internal/config/limits -> internal/limit":              "the section is made of the nouns of limits",
+	"internal/config/limits -> internal/mail":               "senders are addresses",
+	"internal/config/shaping -> internal/config/strict":     "a section of settings, cut off by size",
+	"internal/config/shaping -> internal/config/words":      "a section of settings, cut off by size",
+	"cmd/clrelay/serve/limits -> cmd/clrelay/serve/shaping": "what operators see of limits is made where they come from",
 
 	"cmd/clrelay/cli/queue -> cmd/clrelay/cli/jobs": "a verb that the cluster carries out as a job is followed as one",
 

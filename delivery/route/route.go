@@ -16,6 +16,7 @@ import (
 	"hash/fnv"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -169,6 +170,17 @@ func (t *Table) Rule(domain string) (i int, ok bool) {
 	}
 	i = t.find(name)
 	return i, i < len(t.hops)
+}
+
+// Leads gives the rule by which mail comes to the next hop of a Key, counted
+// from 0; ok is false where none leads there.
+func (t *Table) Leads(key string) (i int, ok bool) {
+	if domain, mx := strings.CutPrefix(key, "mx:"); mx {
+		domain, _, _ = strings.Cut(domain, ";")
+		return t.Rule(domain)
+	}
+	i = slices.IndexFunc(t.hops, func(h mail.NextHop) bool { return h.Key == key })
+	return i, i >= 0
 }
 
 // find gives the first rule that matches.

@@ -162,14 +162,14 @@ func (d *Default) Definition() (def limit.Definition, ok bool) {
 	}
 	def.Match[limit.Site] = []string{d.Site}
 	if d.Rate.N > 0 {
-		def.Burst = burst(d.Rate)
+		def.Burst = Burst(d.Rate)
 	}
 	return def, d.Connections > 0 || d.Rate.N > 0
 }
 
-// burst is that of a rate which gives none: what comes in a second, and at
+// Burst is that of a rate which gives none: what comes in a second, and at
 // least ten where the rate is that much.
-func burst(r limit.Rate) int64 {
+func Burst(r limit.Rate) int64 {
 	second := int64(float64(r.N) * float64(time.Second) / float64(r.Per))
 	return max(1, second, min(r.N, 10))
 }

@@ -277,7 +277,7 @@ type Effected struct {
 // Definitions gives what a State of a site is, in limits.
 func (s *State) Definitions(site string) (list []Effected) {
 	if l := s.Learned; l != nil {
-		d := limit.Definition{Name: learnedName(site), Connections: l.Connections, Reason: reason(l.Rule, l.Reply), Author: Author, Until: l.Until}
+		d := limit.Definition{Name: LearnedName(site), Connections: l.Connections, Reason: reason(l.Rule, l.Reply), Author: Author, Until: l.Until}
 		d.Match[limit.Site] = []string{site}
 		list = append(list, Effected{Definition: d})
 	}
@@ -297,7 +297,7 @@ func (s *State) Definitions(site string) (list []Effected) {
 		case Connections:
 			e.Connections = h.N
 		case Rate:
-			e.Rate, e.Burst = h.Rate, burst(h.Rate)
+			e.Rate, e.Burst = h.Rate, Burst(h.Rate)
 		case ConnMessages:
 			e.ConnMessages = h.N
 		}
@@ -306,18 +306,17 @@ func (s *State) Definitions(site string) (list []Effected) {
 	return list
 }
 
-// Without gives a State without the part that is called so, and tells whether
-// there was one.
-func (s *State) Without(site, name string) (State, bool) {
-	out := s.clone()
-	if out.Learned != nil && name == learnedName(site) {
-		out.Learned = nil
-	}
+// Without gives a State without the effect whose limit is called so, and tells
+// whether there was one.
+func (s *State) Without(site, name string) (out State, ok bool) {
+	out = s.clone()
 	out.Held = slices.DeleteFunc(out.Held, func(h Hold) bool { return h.name(site) == name })
-	return out, len(out.Held) != len(s.Held) || (out.Learned == nil) != (s.Learned == nil)
+	return out, len(out.Held) != len(s.Held)
 }
 
-func learnedName(site string) string { return "shaping:" + site }
+// LearnedName is the name of the limit that is learned of a site, and stands
+// for all that is known of it.
+func LearnedName(site string) string { return "shaping:" + site }
 
 // name is that of the definition which a Hold is.
 func (h *Hold) name(site string) string {

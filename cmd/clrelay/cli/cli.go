@@ -30,6 +30,7 @@ import (
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/debug"
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/doctor"
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/jobs"
+	"github.com/clrelay/clrelay/cmd/clrelay/cli/limits"
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/manual"
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/queue"
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/top"
@@ -107,6 +108,7 @@ safe), 5 denied, 6 conflict or guard refused, 7 partly done, 8 findings,
 	root.AddCommand(cluster.Commands(a.console(), a.with)...)
 	root.AddCommand(queue.Commands(a.console(), a.with)...)
 	root.AddCommand(jobs.Commands(a.console(), a.with)...)
+	root.AddCommand(limits.Commands(a.console(), a.with)...)
 	root.AddCommand(access.Commands(a.console(), a.with)...)
 	root.AddCommand(trace.Commands(a.console(), a.with)...)
 	for _, c := range root.Commands() {

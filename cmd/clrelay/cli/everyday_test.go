@@ -20,6 +20,8 @@ func everyday() []func(grpc.ServiceRegistrar, fleet.Fleet) {
 		adminv1.RegisterTestServiceServer(r, trials{})
 		adminv1.RegisterDoctorServiceServer(r, practice{})
 		adminv1.RegisterTopServiceServer(r, &meter{})
+		adminv1.RegisterLimitServiceServer(r, newThrottle())
+		adminv1.RegisterRouteServiceServer(r, signposts{})
 	}}
 }
 

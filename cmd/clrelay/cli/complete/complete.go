@@ -32,7 +32,7 @@ type source func(ctx context.Context, conn grpc.ClientConnInterface) ([]string, 
 // lines and by the names of their flags.
 func Attach(root *cobra.Command, with Connect) {
 	flags := map[string]source{"node": nodes, "domain": domains, "id": ids, "version": versions}
-	args := map[string]source{"NAME": nodes, "NODE": nodes, "ID": ids}
+	args := map[string]source{"NAME": nodes, "NODE": nodes, "ID": ids, "LIMIT": limits, "ROUTE": routes, "DESTINATION": domains, "DOMAIN": domains}
 	walk(root, func(c *cobra.Command) {
 		for name, s := range flags {
 			if c.Flags().Lookup(name) != nil {
@@ -126,6 +126,24 @@ func versions(ctx context.Context, conn grpc.ClientConnInterface) (out []string,
 	res, err := adminv1.NewConfigServiceClient(conn).History(ctx, &adminv1.ConfigServiceHistoryRequest{})
 	for _, v := range res.GetVersions() {
 		out = append(out, fmt.Sprint(v.GetVersion()))
+	}
+	return out, err
+}
+
+func limits(ctx context.Context, conn grpc.ClientConnInterface) (out []string, err error) {
+	res, err := adminv1.NewLimitServiceClient(conn).ListLimits(ctx, &adminv1.ListLimitsRequest{})
+	for _, l := range res.GetLimits() {
+		if len(out) < most {
+			out = append(out, l.GetName())
+		}
+	}
+	return out, err
+}
+
+func routes(ctx context.Context, conn grpc.ClientConnInterface) (out []string, err error) {
+	res, err := adminv1.NewRouteServiceClient(conn).ListRoutes(ctx, &adminv1.ListRoutesRequest{Local: true})
+	for _, r := range res.GetRoutes() {
+		out = append(out, r.GetName())
 	}
 	return out, err
 }

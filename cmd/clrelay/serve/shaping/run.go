@@ -1,11 +1,10 @@
 package shaping
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
-	"slices"
+	"strings"
 	"time"
 
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/books"
@@ -16,6 +15,7 @@ import (
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/internal/maillog"
 	"github.com/clrelay/clrelay/internal/metrics"
+	"github.com/clrelay/clrelay/proto/control"
 )
 
 // Cluster is what is asked of a node's cluster.
@@ -135,11 +135,21 @@ const (
 	Learned    = "learned"
 )
 
-// Stated gives what was set, what is known of providers, and what was learned,
-// by name.
-func (s *Shaping) Stated(now time.Time, records books.Records) (list []Stated) {
-	for _, r := range records.Records(shape.Orders) {
-		name := r.Key[len(shape.Orders):]
+// Known is what is known of destinations; delivery/shape's Shaper.
+type Known interface {
+	Book() *shape.Book
+	List() []shape.Listed
+}
+
+// Kept are all records of a prefix.
+type Kept interface {
+	Records(prefix string) []control.Record
+}
+
+// InForce gives what was set, what is known of providers, and what was learned.
+func InForce(known Known, kept Kept, now time.Time) (list []Stated) {
+	for _, r := range kept.Records(shape.Orders) {
+		name := strings.TrimPrefix(r.Key, shape.Orders)
 		d, err := shape.ParseOrder(name, r.Value)
 		if err != nil {
 			d = limit.Definition{Name: name, Reason: fmt.Sprintf("it cannot be read, and limits nothing: %v", err)}
@@ -148,13 +158,12 @@ func (s *Shaping) Stated(now time.Time, records books.Records) (list []Stated) {
 			list = append(list, Stated{Definition: d, Origin: Set})
 		}
 	}
-	list = append(list, defaults(s.Book())...)
-	for _, l := range s.List() {
+	list = append(list, defaults(known.Book())...)
+	for _, l := range known.List() {
 		for _, d := range l.Definitions(l.Site) {
 			list = append(list, Stated{Definition: d.Definition, Origin: Learned, ConnMessages: d.ConnMessages})
 		}
 	}
-	slices.SortStableFunc(list, func(a, b Stated) int { return cmp.Compare(a.Name, b.Name) })
 	return list
 }
 

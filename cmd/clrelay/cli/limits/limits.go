@@ -1,0 +1,382 @@
+// Package limits is the nouns limit and route of the command line: how much may
+// be sent where, who said so, and why mail for a destination moves as it does.
+package limits
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/clrelay/clrelay/internal/cmdline"
+	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
+)
+
+// Connect connects to a relay, calls f, and explains its errors.
+type Connect func(f func(conn grpc.ClientConnInterface) error) error
+
+type nouns struct {
+	*cmdline.Console
+	with Connect
+}
+
+const askTimeout = 30 * time.Second
+
+// exitPartly is the exit code of what some nodes did not answer.
+const exitPartly = 7
+
+// Commands makes the commands limit and route.
+func Commands(c *cmdline.Console, with Connect) []*cobra.Command {
+	n := &nouns{c, with}
+	cmd := &cobra.Command{
+		Use:   "limit",
+		Short: "See and set how much is sent where",
+		Long: `See and set how much is sent where. A limit is for the whole cluster, and is of
+the configuration, or was set by an operator for a while, or was learned from what
+a destination said. Where several are for the same mail, all must allow it. A site
+is all domains whose mail goes to the same hosts: google.com for gmail.com and all
+that Google hosts.`,
+	}
+	cmd.AddCommand(n.listCommand(), n.setCommand(), n.clearCommand(), n.usageCommand(), n.explainCommand())
+	return []*cobra.Command{cmd, n.routeCommand()}
+}
+
+// ask calls the relay about something small.
+func (n *nouns) ask(cmd *cobra.Command, f func(ctx context.Context, l adminv1.LimitServiceClient) error) error {
+	return n.with(func(conn grpc.ClientConnInterface) error {
+		ctx, cancel := context.WithTimeout(cmd.Context(), askTimeout)
+		defer cancel()
+		return f(ctx, adminv1.NewLimitServiceClient(conn))
+	})
+}
+
+// shown is a limit as the commands print it.
+type shown struct {
+	Name               string              `json:"name"`
+	Origin             string              `json:"origin"`
+	Side               string              `json:"side"`
+	Match              map[string][]string `json:"match"`
+	Per                []string            `json:"per"`
+	Count              string              `json:"count"`
+	Rate               string              `json:"rate"`
+	Burst              int64               `json:"burst"`
+	Connections        int64               `json:"connections"`
+	Budget             string              `json:"budget"`
+	ConnectionMessages int64               `json:"connection_messages"`
+	Suspended          bool                `json:"suspended"`
+	Author             string              `json:"author"`
+	Reason             string              `json:"reason"`
+	Until              *time.Time          `json:"until"`
+}
+
+func show(l *adminv1.Limit) shown {
+	out := shown{
+		Name: l.GetName(), Origin: l.GetOrigin(), Side: l.GetSide(), Match: map[string][]string{}, Per: append([]string{}, l.GetPer()...),
+		Count: l.GetCount(), Rate: l.GetRate(), Burst: l.GetBurst(), Connections: l.GetConnections(), Budget: l.GetBudget(),
+		ConnectionMessages: l.GetConnectionMessages(), Suspended: l.GetSuspended(), Author: l.GetAuthor(), Reason: l.GetReason(),
+		Until: cmdline.Stamp(l.GetUntil()),
+	}
+	for _, m := range l.GetMatch() {
+		out.Match[m.GetField()] = append([]string{}, m.GetValues()...)
+	}
+	return out
+}
+
+// what says how much is allowed.
+func (s *shown) what() string {
+	var parts []string
+	if s.Suspended {
+		parts = append(parts, "suspended")
+	}
+	if s.Rate != "" {
+		parts = append(parts, s.Rate)
+	}
+	if s.Connections > 0 {
+		parts = append(parts, cmdline.Plural(s.Connections, "connection"))
+	}
+	if s.Budget != "" {
+		parts = append(parts, s.Budget+" in all")
+	}
+	if s.ConnectionMessages > 0 {
+		parts = append(parts, fmt.Sprintf("%d a connection", s.ConnectionMessages))
+	}
+	if s.Count != "messages" && s.Count != "" {
+		parts = append(parts, s.Count)
+	}
+	return strings.Join(parts, ", ")
+}
+
+// whom says what a limit is for.
+func (s *shown) whom() string {
+	var parts []string
+	for f, v := range s.Match {
+		parts = append(parts, f+"="+strings.Join(v, "|"))
+	}
+	slices.Sort(parts)
+	if len(parts) == 0 {
+		parts = append(parts, "all")
+	}
+	if len(s.Per) > 0 {
+		parts = append(parts, "per "+strings.Join(s.Per, ","))
+	}
+	return strings.Join(parts, " ")
+}
+
+// ends says until when.
+func (n *nouns) ends(t *time.Time) string {
+	if t == nil {
+		return "-"
+	}
+	if d := t.Sub(n.Now()); d > 0 {
+		return cmdline.Span(d)
+	}
+	return "over"
+}
+
+func (n *nouns) listCommand() *cobra.Command {
+	var origin string
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the limits in force",
+		Long: `List the limits in force, by name: configured ones; those that operators have set;
+those that come with the program, for large providers (shipped); and what was
+learned from replies. Of these the reason is the reply, with the rule that it met.`,
+		Example: "  clrelay limit list --origin learned",
+		Args:    cmdline.AtMost[*cobra.Command](0, "it lists all limits; for one destination there is clrelay limit explain"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !slices.Contains([]string{"", "configured", "set", "shipped", "learned"}, origin) {
+				return cmdline.Usagef(cmd.CommandPath(), "--origin: %q is not configured, set, shipped or learned", origin)
+			}
+			return n.ask(cmd, func(ctx context.Context, l adminv1.LimitServiceClient) error {
+				res, err := l.ListLimits(ctx, &adminv1.ListLimitsRequest{})
+				if err != nil {
+					return err
+				}
+				out := n.List("NAME", "ORIGIN", "FOR", "LIMIT", "ENDS IN", "BY", "REASON")
+				for _, l := range res.GetLimits() {
+					s := show(l)
+					if origin != "" && s.Origin != origin {
+						continue
+					}
+					by := s.Author
+					if s.Origin == "configured" || s.Origin == "shipped" {
+						by = "-"
+					}
+					if err := out.Row(s, cmdline.Cell(s.Name, 50), s.Origin, cmdline.Cell(s.whom(), 50), s.what(), n.ends(s.Until), cmdline.Cell(by, 30), cmdline.Cell(s.Reason, 100)); err != nil {
+						return err
+					}
+				}
+				return out.End()
+			})
+		},
+	}
+	cmd.Flags().StringVar(&origin, "origin", "", "only those that are `ORIGIN`: configured, set, shipped or learned")
+	return cmd
+}
+
+// setting is a limit as the flags give it.
+type setting struct {
+	match       map[string]*[]string
+	per         []string
+	rate, count string
+	burst       int64
+	connections int64
+	suspend     bool
+	span        string
+	reason      string
+}
+
+// matches are the flags that say which mail, by the field that they name.
+func matches() [][2]string {
+	return [][2]string{
+		{"site", "all domains with these hosts"}, {"domain", "recipients of this domain, *.NAME for all below it"},
+		{"source", "mail that leaves from this own address"}, {"sender", "mail from this address"},
+		{"sender-domain", "mail from this domain"}, {"group", "clients of this entry of the setting senders"}, {"route", "mail that takes this route"},
+	}
+}
+
+func (n *nouns) setCommand() *cobra.Command {
+	s := setting{match: map[string]*[]string{}}
+	cmd := &cobra.Command{
+		Use:   "set LIMIT",
+		Short: "Set a limit, for a while or until it is cleared",
+		Long: `Set a limit at all nodes, within a second: what is under way is finished. It is
+added to those that hold already, except that one of the same name that an operator
+has set, or that is configured, is replaced while it holds. Nothing bounces by it:
+mail waits in the queue until the limit lets it go or its time is over.`,
+		Example: `  clrelay limit set gmail-slow --site google.com --rate 600/m --connections 10 --for 2h --reason INC-4411
+  clrelay limit set stop-partner --domain partner.example --suspend --for 30m --reason "their disk is full"`,
+		Args: cmdline.Exactly[*cobra.Command](1, "it takes the name of the limit, which you choose"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req, err := s.request(cmd, args[0])
+			if err != nil {
+				return err
+			}
+			return n.ask(cmd, func(ctx context.Context, l adminv1.LimitServiceClient) error {
+				res, err := l.SetLimit(ctx, req)
+				if err != nil {
+					return err
+				}
+				out := show(res.GetLimit())
+				return n.Object(out, func(w io.Writer) error {
+					verb := "set"
+					if res.GetReplaced() {
+						verb = "replaced"
+					}
+					until := "until it is cleared: clrelay limit clear " + out.Name
+					if out.Until != nil {
+						until = "for " + n.ends(out.Until)
+					}
+					_, err := fmt.Fprintf(w, "%s %s: %s for %s, %s\n", verb, out.Name, out.what(), out.whom(), until)
+					return err
+				})
+			})
+		},
+	}
+	f := cmd.Flags()
+	for _, m := range matches() {
+		s.match[m[0]] = f.StringSlice(m[0], nil, m[1]+"; any of several")
+	}
+	f.StringSliceVar(&s.per, "per", nil, "count each `FIELD` by itself: site, domain, source, sender, sender_domain, user, group, client, route")
+	f.StringVar(&s.rate, "rate", "", "at most so many, `60/s`, 1000/m or 5000/h")
+	f.Int64Var(&s.burst, "burst", 0, "so many at once after a pause; else what comes in a second")
+	f.Int64Var(&s.connections, "connections", 0, "at most so many connections at a time")
+	f.StringVar(&s.count, "count", "", "what the rate counts: messages, recipients or octets")
+	f.BoolVar(&s.suspend, "suspend", false, "send nothing at all")
+	f.StringVar(&s.span, "for", "", "for this `duration`: 30m, 2d; else until it is cleared")
+	f.StringVar(&s.reason, "reason", "", "`why`, for those who look at the limits")
+	return cmd
+}
+
+func (s *setting) request(cmd *cobra.Command, name string) (*adminv1.SetLimitRequest, error) {
+	l := &adminv1.Limit{Name: name, Per: s.per, Rate: s.rate, Burst: s.burst, Connections: s.connections, Count: s.count, Suspended: s.suspend}
+	for _, m := range matches() {
+		if v := *s.match[m[0]]; len(v) > 0 {
+			l.Match = append(l.Match, &adminv1.LimitMatch{Field: strings.ReplaceAll(m[0], "-", "_"), Values: v})
+		}
+	}
+	switch {
+	case len(l.GetMatch()) == 0 && len(s.per) == 0:
+		return nil, cmdline.Usagef(cmd.CommandPath(), "for which mail? Give --site, --domain, --source, --sender, --sender-domain, --group or --route, or --per")
+	case s.rate == "" && s.connections == 0 && !s.suspend:
+		return nil, cmdline.Usagef(cmd.CommandPath(), "how much? Give --rate, --connections or --suspend")
+	case s.connections < 0 || s.burst < 0:
+		return nil, cmdline.Usagef(cmd.CommandPath(), "a limit is not below 0: --suspend sends nothing")
+	}
+	req := &adminv1.SetLimitRequest{Limit: l, Reason: s.reason}
+	if s.span != "" {
+		d, err := cmdline.ParseSpan(s.span)
+		if err != nil || d <= 0 {
+			return nil, cmdline.Usagef(cmd.CommandPath(), "--for: %q is no duration such as 30m or 2d", s.span)
+		}
+		req.Hold = durationpb.New(d)
+	}
+	return req, nil
+}
+
+func (n *nouns) clearCommand() *cobra.Command {
+	var reason string
+	cmd := &cobra.Command{
+		Use:   "clear LIMIT",
+		Short: "Remove a limit that was set, or what was learned of a site",
+		Long: `Remove a limit that an operator has set, or one that was learned from replies.
+shaping:SITE stands for all that was learned of a site. What a destination says
+from now on counts again: where a rule is wrong, give another of its name in the
+section shaping of the cluster's configuration.`,
+		Example: "  clrelay limit clear shaping:google.com --reason \"they have unlisted us\"",
+		Args:    cmdline.Exactly[*cobra.Command](1, "it takes the name of a limit: clrelay limit list shows them"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return n.ask(cmd, func(ctx context.Context, l adminv1.LimitServiceClient) error {
+				res, err := l.ClearLimit(ctx, &adminv1.ClearLimitRequest{Name: args[0], Reason: reason})
+				if err != nil {
+					return err
+				}
+				out := struct {
+					Names []string `json:"names"`
+				}{append([]string{}, res.GetNames()...)}
+				return n.Object(out, func(w io.Writer) error {
+					for _, name := range out.Names {
+						if _, err := fmt.Fprintf(w, "%s holds no longer\n", name); err != nil {
+							return err
+						}
+					}
+					return nil
+				})
+			})
+		},
+	}
+	cmd.Flags().StringVar(&reason, "reason", "", "`why`, for the audit log")
+	return cmd
+}
+
+// use is what limit usage prints.
+type use struct {
+	Limit   string     `json:"limit"`
+	Kind    string     `json:"kind"`
+	Key     string     `json:"key"`
+	Node    string     `json:"node"`
+	Used    int64      `json:"used"`
+	Share   int64      `json:"share"`
+	Of      int64      `json:"of"`
+	Waiting int64      `json:"waiting"`
+	Denied  uint64     `json:"denied"`
+	Next    *time.Time `json:"next"`
+}
+
+func (n *nouns) usageCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "usage [LIMIT]",
+		Short: "Show what is used of limits, at each node",
+		Long: `Show what is used of limits, by what they count by, at each node. SHARE is what
+the node may use of what all may (OF): connections, of a rate how many at once, of
+a budget what it was given. USED are open connections; of a rate and of a budget,
+what was sent. WAITING were told to wait in the last second, DENIED since the key
+is known.`,
+		Args: cmdline.AtMost[*cobra.Command](1, "it takes the name of one limit"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return n.ask(cmd, func(ctx context.Context, l adminv1.LimitServiceClient) error {
+				req := &adminv1.LimitUsageRequest{}
+				if len(args) > 0 {
+					req.Name = args[0]
+				}
+				res, err := l.LimitUsage(ctx, req)
+				if err != nil {
+					return err
+				}
+				out := n.List("LIMIT", "KIND", "KEY", "NODE", "USED", "SHARE", "OF", "WAITING", "DENIED", "NEXT IN")
+				for _, u := range res.GetUses() {
+					row := use{u.GetLimit(), u.GetKind(), u.GetKey(), u.GetNode(), u.GetUsed(), u.GetShare(), u.GetOf(), u.GetWaiting(), u.GetDenied(), cmdline.Stamp(u.GetNext())}
+					key := row.Key
+					if key == "" {
+						key = "all"
+					}
+					next := "now"
+					if row.Next != nil && row.Next.After(n.Now()) {
+						next = n.ends(row.Next)
+					}
+					if err := out.Row(row, cmdline.Cell(row.Limit, 50), row.Kind, cmdline.Cell(key, 60), row.Node, fmt.Sprint(row.Used), fmt.Sprint(row.Share), fmt.Sprint(row.Of), fmt.Sprint(row.Waiting), fmt.Sprint(row.Denied), next); err != nil {
+						return err
+					}
+				}
+				if err := out.End(); err != nil {
+					return err
+				}
+				return missing(res.GetMissingNodes())
+			})
+		},
+	}
+}
+
+// missing is the error of an answer that lacks what some nodes have.
+func missing(nodes []string) error {
+	if len(nodes) == 0 {
+		return nil
+	}
+	return cmdline.Exitf(exitPartly, "no answer from %s: what they have is missing", strings.Join(nodes, ", "))
+}
