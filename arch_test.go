@@ -30,6 +30,8 @@ var floors = map[string]int{
 	"internal/mail":            0, // the nouns
 	"internal/limit":           0, // rates, connections and budgets
 	"internal/limit/local":     1, // a node held to its part of them
+	"internal/abuse":           1, // how clients behave
+	"internal/limit/subject":   1, // what limits look at, of what mail is made of
 	"proto":                    0, // records and services as data
 	"proto/control/wire":       1, // the control plane's nouns as messages
 	"internal":                 1, // tools that know nothing of mail's way through the relay

@@ -129,6 +129,49 @@ type Receive struct {
 	MaxConnectionAge Duration `key:"max_connection_age" default:"10m" off:"unlimited" min:"1s" max:"7d"`
 	// How long a silent client is waited for.
 	Timeouts Timeouts `key:"timeouts"`
+	// What is done about clients that misbehave, seen over all nodes.
+	Abuse Abuse `key:"abuse"`
+	// When mail is sent away for later because the relay has too much to do.
+	Overload Overload `key:"overload"`
+}
+
+// Abuse says what is done about clients that misbehave. A client is an IPv4
+// address or an IPv6 /64. One that reaches a threshold is kept waiting for
+// replies, one that reaches it three times over is locked out. Clients that may
+// relay (senders) are never counted.
+type Abuse struct {
+	// Whether anything is counted.
+	Enabled bool `key:"enabled" default:"true"`
+	// Time in which counts fade: to a third.
+	Window Duration `key:"window" default:"10m" min:"10s" max:"7d"`
+	// Connections that brought no message. Health checks of load balancers count,
+	// too.
+	Connections int `key:"connections" default:"3000" off:"off" min:"1" max:"1000000000"`
+	// Commands that were refused for good: recipients that are not here, relaying,
+	// mistakes in form.
+	RefusedCommands int `key:"refused_commands" default:"100" off:"off" min:"1" max:"1000000000"`
+	// Recipients of our domains that there are not.
+	UnknownRecipients int `key:"unknown_recipients" default:"50" off:"off" min:"1" max:"1000000000"`
+	// Logins that failed.
+	FailedLogins int `key:"failed_logins" default:"10" off:"off" min:"1" max:"1000000000"`
+	// By how much replies to refused commands are held back from a threshold on. At
+	// most 500 sessions are held at a time.
+	Tarpit Duration `key:"tarpit" default:"5s" off:"off" min:"1s" max:"30s"`
+	// For how long a client is locked out: it is told 421 with the time that is
+	// left, whichever node it asks.
+	Lockout Duration `key:"lockout" default:"10m" off:"off" min:"1s" max:"7d"`
+	// Networks that are never counted, besides senders.
+	Exempt []Network `key:"exempt" default:"[127.0.0.0/8, \"::1/128\"]"`
+}
+
+// Overload says when mail is sent away for later (451 4.3.2): bulk mail first,
+// then normal mail, transactional mail last, by the class of the entry of
+// senders; mail of others is normal.
+type Overload struct {
+	// How long storing a message may take, on average. Mail is also sent away when
+	// nearly max_connections are open, and when the disk comes near spool.reserve.
+	// Off: none is.
+	Target Duration `key:"target" default:"2s" off:"off" min:"1s" max:"10m"`
 }
 
 // Timeouts of a session, by its stages.

@@ -75,6 +75,30 @@ func comment(field string) string {
 		return "Age at which a connection is ended in the same way, after the transaction it is in. Up to a fifth of it is taken off at random, so that clients that came together do not leave together."
 	case "Receive.Timeouts":
 		return "How long a silent client is waited for."
+	case "Receive.Abuse":
+		return "What is done about clients that misbehave, seen over all nodes."
+	case "Receive.Overload":
+		return "When mail is sent away for later because the relay has too much to do."
+	case "Abuse.Enabled":
+		return "Whether anything is counted."
+	case "Abuse.Window":
+		return "Time in which counts fade: to a third."
+	case "Abuse.Connections":
+		return "Connections that brought no message. Health checks of load balancers count, too."
+	case "Abuse.RefusedCommands":
+		return "Commands that were refused for good: recipients that are not here, relaying, mistakes in form."
+	case "Abuse.UnknownRecipients":
+		return "Recipients of our domains that there are not."
+	case "Abuse.FailedLogins":
+		return "Logins that failed."
+	case "Abuse.Tarpit":
+		return "By how much replies to refused commands are held back from a threshold on. At most 500 sessions are held at a time."
+	case "Abuse.Lockout":
+		return "For how long a client is locked out: it is told 421 with the time that is left, whichever node it asks."
+	case "Abuse.Exempt":
+		return "Networks that are never counted, besides senders."
+	case "Overload.Target":
+		return "How long storing a message may take, on average. Mail is also sent away when nearly max_connections are open, and when the disk comes near spool.reserve. Off: none is."
 	case "Timeouts.Handshake":
 		return "For the TLS handshake."
 	case "Timeouts.Command":

@@ -155,13 +155,23 @@ func (c *Chain) Recipient(client *mail.Client, _ mail.Address, to *mail.Recipien
 	if _, ok := r.domains[key]; ok {
 		return nil
 	}
-	for _, n := range r.networks {
-		if n.prefix.Contains(client.Addr) {
-			client.Sender = n.sender
-			return nil
-		}
+	if name := r.entry(client.Addr); name != "" {
+		client.Sender = name
+		return nil
 	}
 	return denied(client.Addr)
+}
+
+// Entry names the entry of senders that the client's address is in; "" for none.
+func (c *Chain) Entry(a netip.Addr) string { return c.rules.Load().entry(a) }
+
+func (r *rules) entry(a netip.Addr) string {
+	for _, n := range r.networks {
+		if n.prefix.Contains(a) {
+			return n.sender
+		}
+	}
+	return ""
 }
 
 // denied names the setting, so that whoever reads the bounce knows what to

@@ -1,0 +1,162 @@
+package abuse
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"testing"
+	"time"
+)
+
+type clock struct{ now time.Duration }
+
+func rules() Rules {
+	return Rules{Window: 10 * time.Minute, Most: [Kinds]int{100, 10, 5, 3}, Hold: 5 * time.Second, Lockout: time.Hour}
+}
+
+func (c *clock) table(max int) *Table {
+	t := New(func() time.Duration { return c.now }, max)
+	t.Configure(rules())
+	return t
+}
+
+func ip(s string) netip.Addr { return netip.MustParseAddr(s) }
+
+func TestFromWaitingToLockout(t *testing.T) {
+	c := &clock{}
+	tab := c.table(0)
+	bad := ip("192.0.2.1")
+	for i := 1; i <= 15; i++ {
+		v := tab.Count(bad, Unknown)
+		switch {
+		case i < 5 && v != Verdict{}:
+			t.Fatalf("unknown recipient %d: %+v, want nothing", i, v)
+		case i >= 5 && i < 15 && v != Verdict{Hold: 5 * time.Second, Why: Unknown}:
+			t.Fatalf("unknown recipient %d: %+v, want to be kept waiting", i, v)
+		case i == 15 && v != Verdict{Out: time.Hour, Why: Unknown, News: true}:
+			t.Fatalf("unknown recipient %d: %+v, want to be locked out", i, v)
+		}
+	}
+	if v := tab.Count(bad, Refused); v.Out != time.Hour || v.News {
+		t.Fatalf("the next: %+v, want locked out and no news", v)
+	}
+	if v := tab.Look(ip("192.0.2.2")); v != (Verdict{}) {
+		t.Fatalf("a neighbour: %+v", v)
+	}
+	c.now += 59 * time.Minute
+	if v := tab.Look(bad); v.Out != time.Minute {
+		t.Fatalf("after 59 minutes: %+v", v)
+	}
+	c.now += time.Minute
+	if v := tab.Look(bad); v != (Verdict{}) {
+		t.Fatalf("after an hour: %+v, want forgiven", v)
+	}
+}
+
+func TestCountsFade(t *testing.T) {
+	c := &clock{}
+	tab := c.table(0)
+	for range 1000 { // one in 3 minutes: 3.3 in a window
+		if v := tab.Count(ip("192.0.2.1"), Unknown); v != (Verdict{}) {
+			t.Fatalf("a slow client: %+v", v)
+		}
+		c.now += 3 * time.Minute
+	}
+}
+
+func TestNothingWithoutRules(t *testing.T) {
+	c := &clock{}
+	tab := c.table(0)
+	tab.Configure(Rules{})
+	for range 1000 {
+		if v := tab.Count(ip("192.0.2.1"), Refused); v != (Verdict{}) {
+			t.Fatalf("without rules: %+v", v)
+		}
+	}
+	if n, _ := tab.Clients(); n != 0 {
+		t.Fatalf("without rules %d clients are remembered", n)
+	}
+}
+
+func TestNetworks(t *testing.T) {
+	c := &clock{}
+	tab := c.table(0)
+	for i := range 10 {
+		a := ip("2001:db8::").As16()
+		a[15] = byte(i)
+		tab.Count(netip.AddrFrom16(a), Unknown)
+	}
+	if v := tab.Look(ip("2001:db8::ffff")); v.Hold == 0 {
+		t.Error("addresses of one /64 are not counted together")
+	}
+	if v := tab.Look(ip("2001:db8:0:1::1")); v.Hold != 0 {
+		t.Error("another /64 is counted with it")
+	}
+}
+
+// Who spreads over the nodes is seen as one, and nothing is told twice.
+func TestNodesTellEachOther(t *testing.T) {
+	c := &clock{}
+	a, b := c.table(0), c.table(0)
+	bad := ip("192.0.2.1")
+	for range 8 {
+		a.Count(bad, Unknown)
+		b.Count(bad, Unknown)
+	}
+	da, db := a.Deltas(nil, 10), b.Deltas(nil, 10)
+	if len(da) != 1 || da[0].Client != bad || da[0].Counts[Unknown] != 8 {
+		t.Fatalf("deltas %+v", da)
+	}
+	a.Merge(db)
+	b.Merge(da)
+	if v := a.Look(bad); v.Out == 0 {
+		t.Errorf("16 at two nodes: %+v, want locked out", v)
+	}
+	if v := b.Look(bad); v.Out == 0 {
+		t.Errorf("16 at two nodes: %+v, want locked out", v)
+	}
+	if d := a.Deltas(nil, 10); len(d) != 0 {
+		t.Errorf("told again: %+v", d)
+	}
+	for i := range 5 {
+		a.Count(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), Refused)
+	}
+	if d := a.Deltas(nil, 3); len(d) != 3 {
+		t.Errorf("%d were told, want 3", len(d))
+	}
+	if d := a.Deltas(nil, 3); len(d) != 2 {
+		t.Errorf("%d were told then, want the other 2", len(d))
+	}
+}
+
+// A flood of clients neither takes memory nor has anybody forgotten who is
+// locked out.
+func TestFlood(t *testing.T) {
+	c := &clock{}
+	tab := c.table(1000)
+	bad := ip("192.0.2.1")
+	for range 30 {
+		tab.Count(bad, Unknown)
+	}
+	for i := range 100_000 {
+		var a [4]byte
+		binary.BigEndian.PutUint32(a[:], 0x0a000000+uint32(i))
+		tab.Count(netip.AddrFrom4(a), Refused)
+	}
+	if n, out := tab.Clients(); n > 1000 || out != 1 {
+		t.Errorf("%d clients are remembered, %d locked out", n, out)
+	}
+	if v := tab.Look(bad); v.Out == 0 {
+		t.Error("who was locked out is forgotten")
+	}
+}
+
+func BenchmarkCount(b *testing.B) {
+	c := &clock{}
+	tab := c.table(0)
+	a := ip("192.0.2.1")
+	b.ReportAllocs()
+	for b.Loop() {
+		c.now += time.Minute
+		tab.Count(a, Refused)
+	}
+}
