@@ -413,10 +413,7 @@ func (s *Spool) Ready() *mail.Reply {
 	last := s.space.asked.Load()
 	if d := now - last; (d < 0 || d >= int64(spaceEvery)) && s.space.asked.CompareAndSwap(last, now) {
 		free, size, err := s.opts.FS.Space(s.opts.Dir)
-		reserve := s.opts.Reserve
-		if reserve == 0 {
-			reserve = min(size/50, 1<<30)
-		}
+		reserve := s.reserve(size)
 		full := err == nil && free < reserve
 		if s.space.full.Swap(full) != full {
 			s.opts.Log.Warn("disk reserve", "refusing", full, "free", free, "reserve", reserve)
@@ -427,4 +424,12 @@ func (s *Spool) Ready() *mail.Reply {
 		return mail.NewReply(452, "4.3.1", "insufficient system storage")
 	}
 	return s.space.blocked.Load()
+}
+
+// reserve is how much of a disk of this size stays free.
+func (s *Spool) reserve(size uint64) uint64 {
+	if s.opts.Reserve != 0 {
+		return s.opts.Reserve
+	}
+	return min(size/50, 1<<30)
 }

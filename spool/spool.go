@@ -250,9 +250,10 @@ type Stats struct {
 	OpenSegments int
 	Segments     int // with unfinished messages, the open ones included
 	Files        int
-	FileBytes    int64 // of the files, without spares
-	LiveBytes    int64 // of what in them is still needed, about
-	Free, Size   uint64
+	FileBytes    int64  // of the files, without spares
+	LiveBytes    int64  // of what in them is still needed, about
+	Free, Size   uint64 // octets of the disk
+	Reserve      uint64 // below which mail is refused
 }
 
 // Stats tells what the spool holds now.
@@ -261,7 +262,7 @@ func (s *Spool) Stats() Stats {
 	free, size, _ := s.opts.FS.Space(s.opts.Dir) // zero where it cannot be told
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st := Stats{Counts: s.counts, Messages: s.state.Messages(), Segments: s.state.Segments(), LiveBytes: s.state.LiveBytes(), Files: len(files), Free: free, Size: size}
+	st := Stats{Counts: s.counts, Messages: s.state.Messages(), Segments: s.state.Segments(), LiveBytes: s.state.LiveBytes(), Files: len(files), Free: free, Size: size, Reserve: s.reserve(size)}
 	st.TakenOver += s.state.Adopted()
 	for _, g := range s.open {
 		if g != nil {

@@ -80,7 +80,7 @@ func (s *Subject) Words(per []Field) string {
 		b.WriteString(f.String())
 		b.WriteByte('=')
 		if f == Client {
-			b.WriteString(networkText(Network(s.Client)))
+			b.WriteString(NetworkText(s.Client))
 		} else {
 			escape(&b, s.Value(f))
 		}

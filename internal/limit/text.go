@@ -221,7 +221,9 @@ func Network(a netip.Addr) netip.Addr {
 	return a
 }
 
-func networkText(a netip.Addr) string {
+// NetworkText is the network that a client counts as, in words.
+func NetworkText(a netip.Addr) string {
+	a = Network(a)
 	if a.Is6() && !a.Is4In6() {
 		return netip.PrefixFrom(a, 64).String()
 	}

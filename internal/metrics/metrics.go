@@ -37,6 +37,7 @@ type Metrics struct {
 	*DNS
 	*Node
 	*Shaping
+	Door *Door
 
 	reg *prometheus.Registry
 }
@@ -55,6 +56,7 @@ func New() *Metrics {
 		DNS:      newDNS(b),
 		Node:     newNode(b),
 		Shaping:  newShaping(b),
+		Door:     newDoor(b),
 		reg:      reg,
 	}
 }
@@ -84,6 +86,25 @@ func newSMTP(b builder) *SMTP {
 		CommandErrors:  b.counter("smtp_command_errors_total", "SMTP commands that were refused for their form or order, counted at the end of the session."),
 		Rejected: b.vec("rejected_total", "Connections and steps of SMTP transactions that were refused.", "reason",
 			"relay", "sender", "recipient", "size", "limit", "space", "syntax", "line_end", "loop", "timeout", "unavailable"),
+	}
+}
+
+// Door are the figures of what holds clients to measure.
+type Door struct {
+	Denied   CounterVec2 // by a limit: by side and kind
+	Shed     CounterVec  // sent away because of too much to do, by class
+	Held     Counter     // replies that were held back
+	Lockouts Counter
+}
+
+func newDoor(b builder) *Door {
+	return &Door{
+		Denied: b.vec2("limit_denied_total", "What limits denied, by whether it is received or delivered and by the part of the limit.",
+			label{"side", []string{"receiving", "delivery"}}, label{"kind", []string{"rate", "connections", "budget", "suspended"}}),
+		Shed: b.vec("shed_total", "Messages that were sent away for later because there was too much to do, by class.", "class",
+			"bulk", "normal", "transactional"),
+		Held:     b.counter("replies_held_total", "Replies to clients that misbehave that were held back."),
+		Lockouts: b.counter("client_lockouts_total", "Times that a client was locked out for its behaviour at this node."),
 	}
 }
 

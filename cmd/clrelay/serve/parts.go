@@ -23,6 +23,7 @@ import (
 	"github.com/clrelay/clrelay/internal/admin"
 	"github.com/clrelay/clrelay/internal/admin/trace"
 	"github.com/clrelay/clrelay/internal/health"
+	"github.com/clrelay/clrelay/internal/limit/local"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/smtpd"
 	"github.com/clrelay/clrelay/smtpd/policy"
@@ -48,8 +49,10 @@ type parts struct {
 	conns    *cluster.Conns // likewise: of the admin API to the other nodes
 	rules    *holding.Rules // hold rules
 	returns  *returns.Returns
-	enrol    *enrol.Enrol // likewise: the nodes' certificates
-	undo     []func()     // closes what was bound and is not served yet
+	limits   *local.Limiter // what may be sent and taken
+	guard    guarding       // what is asked before mail is taken
+	enrol    *enrol.Enrol   // likewise: the nodes' certificates
+	undo     []func()       // closes what was bound and is not served yet
 }
 
 // port is a bound listener of the SMTP server.
@@ -81,7 +84,7 @@ func (r *routes) Via(to, domain string) (mail.NextHop, *mail.Reply) {
 
 // start makes all parts, in the order that the package's comment gives.
 func (r *relay) start() error {
-	for _, step := range []func() error{r.startHealth, r.bindSMTP, r.makeDelivery, r.makeMember, r.openSpool, r.startAdmin, r.startSMTP, r.joinCluster} {
+	for _, step := range []func() error{r.startHealth, r.bindSMTP, r.makeLimits, r.makeDelivery, r.makeMember, r.openSpool, r.startAdmin, r.startSMTP, r.joinCluster} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -253,13 +256,15 @@ func (r *relay) startSMTP() error {
 	if r.parts.policy, err = policy.New(r.conf().policy()); err != nil {
 		return fmt.Errorf("senders, domains: %w", err)
 	}
+	door := r.makeGuard()
 	r.parts.smtp, err = smtpd.New(smtpd.Options{
 		Hostname: string(r.conf().node.Hostname),
 		Limits:   r.conf().limits(),
 		Acceptor: observe.Acceptor{Spool: r.parts.spool, Traces: r.parts.traces.Log},
 		Policy:   &back.Policy{Policy: r.parts.policy, Returns: r.parts.returns},
 		Ready:    r.parts.ready,
-		Observer: r.watch.Server(&observe.Sessions{Log: r.maillog, Traces: r.parts.traces.Log, Metrics: r.metrics.SMTP}),
+		Guard:    door,
+		Observer: r.watch.Server(&observe.Sessions{Log: r.maillog, Traces: r.parts.traces.Log, Metrics: r.metrics.SMTP, Stored: r.parts.guard.gate.Stored}),
 		Tap:      r.parts.traces.Tap,
 		Log:      r.log,
 	})

@@ -19,6 +19,7 @@ import (
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/examine"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/watch"
 	"github.com/clrelay/clrelay/internal/config"
+	"github.com/clrelay/clrelay/internal/config/limits"
 	"github.com/clrelay/clrelay/internal/dnsx"
 	"github.com/clrelay/clrelay/internal/maillog"
 	"github.com/clrelay/clrelay/internal/metrics"
@@ -289,12 +290,16 @@ func (r *relay) apply(s *settings) error {
 	if err := r.parts.policy.Reload(s.policy()); err != nil {
 		return fmt.Errorf("senders, domains: %w", err)
 	}
+	if err := r.parts.limits.Configure(limits.Definitions(s.cluster.Limits)); err != nil {
+		return fmt.Errorf("limits: %w", err)
+	}
 	r.current.Store(s)
 	r.setLevel()
 	r.warn(s.warnings())
 	r.routes.set(table)
 	r.parts.returns.Set(paths)
 	r.parts.smtp.Reload(s.limits())
+	r.parts.guard.configure(s.cluster)
 	r.parts.queue.Configure(s.schedule(), s.mailboxes())
 	r.parts.traces.Log.Configure(s.traces())
 	for _, key := range later {

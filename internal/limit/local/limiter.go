@@ -238,6 +238,9 @@ func (c claim) giveBack() {
 	st.rate.reserved += c.n
 }
 
+// Free tells whether no limit counts the Ticket.
+func (t *Ticket) Free() bool { return t.n == 0 }
+
 // Cancel gives up what was reserved and not used. It may be called always.
 func (t *Ticket) Cancel() {
 	for i := range t.n {
@@ -279,6 +282,17 @@ func (st *state) denied(l *Limiter, now time.Duration) {
 	}
 	st.crowd++
 	st.activate(l, now, true)
+}
+
+// Definition returns the limit of this name as it is in force.
+func (l *Limiter) Definition(name string) (limit.Definition, bool) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	r := l.byName[name]
+	if r == nil {
+		return limit.Definition{}, false
+	}
+	return r.Definition, true
 }
 
 // Wanting receives something when a key is in demand of which nothing was wanted

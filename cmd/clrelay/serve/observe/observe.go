@@ -23,10 +23,12 @@ type Sessions struct {
 	Log     *maillog.Log
 	Traces  *tracelog.Log
 	Metrics *metrics.SMTP
+	Stored  func(took time.Duration) // is told how long storing a message took
 }
 
 // Accepted tells of a message that is safe.
 func (s *Sessions) Accepted(env *mail.Envelope, size int64, took time.Duration) {
+	s.Stored(took)
 	s.Metrics.AcceptDuration.Observe(took)
 	s.Metrics.MessageSize.Observe(size)
 	s.Log.Accepted(env, size, took)

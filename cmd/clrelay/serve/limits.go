@@ -1,0 +1,81 @@
+package serve
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/clrelay/clrelay/cmd/clrelay/serve/door"
+	"github.com/clrelay/clrelay/internal/abuse"
+	"github.com/clrelay/clrelay/internal/config"
+	"github.com/clrelay/clrelay/internal/config/limits"
+	"github.com/clrelay/clrelay/internal/limit"
+	"github.com/clrelay/clrelay/internal/limit/local"
+	"github.com/clrelay/clrelay/internal/overload"
+)
+
+// guarding is what is asked before mail is taken.
+type guarding struct {
+	door  *door.Door
+	abuse *abuse.Table
+	gate  *overload.Gate
+}
+
+// sinceStart is the process's own monotonic clock.
+func (r *relay) sinceStart() time.Duration { return time.Since(r.started) }
+
+// makeLimits makes what holds the node to its part of all limits.
+func (r *relay) makeLimits() error {
+	r.parts.limits = local.New(local.Options{Now: r.sinceStart, Wall: time.Now})
+	if err := r.parts.limits.Configure(limits.Definitions(r.conf().cluster.Limits)); err != nil {
+		return fmt.Errorf("limits: %w", err)
+	}
+	r.divideLimits()
+	return nil
+}
+
+// divideLimits gives the node its part of all limits.
+func (r *relay) divideLimits() {
+	seats := 1
+	if c := r.conf().node.Cluster; c != nil {
+		seats = max(c.BootstrapExpect, 3)
+	}
+	r.parts.limits.Apply(limit.Update{Full: true, Seats: seats, Leased: true})
+}
+
+// makeGuard makes what is asked before mail is taken.
+func (r *relay) makeGuard() *door.Door {
+	g := &r.parts.guard
+	g.abuse = abuse.New(r.sinceStart, 0)
+	g.gate = overload.NewGate(r.sinceStart, func(s *overload.Signals) {
+		s.Sessions, s.Max = r.sessions(), r.conf().cluster.Receive.MaxConnections
+		disk := r.parts.spool.Stats()
+		s.Free, s.Reserve = disk.Free, disk.Reserve
+	})
+	g.door = door.New(door.Options{
+		Limits: r.parts.limits, Abuse: g.abuse, Gate: g.gate, Entry: r.parts.policy.Entry, Log: r.log, Metrics: r.metrics.Door,
+	})
+	g.configure(r.conf().cluster)
+	return g.door
+}
+
+// configure puts settings into force.
+func (g *guarding) configure(c *config.Cluster) {
+	rules := door.Rules{Classes: map[string]overload.Class{}, Exempt: config.Prefixes(c.Receive.Abuse.Exempt)}
+	for _, s := range c.Senders {
+		rules.Classes[string(s.Name)] = overload.ParseClass(s.Class)
+	}
+	g.door.Configure(rules)
+	g.gate.Configure(time.Duration(c.Receive.Overload.Target))
+	a := c.Receive.Abuse
+	if !a.Enabled {
+		g.abuse.Configure(abuse.Rules{})
+		return
+	}
+	g.abuse.Configure(abuse.Rules{
+		Window: time.Duration(a.Window), Hold: time.Duration(a.Tarpit), Lockout: time.Duration(a.Lockout),
+		Most: [abuse.Kinds]int{
+			abuse.Fruitless: a.Connections, abuse.Refused: a.RefusedCommands,
+			abuse.Unknown: a.UnknownRecipients, abuse.Login: a.FailedLogins,
+		},
+	})
+}
