@@ -96,6 +96,7 @@ var floors = map[string]int{
 	"cluster/segment/lease":    1, // until when a node may answer and deliver
 	"cluster/lead":             3, // the leader's duties as a step function
 	"cluster/limit":            3, // how limits are divided, the leader's part as a step function
+	"cluster/limit/alone":      3, // all of it for a machine that is in no cluster
 	"cluster/limit/keeper":     4, // and runs both
 	"cluster/view":             3, // what Raft has decided, as this node has applied it
 	"cluster/limit/agent":      3, // and a node's
