@@ -18,7 +18,7 @@ const MaxKeys = 250_000
 
 // Options of a Limiter. All are required but Keys.
 type Options struct {
-	Now  func() time.Duration // monotonic
+	Now  func() time.Duration // monotonic; on a node of a cluster CLOCK_BOOTTIME, by which leases end
 	Wall func() time.Time     // ends windows of budgets, and limits
 	Keys int                  // MaxKeys if 0
 }
@@ -36,6 +36,7 @@ type Limiter struct {
 	count atomic.Int64
 	broom atomic.Uint64 // which shard is swept next
 	want  chan struct{}
+	ends  atomic.Int64 // of the lease, by opts.Now; 0: it does not end by itself
 
 	mu         sync.RWMutex
 	configured []limit.Definition
@@ -196,6 +197,9 @@ func (l *Limiter) take(c claim, now time.Duration) time.Duration {
 	}
 	b, r := &st.rate, st.rule
 	if r.Rate.N > 0 {
+		if l.lapsed(r, now) {
+			return lapse
+		}
 		b.settle(now)
 		if b.cap <= 0 || b.tokens < b.need(c.n) {
 			st.denied(l, now)
@@ -217,6 +221,17 @@ func (l *Limiter) take(c claim, now time.Duration) time.Duration {
 	st.total += uint64(c.n)
 	b.reserved -= c.n
 	return 0
+}
+
+// lapse is how long somebody waits whose node has just lost its lease, until it is
+// told what it has now.
+const lapse = 50 * time.Millisecond
+
+// lapsed tells whether the lease is over and nobody has said so yet: a process
+// that was stopped must not go on with what others have by now.
+func (l *Limiter) lapsed(r *rule, now time.Duration) bool {
+	ends := l.ends.Load()
+	return ends != 0 && now >= time.Duration(ends) && r.OnPartition != limit.Full
 }
 
 // giveBack undoes take, in the same instant.

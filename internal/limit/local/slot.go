@@ -80,6 +80,9 @@ func (l *Limiter) open(o *opening, r *rule, now time.Duration) *limit.Denied {
 		return nil
 	}
 	defer st.home.mu.Unlock()
+	if l.lapsed(r, now) {
+		return st.deny(l, limit.KindConnections, lapse, lapse, now)
+	}
 	if c := st.conns; len(c.held) >= c.may {
 		c.refused++
 		wait := connectionWait
