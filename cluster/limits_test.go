@@ -11,6 +11,7 @@ import (
 
 	"github.com/clrelay/clrelay/cluster/clock"
 	"github.com/clrelay/clrelay/internal/limit"
+	"github.com/clrelay/clrelay/internal/limit/local"
 )
 
 const (
@@ -308,5 +309,78 @@ func TestLimitHistory(t *testing.T) {
 	}
 	if porcupine.CheckOperations(limitModel, over) {
 		t.Error(fmt.Sprint("the checker lets ", budget+1, " of ", budget, " pass"))
+	}
+}
+
+// TestRealLimiters: the nodes' real limiters, with the cluster that divides: one
+// node sends at nearly the whole rate, and no more.
+func TestRealLimiters(t *testing.T) {
+	site := limit.Subject{Site: "example.net"}
+	one := limit.Amount{Messages: 1, Recipients: 1, Octets: 1}
+	def := limit.Definition{Name: "sites", Per: []limit.Field{limit.Site}, Rate: limit.Rate{N: 200, Per: time.Second}, Burst: 200}
+	day := limit.Definition{Name: "tenants", Per: []limit.Field{limit.User}, Budget: limit.Rate{N: 120, Per: 24 * time.Hour}}
+	g := makeGroup(t, 3, func(g *group) {
+		for _, m := range g.nodes {
+			l := local.New(local.Options{Now: clock.Boot, Wall: time.Now})
+			if err := l.Configure([]limit.Definition{def, day}); err != nil {
+				t.Fatal(err)
+			}
+			m.limits = l
+		}
+	})
+	g.ready()
+	send := func(l *local.Limiter, s *limit.Subject) (n int) {
+		for {
+			ticket, denied := l.Reserve(limit.Deliver, s, one)
+			if denied != nil {
+				return n
+			}
+			if ticket.Use() > 0 {
+				ticket.Cancel()
+				return n
+			}
+			n++
+		}
+	}
+	hot := g.nodes[1].limits.(*local.Limiter)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	var sent []time.Time
+	rate := func() int { // in the last second
+		n := 0
+		for _, at := range sent {
+			if time.Since(at) < time.Second {
+				n++
+			}
+		}
+		return n
+	}
+	began := time.Now()
+	for rate() < 170 {
+		<-tick.C
+		for range send(hot, &site) {
+			sent = append(sent, time.Now())
+		}
+		if time.Since(began) > 20*time.Second {
+			list, err := g.nodes[1].Shares(t.Context(), "")
+			t.Fatalf("%d a second of 200; the shares are %+v, %v", rate(), list, err)
+		}
+	}
+	t.Logf("%d a second after %v", rate(), time.Since(began).Round(time.Millisecond))
+	for from := range sent {
+		if n := len(sent) - from; float64(n) > 200+200*1.02*time.Since(sent[from]).Seconds()+1 {
+			t.Fatalf("%d messages in %v", n, time.Since(sent[from]))
+		}
+	}
+	spent := 0
+	jane := limit.Subject{User: "jane"}
+	eventually(t, "the day's budget is spent on all nodes together", func() bool {
+		for _, m := range g.nodes {
+			spent += send(m.limits.(*local.Limiter), &jane)
+		}
+		return spent >= 120
+	})
+	if spent != 120 {
+		t.Errorf("%d of 120 spent", spent)
 	}
 }

@@ -128,12 +128,20 @@ func (k *Keeper) follow() {
 func (k *Keeper) report() {
 	t := time.NewTimer(0)
 	defer t.Stop()
+	var wanting <-chan struct{} // a limiter may say when something is wanted that was not
+	if w, ok := k.o.Local.(interface{ Wanting() <-chan struct{} }); ok {
+		wanting = w.Wanting()
+	}
 	answers := make(chan struct{}, 1) // is empty while a report is under way
 	answers <- struct{}{}
 	for {
 		select {
 		case <-t.C:
 		case <-k.soon:
+		case <-wanting:
+			k.mu.Lock()
+			k.agent.Soon(clock.Boot())
+			k.mu.Unlock()
 		case <-k.ctx.Done():
 			return
 		}
