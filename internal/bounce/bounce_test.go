@@ -50,6 +50,12 @@ func TestReplies(t *testing.T) {
 		"451 4.4.1 connection timed out":                                                                         "network soft 4.4.1",
 		"451 4.3.0 Temporary lookup failure":                                                                     "dns soft 4.3.0",
 		"452 4.3.1 Insufficient system storage":                                                                  "system soft 4.3.1",
+		"451 4.4.1 connect to spamfilter.example.org[192.0.2.1]:25: connection refused":                          "network soft 4.4.1",
+		"550 5.1.1 <spam@blocklist.example>: User unknown":                                                       "no-mailbox hard 5.1.1",
+		"451 4.4.3 MX lookup of virus.example failed":                                                            "dns soft 4.4.3",
+		"554 5.7.1 192.0.2.1 https://www.spamhaus.org/query/ip/192.0.2.1":                                        "reputation soft 5.7.1",
+		"554 5.0.0 returned by the postmaster":                                                                   "operator soft 5.0.0",
+		"454 4.7.4 the next hop refuses TLS: 454 4.3.0 try later":                                                "tls soft 4.7.4",
 		// the enhanced status code decides
 		"556 5.1.10 example.org": "no-domain hard 5.1.10",
 		"551 5.1.6 elsewhere":    "relocated hard 5.1.6",

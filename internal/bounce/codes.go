@@ -17,7 +17,7 @@ func byStatus(e mail.EnhancedCode) (Class, bool) {
 	case 5:
 		return protocol(e[2])
 	case 6:
-		return Content, e[2] != 0
+		return Content, true
 	case 7:
 		return security(e[2])
 	}

@@ -12,6 +12,7 @@ var words = compile([]rule{
 	{Sender, true, []string{"p=customfromdenied", "groups.google.com/support"}},
 	{Rate, true, []string{"p=receivingrate", "p=unsolicitedratelimiterror", "p=ratelimit"}},
 	{RelayDenied, true, []string{"p=rlydenied"}},
+	{Operator, true, []string{"returned by the postmaster"}}, // our own word
 	{Greylisted, true, []string{"greylist", "graylist", "grey list", "gray list", "grey-list", "gray-list", "postgrey"}},
 	{Spam, true, []string{"spam classification", "blacklisted url", "spam or virus classification", "spam content", "spam message rejected", "content rejected, ube"}},
 	{Authentication, true, []string{
@@ -28,13 +29,13 @@ var words = compile([]rule{
 		"authentication required", "authentication is required", "must authenticate", "smtp authentication", "authenticate first", "please authenticate", "authentication failed", "authentication failure", "authentication unsuccessful", "authentication credentials", "username and password", "user name and password", "login first", "smtp auth", "client was not authenticated", "auth required",
 	}},
 	{TLS, true, []string{
-		"starttls", "must issue a start tls", "tls required", "does not support tls", "tls is required", "requires tls", "tls not available", "tls is not available", "tls currently unavailable", "encryption required", "encryption needed", "tls negotiation", "tls handshake", "ssl handshake", "tls connection", "certificate verif", "certificate has expired", "certificate is not", "handshake fail", "requires encryption", "session encryption is required",
+		"starttls", "must issue a start tls", "tls required", "does not support tls", "tls is required", "requires tls", "refuses tls", "tls not available", "tls is not available", "tls currently unavailable", "encryption required", "encryption needed", "tls negotiation", "tls handshake", "ssl handshake", "tls connection", "certificate verif", "certificate has expired", "certificate is not", "handshake fail", "requires encryption", "session encryption is required",
 	}},
 	{Sender, true, []string{"sending to/from an address that has been blacklisted"}},
 	{NoDomain, true, []string{"account or domain may not exist"}},
 	{Reputation, true, []string{
 		"server of your isp", "your isp", "mismatches client ip",
-		"blacklist", "black list", "block list", "blocklist", "block-list", "blocklisted", "rbl", "dnsbl", "spamhaus", "spamcop", "barracudacentral", "surbl", "sorbs", "cbl.abuseat", "abuseat", "proofpoint", "mailspike", "uceprotect", "invaluement", "senderscore", "senderbase", "talosintelligence",
+		"blacklist", "black list", "block list", "blocklist", "block-list", "blocklisted", "rbl", "dnsbl", "spamhaus", "spamhaus.org", "spamcop", "spamcop.net", "barracudacentral", "surbl", "surbl.org", "sorbs", "sorbs.net", "dnsbl.", "rbl.", "cbl.abuseat", "abuseat", "proofpoint", "mailspike", "uceprotect", "invaluement", "senderscore", "senderbase", "talosintelligence",
 		"reputation", "ptr record", "reverse dns", "reverse-dns", "reverse lookup", "reverse ip lookup", "rdns", "ptr", "no reverse", "reverse hostname", "reverse mapping", "cannot find your hostname", "cannot resolve your address", "fix reverse", "dns pointer", "unresolvable", "client host rejected", "client host [..blocked", "ip ..is blocked", "ip ..blocked", "ip address..blocked", "ip ..listed", "your ip", "your host..blocked", "your server..blocked", "access from ip address", "connecting ip", "sending ip", "banned sending ip", "bad reputation", "dynamic ip", "dynamic address", "dynamic range", "dynamic host", "dial-up", "dialup", "residential", "dul.", "not allowed to connect", "connection refused by", "connections from this host", "connections will not be accepted", "no access from mail server", "unsolicited", "ip range", "mail from your..blocked", "mail server..blocked", "helo command rejected: host not found", "poor reputation", "user complaints", "unexpected volume",
 	}},
 	{Spam, true, []string{
@@ -83,7 +84,7 @@ var words = compile([]rule{
 	{Expired, true, []string{
 		"delivery time expired", "delivery expired", "message expired", "could not deliver for the last", "envelope expired", "retry time not reached", "too long in queue", "too long in the queue", "on the queue too long", "in the queue too long", "in the queue for", "been in the queue", "queued too long", "message has been in", "message that you sent..has not been delivered", "could not be delivered for", "could not be delivered within", "not been delivered after", "has expired", "unable to deliver..for", "time expired", "retry limit", "retries exceeded", "warning: message still undelivered", "giving up", "has been attempting delivery", "unable to deliver message for", "maximum time", "were unable to deliver..hours",
 	}},
-	{Content, true, []string{"multiple addresses in from", "is not rfc", "not rfc", "header error", "bare lf", "bare newline", "line too long", "lines too long"}},
+	{Content, true, []string{"multiple addresses in from", "is not rfc", "not rfc", "header error", "media error", "media not supported", "bare lf", "bare newline", "line too long", "lines too long"}},
 	{Content, false, []string{
 		"attachment", "header", "mime", "rfc 5322", "rfc5322", "rfc 2822", "rfc 822", "rfc822", "rfc 5321", "rfc2822", "bare lf", "bare newline", "8bit", "8-bit", "smtputf8", "line too long", "lines too long", "content", "subject", "duplicate", "charset", "malformed", "multiple..headers", "language", "converted", "conversion", "body",
 	}},

@@ -23,6 +23,7 @@ type phrase struct {
 	tail   []byte
 	rank   int // of the rule: less is believed first
 	strong bool
+	dotted bool // has a part of a name or a link in it
 }
 
 // index holds phrases by their first three octets, of which 5 bits count: at
@@ -47,7 +48,7 @@ func compile(rules []rule) *index {
 				*at = uint16(len(x.lists))
 				x.lists = append(x.lists, nil)
 			}
-			x.lists[*at] = append(x.lists[*at], phrase{head, []byte(tail), rank, r.strong})
+			x.lists[*at] = append(x.lists[*at], phrase{head, []byte(tail), rank, r.strong, strings.ContainsAny(head, "./=")})
 		}
 	}
 	return x
@@ -59,11 +60,14 @@ func (x *index) find(text string) (strong, weak Class) {
 	var buf [MaxText]byte
 	low := lower(buf[:0], text)
 	best := [2]int{len(x.rules), len(x.rules)}
-	inWord := false
+	inWord, end, what := false, 0, plainWord
 	for i := 0; i+3 <= len(low); i++ {
+		if i >= end {
+			end, what = token(low, i)
+		}
 		was := inWord
 		inWord = isWord(low[i])
-		if was || !inWord {
+		if was || !inWord || what == mailName {
 			continue
 		}
 		list := x.lists[x.at[key(low[i:])]]
@@ -71,6 +75,9 @@ func (x *index) find(text string) (strong, weak Class) {
 			p := &list[j]
 			if p.rank > best[0] {
 				break // the list is in the order of the rules
+			}
+			if what == hostName && !p.dotted {
+				continue
 			}
 			at := &best[1]
 			if p.strong {
@@ -82,6 +89,32 @@ func (x *index) find(text string) (strong, weak Class) {
 		}
 	}
 	return x.class(best[0]), x.class(best[1])
+}
+
+// The kinds of token. What stands in an address or the name of a host is no
+// word: spam@example.org may well be unknown.
+const (
+	plainWord = iota
+	hostName
+	mailName
+)
+
+// token gives the end of what begins at i and goes to the next space or
+// bracket, and its kind.
+func token(low []byte, i int) (end, what int) {
+	for end = i; end < len(low); end++ {
+		switch c := low[end]; c {
+		case ' ', '<', '>', '(', ')', '[', ']', ',', ';':
+			return end + 1, what
+		case '@':
+			what = mailName
+		case '.':
+			if end > i && end+1 < len(low) && 'a' <= low[end+1] && low[end+1] <= 'z' {
+				what = max(what, hostName)
+			}
+		}
+	}
+	return end, what
 }
 
 func (x *index) class(rank int) Class {
