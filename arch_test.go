@@ -59,6 +59,7 @@ var floors = map[string]int{
 	"delivery/smtpc/wire":      1, // replies in, octets out
 	"delivery/smtpc/stage":     1, // the steps of a session, and how long they may take
 	"delivery/smtpc/keep":      0, // idle connections
+	"delivery/allow/node":      3, // asks the node's limits
 	"delivery/allow":           2, // how an attempt asks what it may do
 	"delivery/smtpc/sasl":      1, // authentication mechanisms
 	"delivery/smtpc":           2, // client sessions

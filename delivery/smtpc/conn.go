@@ -160,6 +160,15 @@ func (c *Conn) quit() {
 	c.close()
 }
 
+// hangUp ends a connection on which nothing can be said any more. Where it
+// counts, until the host has seen that.
+func (c *Conn) hangUp() {
+	if c.over != nil && !c.w.Aborted() && !c.w.HangUp(c.pool.o.Timeouts.Quit) {
+		c.pool.o.Metrics.QuitTimeouts.Inc()
+	}
+	c.close()
+}
+
 // count counts connections of a tag.
 func (p *Pool) count(tag string, n int) {
 	if tag == "" {
@@ -178,6 +187,7 @@ func (p *Pool) count(tag string, n int) {
 func (c *Conn) leave(f *Failure) {
 	switch {
 	case c.w.Broken || f.Reply.Cause != nil:
+		c.hangUp()
 	case c.over != nil:
 		c.quit()
 	default:

@@ -101,7 +101,7 @@ func (p *Pool) MakeRoom(tag string) bool {
 // when it is broken or has done enough.
 func (p *Pool) Put(c *Conn) {
 	if c.w.Broken || c.w.Aborted() {
-		c.close()
+		c.hangUp()
 		return
 	}
 	enough := c.sent >= p.o.MaxMessages || c.most > 0 && c.sent >= c.most || c.spent() || time.Since(c.born) >= p.o.MaxAge
@@ -147,7 +147,7 @@ func (p *Pool) Forget(t Target) {
 	p.mu.Unlock()
 	for _, c := range list {
 		c.idle.Stop()
-		c.close()
+		p.quits.Go(c.hangUp)
 	}
 }
 

@@ -2,6 +2,7 @@ package limit
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -79,6 +80,17 @@ type Definition struct {
 	Until     time.Time // when it ends by itself; zero: never
 }
 
+// AboutSender tells whether it looks at who sends: where it refuses one, others
+// may still go on to the same place.
+func (d *Definition) AboutSender() bool {
+	for _, f := range []Field{Sender, SenderDomain, User, Group, Client} {
+		if len(d.Match[f]) > 0 || slices.Contains(d.Per, f) {
+			return true
+		}
+	}
+	return false
+}
+
 // Subject is what a connection, a message or an attempt is, as far as limits
 // look at it. Names are lower-case, domains A-labels; empty is unknown, and
 // then no limit applies that matches or counts by it.
@@ -119,4 +131,5 @@ type Denied struct {
 	Wait   time.Duration // how long until it makes sense to ask again, an estimate, from a millisecond to a minute
 	Left   time.Duration // how long it takes if nothing changes: until a budget begins anew, or a suspension ends
 	Reason string        // the Definition's
+	Sender bool          // it looks at who sends: the Definition's AboutSender
 }

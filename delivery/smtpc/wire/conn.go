@@ -212,9 +212,26 @@ func (c *Conn) Quit(patience time.Duration) (closed bool) {
 	if _, err := c.in.read(); err != nil { // whatever it says
 		return !errors.Is(err, os.ErrDeadlineExceeded)
 	}
-	var b [64]byte
-	for range 64 { // a host that goes on talking is not listened to
-		if _, err := c.nc.Read(b[:]); err != nil {
+	return c.ends(c.nc)
+}
+
+// HangUp says nothing more, waits until the host closes the connection, no
+// longer than patience, and closes. It tells whether the host did.
+func (c *Conn) HangUp(patience time.Duration) (closed bool) {
+	defer c.Close()
+	half, ok := c.raw.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil || c.raw.SetDeadline(time.Now().Add(patience)) != nil {
+		return true
+	}
+	return c.ends(c.raw)
+}
+
+// ends reads until the host has closed. One that goes on talking is not
+// listened to.
+func (c *Conn) ends(r io.Reader) bool {
+	var b [512]byte
+	for range 64 {
+		if _, err := r.Read(b[:]); err != nil {
 			return !errors.Is(err, os.ErrDeadlineExceeded)
 		}
 	}
