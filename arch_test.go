@@ -69,6 +69,9 @@ var floors = map[string]int{
 	"delivery/shape":           2, // what destinations bear
 	"delivery/site":            2, // who runs the hosts of a destination
 	"delivery/returns":         4, // return paths: out and back
+	"delivery/source":          1, // own addresses to send from
+	"delivery/source/warmup":   2, // how much a new one may send
+	"delivery/ranking":         1, // which of equal hosts is best
 	"smtpd/policy":             2, // who may relay
 	"smtpd/bounds":             2, // how much a session may take
 	"smtpd/guard":              2, // who asks whether clients keep to measure
