@@ -1,14 +1,15 @@
 package serve
 
 import (
+	"context"
 	"fmt"
 	"time"
 
+	"github.com/clrelay/clrelay/cluster/limit/alone"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/door"
 	"github.com/clrelay/clrelay/internal/abuse"
 	"github.com/clrelay/clrelay/internal/config"
 	"github.com/clrelay/clrelay/internal/config/limits"
-	"github.com/clrelay/clrelay/internal/limit"
 	"github.com/clrelay/clrelay/internal/limit/local"
 	"github.com/clrelay/clrelay/internal/overload"
 )
@@ -29,17 +30,29 @@ func (r *relay) makeLimits() error {
 	if err := r.parts.limits.Configure(limits.Definitions(r.conf().cluster.Limits)); err != nil {
 		return fmt.Errorf("limits: %w", err)
 	}
-	r.divideLimits()
 	return nil
 }
 
-// divideLimits gives the node its part of all limits.
-func (r *relay) divideLimits() {
-	seats := 1
-	if c := r.conf().node.Cluster; c != nil {
-		seats = max(c.BootstrapExpect, 3)
+// divideLimits gives a machine that is alone all of them; in a cluster the nodes
+// divide them. The spool must have found data_dir its own.
+func (r *relay) divideLimits() error {
+	if r.parts.member != nil {
+		return nil
 	}
-	r.parts.limits.Apply(limit.Update{Full: true, Seats: seats, Leased: true})
+	m, err := alone.Open(string(r.conf().node.DataDir), r.parts.limits, r.log)
+	if err != nil {
+		return fmt.Errorf("limits: %w", err)
+	}
+	ctx, end := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := m.Run(ctx); err != nil {
+			r.log.Warn("limits: the file of budgets was not closed cleanly", "error", err)
+		}
+	}()
+	r.parts.divider = func() { end(); <-done }
+	return nil
 }
 
 // makeGuard makes what is asked before mail is taken.

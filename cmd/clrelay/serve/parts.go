@@ -17,6 +17,7 @@ import (
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/holding"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/observe"
 	"github.com/clrelay/clrelay/delivery"
+	"github.com/clrelay/clrelay/delivery/allow/node"
 	"github.com/clrelay/clrelay/delivery/queue"
 	"github.com/clrelay/clrelay/delivery/returns"
 	"github.com/clrelay/clrelay/delivery/route"
@@ -50,6 +51,7 @@ type parts struct {
 	rules    *holding.Rules // hold rules
 	returns  *returns.Returns
 	limits   *local.Limiter // what may be sent and taken
+	divider  func()         // ends what gives a machine alone its budgets
 	guard    guarding       // what is asked before mail is taken
 	enrol    *enrol.Enrol   // likewise: the nodes' certificates
 	undo     []func()       // closes what was bound and is not served yet
@@ -84,7 +86,7 @@ func (r *routes) Via(to, domain string) (mail.NextHop, *mail.Reply) {
 
 // start makes all parts, in the order that the package's comment gives.
 func (r *relay) start() error {
-	for _, step := range []func() error{r.startHealth, r.bindSMTP, r.makeLimits, r.makeDelivery, r.makeMember, r.openSpool, r.startAdmin, r.startSMTP, r.joinCluster} {
+	for _, step := range []func() error{r.startHealth, r.bindSMTP, r.makeLimits, r.makeDelivery, r.makeMember, r.openSpool, r.divideLimits, r.startAdmin, r.startSMTP, r.joinCluster} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -170,6 +172,7 @@ func (r *relay) makeDelivery() error {
 		Limits:   delivery.Limits{DeadFor: min(time.Minute, time.Duration(r.conf().cluster.Queue.Retry[0]))},
 		Log:      r.log,
 		Metrics:  r.metrics.Delivery,
+		Limiter:  node.Limits{Local: r.parts.limits},
 	})
 	return nil
 }
@@ -307,6 +310,9 @@ func (r *relay) stop() error {
 	}
 	if p.queue != nil {
 		end(r.wait.deliveries, p.queue.Shutdown, "deliveries were cut off: they are tried again after the next start")
+	}
+	if p.divider != nil {
+		p.divider()
 	}
 	if p.conns != nil {
 		errs = append(errs, p.conns.Close())
