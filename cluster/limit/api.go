@@ -31,6 +31,7 @@ const (
 
 	claimEvery = 500 * time.Millisecond // between claims that fail
 	sameOf     = 2 * time.Second        // for how long nodes agree about a new number of units before it counts
+	seatAgain  = 2 * time.Second        // after a roster for which there was no room
 	retryAfter = 10 * time.Second       // for a key that was refused
 	scanRound  = 500                    // keys that nobody asks for, looked at a round
 	opsOctets  = 512 << 10              // of the operations of one entry

@@ -18,6 +18,7 @@ type key struct {
 	version uint64        // 0: it is divided evenly
 	index   uint64        // of the entry that changed it last, or with which the reign began
 	parts   []part        // one a seat
+	rest    []fsm.Part    // of nodes that have no seat: they use nothing, until they have one again
 	place   int           // in Machine.list
 	hot     bool          // in Machine.hot
 	force   bool          // it has to make room
@@ -54,6 +55,11 @@ func (m *Machine) load(d *fsm.Division) {
 			p.held = p.units
 		}
 		k.parts = append(k.parts, p)
+	}
+	for _, p := range d.Parts {
+		if m.roster.Of(p.Node) == 0 {
+			k.rest = append(k.rest, p)
+		}
 	}
 	m.add(k)
 }
@@ -369,7 +375,9 @@ func (m *Machine) isEven(k *key) bool {
 func (m *Machine) step(k *key, target []uint32) (units []uint32, changed bool) {
 	units = make([]uint32, len(k.parts))
 	room := int64(k.of)
+	changed = k.force && len(k.rest) > 0
 	for i := range k.parts {
+		changed = changed || k.force && m.roster.Seats[i].State != fsm.Seated && k.parts[i].units > 0
 		if m.roster.Seats[i].State == fsm.Seated {
 			units[i] = min(k.parts[i].units, target[i])
 			changed = changed || units[i] != k.parts[i].units
@@ -455,7 +463,7 @@ func (m *Machine) changed(k *key, f *flight, i int, ev *Proposed) {
 		}
 		k.of, k.next = op.Of, 0
 	}
-	k.version = uint64(out.Epoch)
+	k.version, k.rest = uint64(out.Epoch), nil
 	given := fsm.Division{Parts: op.Parts}
 	for j := range k.parts {
 		p, name := &k.parts[j], m.roster.Seats[j].Node

@@ -2,6 +2,8 @@ package limit_test
 
 import (
 	"fmt"
+	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -241,6 +243,98 @@ func TestAnOlderCluster(t *testing.T) {
 	if w.entries != 0 {
 		t.Errorf("%d entries", w.entries)
 	}
+	raise, err := fsm.Encode(fsm.FeatureRaise{Level: fsm.LimitLevel})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.log = append(w.log, raise)
+	w.within(t, "the roster is founded", 5*time.Second, func() bool {
+		for i, p := range w.parts(&w.defs[0]) {
+			if p != 30 {
+				t.Fatalf("while the level rises node %d has %d units", i, p)
+			}
+		}
+		return w.servers[2].state.Roster().Founded
+	})
+}
+
+// TestWire: what nodes tell each other comes out as it went in, and what is too
+// long says that it is not all.
+func TestWire(t *testing.T) {
+	r := limit.Report{Session: 7, Applied: 8, Number: 9, Complete: true, Demands: []limits.Demand{
+		{Key: "k", Kind: limits.KindBudget, Units: 1, Want: 2, Used: 3, Window: time.Hour, Each: 4}, {Key: "l"},
+	}}
+	b, err := r.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := limit.DecodeReport(b); err != nil || !reflect.DeepEqual(again, r) {
+		t.Errorf("%+v became %+v: %v", r, again, err)
+	}
+	for range limit.MaxDemands - 2 {
+		r.Demands = append(r.Demands, limits.Demand{Key: limits.Key(strings.Repeat("x", 1000))})
+	}
+	if b, err = r.Encode(); err != nil || len(b) > 2<<20 {
+		t.Fatalf("%d octets: %v", len(b), err)
+	}
+	if again, err := limit.DecodeReport(b); err != nil || again.Complete || len(again.Demands) < 500 {
+		t.Errorf("a long one: complete %v, %d demands: %v", again.Complete, len(again.Demands), err)
+	}
+	for range 10 {
+		r.Demands = append(r.Demands, limits.Demand{})
+	}
+	list := []limit.Status{
+		{Key: "a", Kind: limits.KindConnections, Of: 3, Even: true, Nodes: []limit.NodeStatus{{Node: "x", Units: 1, Want: 2, Used: 3, Leased: true}}}, {Key: "b"},
+	}
+	if b, err = limit.EncodeStatus(list, 1000); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := limit.DecodeStatus(b); err != nil || !reflect.DeepEqual(again, list) {
+		t.Errorf("%+v became %+v: %v", list, again, err)
+	}
+	if b, _ = limit.EncodeStatus(list, 30); len(b) > 30 {
+		t.Errorf("%d octets of 30", len(b))
+	}
+	if b, err = (limit.Answer{Leased: true, Index: 5}).Encode(); err != nil {
+		t.Fatal(err)
+	}
+	if a, err := limit.DecodeAnswer(b); err != nil || a != (limit.Answer{Leased: true, Index: 5}) {
+		t.Errorf("the answer became %+v: %v", a, err)
+	}
+}
+
+// FuzzReport reads any octets as a report, and has the leader hear it.
+func FuzzReport(f *testing.F) {
+	r := limit.Report{Session: 1, Applied: 8, Number: 9, Complete: true, Demands: []limits.Demand{{Key: "k", Units: 10, Want: 7}, {Key: "b", Kind: limits.KindBudget, Units: 1, Want: 2}}}
+	b, err := r.Encode()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := limit.DecodeReport(b)
+		if err != nil {
+			return
+		}
+		r.Session = 1
+		m := limit.New(limit.Config{})
+		m.Step(1, &limit.Nodes{Level: fsm.LimitLevel, Nodes: []fsm.Node{{Name: "a", State: fsm.Alive, Lease: fsm.Lease{Session: 1}}}})
+		a := m.Step(1, &limit.Leading{})
+		m.Step(1, &limit.Claimed{ID: a[0].ID, Reign: 1, Index: 1, Limits: fsm.Limits{
+			Reign: 1, Version: 2, Roster: fsm.Roster{Version: 1, Founded: true, Seats: []fsm.Seat{{Node: "a", State: fsm.Seated}}},
+			Divisions: []fsm.Division{{Key: "k", Of: 10, Version: 2, Parts: []fsm.Part{{Node: "a", Units: 3}}}},
+		}})
+		m.Step(2, &limit.Heard{Node: "a", Report: r})
+		for _, a := range m.Step(time.Second, &limit.Tick{Wall: time.Unix(1_000_000, 0)}) {
+			if _, err := fsm.Encode(a.Shares); a.Kind == limit.ActPropose && err != nil {
+				t.Error(err)
+			}
+			if _, err := fsm.Encode(a.Budgets); a.Kind == limit.ActGrant && err != nil {
+				t.Error(err)
+			}
+		}
+		m.Status()
+	})
 }
 
 // TestAnotherNumberOfUnits: a limit that was changed is divided anew.

@@ -35,7 +35,8 @@ type Machine struct {
 	hot       []*key
 	cursor    int
 	roundAt   time.Duration
-	flight    *flight // an entry under way
+	seatAt    time.Duration // no other roster before
+	flight    *flight       // an entry under way
 	budgets   budgets
 }
 
@@ -274,7 +275,7 @@ func (m *Machine) round() {
 	if m.flight != nil {
 		return
 	}
-	if next := m.seat(); next != nil {
+	if next := m.seat(); next != nil && m.now >= m.seatAt {
 		m.propose(&flight{shares: fsm.ShareOps{Roster: next}})
 		return
 	}
@@ -314,6 +315,7 @@ func (m *Machine) proposed(ev *Proposed) {
 	refused := ev.Result.Code != fsm.OK
 	if f.shares.Roster != nil && ev.Known && ev.Result.Code == fsm.LimitReached {
 		m.heatAll() // a seat more needs room in every division
+		m.seatAt = m.now + seatAgain
 		return
 	}
 	if !ev.Known || refused {

@@ -97,6 +97,9 @@ func (m *Machine) room(k *key) bool {
 	for i := range k.parts {
 		sum += max(k.parts[i].units, least)
 	}
+	for i := range k.rest {
+		sum += k.rest[i].Units
+	}
 	return m.coming() == 0 || sum+least <= k.of
 }
 
@@ -123,16 +126,35 @@ func (m *Machine) reseat(ev *Proposed) {
 			m.drop(k) // somebody asks for it again
 			continue
 		}
-		parts := make([]part, len(m.roster.Seats))
-		for i, s := range m.roster.Seats {
-			parts[i] = part{named: m.now}
-			if at := slices.IndexFunc(was.Seats, func(w fsm.Seat) bool { return w.Node == s.Node }); at >= 0 {
-				parts[i] = k.parts[at]
-			}
-		}
-		k.parts, k.loose = parts, true
+		m.refit(k, &was, ev.Index)
 	}
 	m.hot = slices.DeleteFunc(m.hot, func(k *key) bool { return k.version == 0 })
+}
+
+// refit gives a key the parts of the new roster. What the log says that a node has
+// of the key is still so when it has a seat again: nobody can have been given it,
+// or the log would say something else.
+func (m *Machine) refit(k *key, was *fsm.Roster, index uint64) {
+	parts := make([]part, len(m.roster.Seats))
+	for i, s := range m.roster.Seats {
+		p := part{named: m.now}
+		if at := slices.IndexFunc(was.Seats, func(w fsm.Seat) bool { return w.Node == s.Node }); at >= 0 {
+			p = k.parts[at]
+		} else if at := slices.IndexFunc(k.rest, func(r fsm.Part) bool { return r.Node == s.Node }); at >= 0 {
+			p.units = k.rest[at].Units
+			k.rest = slices.Delete(k.rest, at, at+1)
+		}
+		if s.State == fsm.Seated && was.Of(s.Node) != fsm.Seated {
+			p.held, p.index = max(p.held, p.units), index
+		}
+		parts[i] = p
+	}
+	for i, s := range was.Seats {
+		if m.roster.Of(s.Node) == 0 && k.parts[i].units > 0 {
+			k.rest = append(k.rest, fsm.Part{Node: s.Node, Units: k.parts[i].units})
+		}
+	}
+	k.parts, k.loose = parts, true
 }
 
 // Status tells what is known of the keys that are not divided evenly, and of

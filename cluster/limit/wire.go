@@ -11,12 +11,20 @@ import (
 	controlv1 "github.com/clrelay/clrelay/proto/control/v1"
 )
 
-// Encode gives the octets of a report. Keys that are too long to be divided are
-// left out: they stay even.
+// reportMost is how many octets of demands a report has.
+const reportMost = 1 << 20
+
+// Encode gives the octets of a report. Demands beyond reportMost are left out, and
+// the report is then not complete.
 func (r *Report) Encode() ([]byte, error) {
 	m := &controlv1.LimitReport{Session: uint64(r.Session), Applied: r.Applied, Number: r.Number, Complete: r.Complete}
 	flat := make([]controlv1.LimitDemand, len(r.Demands))
+	size := 0
 	for i, d := range r.Demands {
+		if size += len(d.Key) + 40; size > reportMost {
+			m.Complete = false
+			break
+		}
 		x := &flat[i]
 		x.Key, x.Kind, x.Units, x.Want, x.Used = string(d.Key), uint32(d.Kind), d.Units, d.Want, d.Used
 		x.PerS, x.Each = uint32(d.Window/time.Second), d.Each
