@@ -185,6 +185,7 @@ func (s *Shaper) run(ctx context.Context, changed <-chan struct{}) {
 		for i := range due {
 			writers.Go(func() { s.write(ctx, &due[i]) })
 		}
+		s.sweep(ctx, now, writers.Go)
 		timer.Reset(wait)
 	}
 }
@@ -221,6 +222,27 @@ func (s *Shaper) readOrders(kept []control.Record) {
 			continue
 		}
 		s.orders = append(s.orders, d)
+	}
+}
+
+// sweep deletes operators' limits that have ended, where this node leads.
+func (s *Shaper) sweep(ctx context.Context, now time.Time, start func(func())) {
+	for i := range s.orders {
+		d := &s.orders[i]
+		key := Orders + d.Name
+		if d.Until.IsZero() || d.Until.After(now) || s.versions[key] == 0 || !s.o.Leads() {
+			continue
+		}
+		put := control.RecordPut{Key: key, IfVersion: s.versions[key], Delete: true}
+		s.versions[key] = 0 // once; a later version of it is read anew
+		start(func() {
+			ctx, cancel := context.WithTimeout(ctx, writeFor)
+			defer cancel()
+			if _, err := s.o.Store.PutRecord(ctx, put); err != nil {
+				s.lost.Store(true)
+				s.o.Log.Debug("a limit that has ended is not deleted yet", "record", put.Key, "error", err)
+			}
+		})
 	}
 }
 

@@ -201,6 +201,14 @@ func TestOperatorsLimits(t *testing.T) {
 		if _, ok := n.def("slow"); ok {
 			t.Error("it holds after it was cleared")
 		}
+		d.Until = time.Now().Add(time.Minute)
+		if _, err := r.PutRecord(t.Context(), control.RecordPut{Key: "limit/brief", Value: shape.WriteOrder(&d)}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute + 3*time.Second)
+		if len(r.Records("limit/brief")) != 0 {
+			t.Error("a limit that has ended is kept")
+		}
 		n.SetBook(shape.NewBook(nil, nil))
 		synctest.Wait()
 		if _, ok := n.def("site:b.example"); ok {

@@ -16,6 +16,7 @@ import (
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/enrol"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/holding"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/observe"
+	"github.com/clrelay/clrelay/cmd/clrelay/serve/shaping"
 	"github.com/clrelay/clrelay/delivery"
 	"github.com/clrelay/clrelay/delivery/allow/node"
 	"github.com/clrelay/clrelay/delivery/queue"
@@ -52,9 +53,10 @@ type parts struct {
 	returns  *returns.Returns
 	limits   *local.Limiter // what may be sent and taken
 	divider  func()         // ends what gives a machine alone its budgets
-	guard    guarding       // what is asked before mail is taken
-	enrol    *enrol.Enrol   // likewise: the nodes' certificates
-	undo     []func()       // closes what was bound and is not served yet
+	shaping  *shaping.Shaping
+	guard    guarding     // what is asked before mail is taken
+	enrol    *enrol.Enrol // likewise: the nodes' certificates
+	undo     []func()     // closes what was bound and is not served yet
 }
 
 // port is a bound listener of the SMTP server.
@@ -162,7 +164,13 @@ func (r *relay) makeDelivery() error {
 	}
 	r.parts.traces.Tap = trace.NewTap()
 	r.resolver = r.makeResolver()
+	if err := r.makeShaping(); err != nil {
+		return err
+	}
 	r.parts.delivery = delivery.New(delivery.Options{
+		Sites:    r.parts.shaping,
+		Heard:    r.parts.shaping.Heard,
+		Shape:    r.parts.shaping.Shape,
 		Tap:      r.parts.traces.Tap,
 		Hostname: string(r.conf().node.Hostname),
 		Resolver: r.resolver,
@@ -222,6 +230,7 @@ func (r *relay) openSpool() error {
 		return err
 	}
 	r.parts.rules = holding.New(r.parts.books.Records, runner, r.log) // before there is mail to try
+	r.startShaping()
 	if err := runner.Start(sp); err != nil {
 		return err
 	}
@@ -313,6 +322,9 @@ func (r *relay) stop() error {
 	}
 	if p.divider != nil {
 		p.divider()
+	}
+	if p.shaping != nil {
+		p.shaping.Close()
 	}
 	if p.conns != nil {
 		errs = append(errs, p.conns.Close())

@@ -293,6 +293,9 @@ func (r *relay) apply(s *settings) error {
 	if err := r.parts.limits.Configure(limits.Definitions(s.cluster.Limits)); err != nil {
 		return fmt.Errorf("limits: %w", err)
 	}
+	if err := r.parts.shaping.Reload(&s.cluster.Shaping); err != nil {
+		return err
+	}
 	r.current.Store(s)
 	r.setLevel()
 	r.warn(s.warnings())

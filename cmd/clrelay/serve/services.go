@@ -29,6 +29,7 @@ func (r *relay) inForce() explain.Settings {
 
 // services are the parts of the admin API that show an operator's everyday.
 func (r *relay) services(to grpc.ServiceRegistrar, f fleet.Fleet, cluster admin.Cluster) {
+	r.destinations(to, f)
 	node := string(r.conf().node.Name)
 	adminv1.RegisterTestServiceServer(to, &watch.Trials{Watch: r.watch, Fleet: f, Service: &explain.Service{
 		Node: node, Now: r.inForce, Hosts: r.parts.delivery, Lanes: r.parts.queue,

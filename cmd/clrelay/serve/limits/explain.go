@@ -13,7 +13,6 @@ import (
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/shaping"
 	"github.com/clrelay/clrelay/delivery/queue"
 	"github.com/clrelay/clrelay/delivery/route"
-	"github.com/clrelay/clrelay/internal/config"
 	"github.com/clrelay/clrelay/internal/limit"
 	"github.com/clrelay/clrelay/internal/limit/local"
 	"github.com/clrelay/clrelay/internal/mail"
@@ -36,7 +35,7 @@ func (s *Service) ExplainLimits(ctx context.Context, req *adminv1.ExplainLimitsR
 		if err != nil && f != "<>" {
 			return nil, invalid("the sender %q: %v", f, err)
 		}
-		subject.Sender, subject.SenderDomain = cmp.Or(from.String(), "<>"), domainOf(from.Domain)
+		subject.Sender, subject.SenderDomain = cmp.Or(strings.ToLower(from.String()), "<>"), domainOf(from.Domain)
 	}
 	out := &adminv1.ExplainLimitsResponse{Node: s.Node, Domain: domain}
 	set := s.Set()
@@ -47,7 +46,7 @@ func (s *Service) ExplainLimits(ctx context.Context, req *adminv1.ExplainLimitsR
 		return out, nil
 	}
 	if i, ok := set.Router.Rule(domain); ok {
-		subject.Route = routeName(set.Cluster, i)
+		subject.Route = set.Cluster.RouteName(i)
 		out.Route = subject.Route
 	}
 	subject.Site = s.Sites.Site(ctx, hop)
@@ -98,9 +97,6 @@ func order(allowed bool) int {
 	}
 	return 0
 }
-
-// routeName is what limits and operators call a route.
-func routeName(c *config.Cluster, i int) string { return fmt.Sprintf("routes[%d]", i) }
 
 // summary says all of it in a paragraph, for somebody who was woken by it.
 func summary(r *adminv1.ExplainLimitsResponse, now time.Time) string {

@@ -82,7 +82,7 @@ func (s *Routes) own() (list []*adminv1.RouteEntry) {
 
 func entry(c *config.Cluster, i int) *adminv1.RouteEntry {
 	r := &c.Routes[i]
-	e := &adminv1.RouteEntry{Name: routeName(c, i), Setting: fmt.Sprintf("routes[%d]", i), Kind: "mx", Tls: r.Action.TLS}
+	e := &adminv1.RouteEntry{Name: c.RouteName(i), Setting: fmt.Sprintf("routes[%d]", i), Kind: "mx", Tls: r.Action.TLS}
 	for _, d := range r.Match.Domains {
 		e.Domains = append(e.Domains, string(d))
 	}

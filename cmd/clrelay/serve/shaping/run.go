@@ -5,9 +5,10 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"time"
 
-	"github.com/clrelay/clrelay/cmd/clrelay/serve/books"
+	"github.com/clrelay/clrelay/delivery"
 	"github.com/clrelay/clrelay/delivery/shape"
 	"github.com/clrelay/clrelay/delivery/site"
 	config "github.com/clrelay/clrelay/internal/config/shaping"
@@ -30,8 +31,6 @@ type Cluster interface {
 type Options struct {
 	Node     string
 	Settings *config.Shaping
-	Records  books.Records
-	Cluster  Cluster // nil on a machine that is alone
 	Resolver site.Resolver
 	// Obey puts limits into force, in the place of those it had before.
 	Obey func([]limit.Definition) error
@@ -42,10 +41,14 @@ type Options struct {
 	Metrics        *metrics.Shaping
 }
 
-// Shaping is what a relay knows of destinations.
+// Shaping is what a relay knows of destinations. Until Start it knows the
+// settings alone.
 type Shaping struct {
-	*shape.Shaper
 	Sites *site.Sites
+
+	o      Options
+	book   atomic.Pointer[shape.Book]
+	shaper atomic.Pointer[shape.Shaper]
 }
 
 // alone is the cluster of a machine that has none.
@@ -54,25 +57,33 @@ type alone struct{}
 func (alone) Leads() bool { return true }
 func (alone) Size() int   { return 1 }
 
-// Start begins with what the records hold.
-func Start(o Options) (*Shaping, error) {
+// New reads the settings.
+func New(o Options) (*Shaping, error) {
 	book, names, err := Rules(o.Settings)
 	if err != nil {
 		return nil, err
 	}
-	if o.Cluster == nil {
-		o.Cluster = alone{}
+	s := &Shaping{o: o, Sites: site.New(site.Options{Resolver: o.Resolver, Names: names})}
+	s.book.Store(book)
+	return s, nil
+}
+
+// Start begins with what the records hold. c is nil on a machine that is alone.
+func (s *Shaping) Start(records shape.Store, c Cluster) {
+	if c == nil {
+		c = alone{}
 	}
-	return &Shaping{
-		Sites: site.New(site.Options{Resolver: o.Resolver, Names: names}),
-		Shaper: shape.Start(shape.Setup{
-			Core: shape.Options{
-				Node: o.Node, Nodes: o.Cluster.Size,
-				Ceiling: func() int { return o.PerDestination() * max(1, o.Cluster.Size()) },
-			},
-			Store: o.Records, Book: book, Leads: o.Cluster.Leads, Log: o.Log, Obey: o.obey, Tell: o.tell,
-		}),
-	}, nil
+	s.shaper.Store(shape.Start(shape.Setup{
+		Core:  shape.Options{Node: s.o.Node, Nodes: c.Size, Ceiling: func() int { return s.o.PerDestination() * max(1, c.Size()) }},
+		Store: records, Book: s.book.Load(), Leads: c.Leads, Log: s.o.Log, Obey: s.o.obey, Tell: s.o.tell,
+	}))
+}
+
+// Close ends it.
+func (s *Shaping) Close() {
+	if sh := s.shaper.Load(); sh != nil {
+		sh.Close()
+	}
 }
 
 // obey hands limits on, and counts what was learned.
@@ -105,7 +116,10 @@ func (s *Shaping) Reload(c *config.Shaping) error {
 	if err != nil {
 		return err
 	}
-	s.SetBook(book)
+	s.book.Store(book)
+	if sh := s.shaper.Load(); sh != nil {
+		sh.SetBook(book)
+	}
 	s.Sites.Rename(names)
 	return nil
 }
@@ -113,11 +127,35 @@ func (s *Shaping) Reload(c *config.Shaping) error {
 // Site is whoever runs the hosts of a next hop.
 func (s *Shaping) Site(ctx context.Context, hop mail.NextHop) string { return s.Sites.Site(ctx, hop) }
 
+// Heard takes what a host said. It does not wait for anything.
+func (s *Shaping) Heard(w *delivery.Word) {
+	if sh := s.shaper.Load(); sh != nil {
+		sh.Heard(&shape.Word{
+			Site: w.Site, Domain: w.Domain, Source: w.Source, Stage: string(w.Stage), Reply: w.Reply, OK: w.OK, Took: w.Took, Open: w.Open,
+		})
+	}
+}
+
 // Shape tells how many messages a connection to a site may carry; ok is false
 // where the configuration says it.
 func (s *Shaping) Shape(at string) (messages int, ok bool) {
-	messages = s.ConnMessages(at)
+	sh := s.shaper.Load()
+	if sh == nil {
+		return 0, false
+	}
+	messages = sh.ConnMessages(at)
 	return messages, messages > 0
+}
+
+// Book gives the rules in force.
+func (s *Shaping) Book() *shape.Book { return s.book.Load() }
+
+// List gives all sites that something was learned of.
+func (s *Shaping) List() []shape.Listed {
+	if sh := s.shaper.Load(); sh != nil {
+		return sh.List()
+	}
+	return nil
 }
 
 // Stated is a limit in force.
