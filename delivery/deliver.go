@@ -29,14 +29,13 @@ func (a *Agent) Deliver(ctx context.Context, hop mail.NextHop, at *Attempt) []ma
 	}
 	if at.Envelope.RequireTLS && hop.TLS == mail.TLSNone {
 		d.note(failure{reply: *mail.NewReply(550, "5.7.30", "REQUIRETLS support required")})
-	} else if !at.Permit.asked {
+	} else if at.Permit.granted == nil {
 		d.limited = a.Admit(ctx, &hop, at)
 	}
 	if d.worst.reply.Code == 0 && d.limited == nil {
 		d.run(ctx)
 	}
 	at.Permit.Drop()
-	at.Permit.asked = false
 	d.giveUp(ctx)
 	return d.out
 }

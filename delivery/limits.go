@@ -20,31 +20,48 @@ const cutWait = time.Second
 // maxRoom is how many idle connections one attempt ends to make one of its own.
 const maxRoom = 4
 
-// Permit is what the limits have granted an attempt. The zero value is
-// nothing; it belongs to the Attempt's goroutine.
-type Permit struct {
+// Permit is what the limits have granted an attempt; copies are the same
+// Permit. The zero value is nothing. It belongs to the Attempt's goroutine.
+type Permit struct{ granted *granted }
+
+type granted struct {
 	ticket allow.Ticket // for the first transaction
 	place  *place       // for the first connection; nil: one is kept
-	asked  bool
 }
 
 // Drop gives back what was not used. It may be called again.
-func (p *Permit) Drop() {
-	if p.ticket != nil {
-		p.ticket.Cancel()
-		p.ticket = nil
+func (p Permit) Drop() {
+	if p.granted == nil {
+		return
 	}
-	if p.place != nil {
-		p.place.over()
-		p.place = nil
+	if t := p.ticket(); t != nil {
+		t.Cancel()
 	}
+	if at := p.place(); at != nil {
+		at.over()
+	}
+}
+
+// ticket takes the ticket, place the place; nil when there is none any more.
+func (p Permit) ticket() allow.Ticket {
+	t := p.granted.ticket
+	p.granted.ticket = nil
+	return t
+}
+
+func (p Permit) place() *place {
+	at := p.granted.place
+	p.granted.place = nil
+	return at
 }
 
 // Admit asks the limits whether an attempt may begin, and fills in what of its
 // Subject the hop decides. When it returns nil, Deliver or Permit.Drop must
 // follow. Deliver asks by itself what nobody has asked before.
 func (a *Agent) Admit(ctx context.Context, hop *mail.NextHop, at *Attempt) *allow.Denied {
-	if at.Permit.asked = true; a.o.Sites != nil {
+	g := &granted{}
+	at.Permit = Permit{g}
+	if a.o.Sites != nil {
 		at.Subject.Site = a.o.Sites.Site(ctx, *hop)
 	}
 	if a.o.Limiter == nil {
@@ -54,9 +71,9 @@ func (a *Agent) Admit(ctx context.Context, hop *mail.NextHop, at *Attempt) *allo
 	if denied != nil {
 		return a.denied(denied)
 	}
-	at.Permit.ticket = ticket
+	g.ticket = ticket
 	if !a.pool.HasIdle(tag(hop, at)) {
-		if at.Permit.place, denied = a.place(at); denied != nil && (denied.Key != "" || !a.pool.HasIdle("")) {
+		if g.place, denied = a.place(at); denied != nil && (denied.Key != "" || !a.pool.HasIdle("")) {
 			at.Permit.Drop()
 			return a.denied(denied)
 		}
@@ -166,8 +183,7 @@ func (d *attempt) connect(ctx context.Context, t smtpc.Target) (*smtpc.Conn, *sm
 	if d.a.o.Limiter == nil {
 		return d.a.pool.Dial(ctx, t, smtpc.Counted{Tag: tag})
 	}
-	p := d.at.Permit.place
-	d.at.Permit.place = nil
+	p := d.at.Permit.place()
 	for n := 0; p == nil; n++ {
 		var denied *allow.Denied
 		if p, denied = d.a.place(d.at); denied == nil {
@@ -193,7 +209,7 @@ func (d *attempt) connect(ctx context.Context, t smtpc.Target) (*smtpc.Conn, *sm
 		d.cut()
 		return nil, nil
 	case f != nil && !f.Connected():
-		d.at.Permit.place = p // for the next host
+		d.at.Permit.granted.place = p // for the next host
 	case f == nil:
 		p.made(c)
 	}
@@ -206,8 +222,7 @@ func (d *attempt) spend(ctx context.Context, n int) bool {
 	if d.a.o.Limiter == nil {
 		return true
 	}
-	ticket := d.at.Permit.ticket
-	d.at.Permit.ticket = nil
+	ticket := d.at.Permit.ticket()
 	if ticket == nil {
 		var denied *allow.Denied
 		if ticket, denied = d.a.o.Limiter.Reserve(&d.at.Subject, n, d.at.Content.Size()); denied != nil {

@@ -16,10 +16,12 @@ import (
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/enrol"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/holding"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/observe"
+	"github.com/clrelay/clrelay/cmd/clrelay/serve/pacing"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/shaping"
 	"github.com/clrelay/clrelay/delivery"
 	"github.com/clrelay/clrelay/delivery/allow/node"
 	"github.com/clrelay/clrelay/delivery/queue"
+	"github.com/clrelay/clrelay/delivery/queue/sched"
 	"github.com/clrelay/clrelay/delivery/returns"
 	"github.com/clrelay/clrelay/delivery/route"
 	"github.com/clrelay/clrelay/internal/admin"
@@ -194,6 +196,8 @@ func (r *relay) openSpool() error {
 		Router:    &back.Router{Table: &r.routes, Returns: r.parts.returns},
 		Deliverer: r.parts.returns,
 		Observer:  r.watch.Queue(watch),
+		Limits:    pacing.Limits{Agent: r.parts.delivery},
+		Class:     func(sender string) sched.Class { return pacing.Class(r.conf().cluster, sender) },
 		Schedule:  r.conf().schedule(),
 		Mailboxes: r.conf().mailboxes(),
 		Hostname:  string(r.conf().node.Hostname),

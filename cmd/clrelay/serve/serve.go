@@ -304,6 +304,7 @@ func (r *relay) apply(s *settings) error {
 	r.parts.smtp.Reload(s.limits())
 	r.parts.guard.configure(s.cluster)
 	r.parts.queue.Configure(s.schedule(), s.mailboxes())
+	r.parts.queue.LimitsChanged()
 	r.parts.traces.Log.Configure(s.traces())
 	for _, key := range later {
 		r.log.Warn("reload: this setting takes a restart", "setting", key)

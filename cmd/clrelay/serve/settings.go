@@ -95,7 +95,7 @@ func (s *settings) policy() policy.Options {
 func (s *settings) routes() (*route.Table, error) {
 	var rules []route.Rule
 	for _, r := range s.cluster.Routes {
-		rule := route.Rule{Action: action(&r.Action)}
+		rule := route.Rule{Name: string(r.Name), Action: action(&r.Action)}
 		for _, d := range r.Match.Domains {
 			rule.Domains = append(rule.Domains, string(d))
 		}

@@ -694,7 +694,7 @@ type Destination struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Its name: mx:example.org, smarthost:mail.example.edu:25.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// unknown, proven or down.
+	// unknown, proven, down or limited.
 	State string `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
 	// Deliveries under way.
 	Running int64 `protobuf:"varint,3,opt,name=running,proto3" json:"running,omitempty"`
