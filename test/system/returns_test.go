@@ -81,6 +81,13 @@ func TestReturns(t *testing.T) {
 			return returned(out, want)
 		})
 	}
+	out, _, _ := c.Nodes[2].CLI("trace", id)
+	for _, want := range []string{`returned +b@x\.test +bounce [0-9A-Z]{26} came back; no-mailbox; 550 5\.1\.1 No such user`, `returned +a@x\.test +complaint [0-9A-Z]{26} came back; abuse`} {
+		if !regexp.MustCompile(want).MatchString(out) {
+			t.Errorf("the story lacks %q:\n%s", want, out)
+		}
+	}
+	emptyQueue(t, c.Nodes[0], 20*time.Second)
 	counted := 0.0
 	for _, r := range c.Nodes {
 		for _, kind := range []string{"bounce", "complaint"} {

@@ -150,6 +150,9 @@ func eventOut(node string, e *tracelog.Event) *adminv1.TraceEvent {
 		out.Class = bounce.Of(&e.Reply).Class.String()
 	case record.Returned:
 		out.Class = e.Class
+		if e.Reply.Code == 0 { // of a complaint
+			out.Reply = e.Reply.Text
+		}
 	}
 	if c := e.Client; c != (mail.Client{}) {
 		out.Client = &adminv1.Client{Helo: c.Helo, Protocol: c.Protocol, Tls: c.TLS, Sender: c.Sender}
