@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/clrelay/clrelay/cluster/clock"
 	"github.com/clrelay/clrelay/cluster/limit/alone"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/door"
 	"github.com/clrelay/clrelay/internal/abuse"
@@ -26,7 +27,7 @@ func (r *relay) sinceStart() time.Duration { return time.Since(r.started) }
 
 // makeLimits makes what holds the node to its part of all limits.
 func (r *relay) makeLimits() error {
-	r.parts.limits = local.New(local.Options{Now: r.sinceStart, Wall: time.Now})
+	r.parts.limits = local.New(local.Options{Now: clock.Boot, Wall: time.Now})
 	if err := r.parts.limits.Configure(limits.Definitions(r.conf().cluster.Limits)); err != nil {
 		return fmt.Errorf("limits: %w", err)
 	}
