@@ -149,7 +149,7 @@ func (p *purse) Demands(list []limits.Demand, most int) []limits.Demand {
 
 // live spends, for one step.
 func (p *purse) live() {
-	out := p.ends != 0 && p.n.clock() >= p.ends || !p.leased
+	out := !p.leased || p.ends != 0 && p.n.clock() >= p.ends
 	for i := range p.w.defs {
 		d := &p.w.defs[i]
 		want := p.n.want[d.key]

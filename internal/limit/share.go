@@ -56,7 +56,8 @@ type Update struct {
 	// floor: Units/(10*max(3,Seats)), rounded down, of every key.
 	Leased bool
 	// Ends is when it ceases to be Leased by itself, on CLOCK_BOOTTIME, so that a
-	// process that was stopped goes on with the floor at once; 0: never.
+	// process that was stopped goes on with the floor at once; 0: never,
+	// or it is not Leased.
 	Ends time.Duration
 }
 

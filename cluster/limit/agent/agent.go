@@ -164,7 +164,7 @@ func (a *Agent) tell(now time.Duration, u limits.Update) {
 		// A process that was stopped may find the next lease before it noticed that
 		// the last one was over: what it must not have used meanwhile has to go.
 		a.leased = false
-		a.local.Apply(limits.Update{Seats: a.told, Ends: a.ends})
+		a.local.Apply(limits.Update{Seats: a.told})
 	}
 	a.pending = slices.DeleteFunc(a.pending, func(p promise) bool {
 		if p.index <= a.applied {
@@ -174,7 +174,9 @@ func (a *Agent) tell(now time.Duration, u limits.Update) {
 	})
 	u.Seats, u.Leased = a.seats, a.free
 	if !a.free {
-		u.Ends, u.Leased = a.ends, now < a.ends
+		if now < a.ends {
+			u.Ends, u.Leased = a.ends, true
+		}
 		if a.ends == 0 {
 			u.Seats = 0 // a new process has nothing before it has heard of the others
 		}

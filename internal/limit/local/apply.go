@@ -91,10 +91,7 @@ func (l *Limiter) tell(u limit.Update) (grew, all bool) {
 	grew = u.Seats > 0 && (t.seats <= 0 || u.Seats < t.seats) || u.Leased && !t.leased
 	all = u.Seats != t.seats || u.Leased != t.leased
 	t.seats, t.leased = u.Seats, u.Leased
-	l.ends.Store(0)
-	if u.Leased {
-		l.ends.Store(int64(u.Ends))
-	}
+	l.ends.Store(int64(u.Ends))
 	return grew, all
 }
 

@@ -29,7 +29,7 @@ func TestALeaseEndsByItself(t *testing.T) {
 	if n, _ := send(l, &limit.Subject{Domain: "a"}, 5); n != 5 {
 		t.Errorf("%d of 5 went under a limit that a partition does not change", n)
 	}
-	l.Apply(limit.Update{Seats: 3, Ends: 2 * time.Second}) // the floor is a tenth of a third
+	l.Apply(limit.Update{Seats: 3}) // the floor is a tenth of a third
 	c.now += 2 * time.Second
 	if n, _ := send(l, s, 5); n != 1 {
 		t.Errorf("%d went with the floor, want 1", n)

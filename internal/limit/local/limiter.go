@@ -197,11 +197,8 @@ func (l *Limiter) take(c claim, now time.Duration) time.Duration {
 	}
 	b, r := &st.rate, st.rule
 	if r.Rate.N > 0 {
-		if l.lapsed(r, now) {
-			return lapse
-		}
 		b.settle(now)
-		if b.cap <= 0 || b.tokens < b.need(c.n) {
+		if l.lapsed(r, now) || b.cap <= 0 || b.tokens < b.need(c.n) {
 			st.denied(l, now)
 			return max(b.lack(b.need(c.n), b.tokens), time.Millisecond)
 		}
@@ -222,10 +219,6 @@ func (l *Limiter) take(c claim, now time.Duration) time.Duration {
 	b.reserved -= c.n
 	return 0
 }
-
-// lapse is how long somebody waits whose node has just lost its lease, until it is
-// told what it has now.
-const lapse = 50 * time.Millisecond
 
 // lapsed tells whether the lease is over and nobody has said so yet: a process
 // that was stopped must not go on with what others have by now.

@@ -80,10 +80,7 @@ func (l *Limiter) open(o *opening, r *rule, now time.Duration) *limit.Denied {
 		return nil
 	}
 	defer st.home.mu.Unlock()
-	if l.lapsed(r, now) {
-		return st.deny(l, limit.KindConnections, lapse, lapse, now)
-	}
-	if c := st.conns; len(c.held) >= c.may {
+	if c := st.conns; len(c.held) >= c.may || l.lapsed(r, now) {
 		c.refused++
 		wait := connectionWait
 		if c.may == 0 {
