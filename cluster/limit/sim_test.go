@@ -109,7 +109,8 @@ func storm(t testing.TB, seed uint64, steps int, rules limit.Rules, noFloor bool
 			if w.rnd.IntN(10) == 0 {
 				w.member()
 			}
-			if len(w.servers) < 5 && w.rnd.IntN(60) == 0 {
+			// Before there is a roster a node more is not waited for.
+			if len(w.servers) < 5 && w.rnd.IntN(60) == 0 && w.servers[0].state.Roster().Founded {
 				w.demand(w.add(string(rune('a' + len(w.servers)))))
 			}
 		}
