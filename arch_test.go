@@ -75,6 +75,7 @@ var floors = map[string]int{
 	"smtpd/policy":             2, // who may relay
 	"smtpd/bounds":             2, // how much a session may take
 	"smtpd/guard":              2, // who asks whether clients keep to measure
+	"smtpd/recipients":         2, // which recipients our domains have
 	"smtpd/wire":               2, // octets, lines and replies
 	"spool":                    3, // the one door to 250
 	"delivery":                 3, // one attempt
@@ -83,6 +84,7 @@ var floors = map[string]int{
 	"smtpd":                    4, // the server
 	"cluster/fsm":              2, // what Raft decides, as a pure state machine
 	"cluster/fsm/records":      1, // the operators' records of its state
+	"cluster/fsm/suppressed":   1, // the suppression list of its state
 	"cluster/fsm/audit":        1, // the audit chain of its state
 	"cluster/fsm/shares":       1, // how limits are divided
 	"cluster/pki":              2, // the cluster's certificates
@@ -117,6 +119,7 @@ var floors = map[string]int{
 	"internal/admin/jobs":      3, // changes of the queue that take long
 	"internal/admin/trace":     3, // the part of it that says where a message is or was
 	"internal/admin/content":   3, // the part of it that shows what is in a message
+	"internal/admin/suppress":  3, // the part of it about the suppression list
 	"internal/admin/shape":     3, // counts what is queued by domain, age and reason
 	"spool/spooltest":          4, // crash suite, used by tests alone
 	"cmd":                      6, // wires everything

@@ -46,6 +46,8 @@ func (s *State) Apply(index uint64, data []byte) Result {
 		return s.shares.Share(c)
 	case BudgetOps:
 		return s.shares.Grant(c)
+	case SuppressOps:
+		return Result{Ops: s.suppressed.Do(&c)}
 	}
 	return refuse(Malformed)
 }

@@ -21,7 +21,7 @@ func levelOf(c Command) uint32 {
 		}
 	case RecordPut, AuditAppend:
 		return OperatorLevel
-	case ShareOps, BudgetOps:
+	case ShareOps, BudgetOps, SuppressOps:
 		return LimitLevel
 	}
 	if isNew(c) {

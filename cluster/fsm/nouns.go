@@ -50,6 +50,7 @@ type (
 	Budget         = control.Budget
 	BudgetPart     = control.BudgetPart
 	Limits         = control.Limits
+	SuppressOps    = control.SuppressOps
 	Code           = control.Code
 	OpResult       = control.OpResult
 	Result         = control.Result
@@ -123,6 +124,7 @@ const (
 	StillHolds       = control.StillHolds
 	OldNonce         = control.OldNonce
 	CopyLeft         = control.CopyLeft
+	Unchanged        = control.Unchanged
 )
 
 // MakeSegmentID returns the id of the n-th segment opened by a session, n from

@@ -147,6 +147,9 @@ func (h *history) command() Command {
 	case k == 41:
 		return AuditAppend{Entry: AuditEntry{Kind: control.AuditKind(h.choose(3)), AtMS: int64(h.choose(9)), Who: h.name(), Reason: "\"x\n\""}}
 	}
+	if h.choose.oneIn(20) {
+		return h.suppress()
+	}
 	var c SegmentOps
 	for range 1 + h.choose(6)/4*h.choose(5) {
 		c.Ops = append(c.Ops, h.op())
@@ -182,6 +185,23 @@ func (h *history) shares() Command {
 			}
 		}
 		c.Ops = append(c.Ops, o)
+	}
+	return c
+}
+
+// suppress changes the suppression list, with times that go back now and then.
+func (h *history) suppress() SuppressOps {
+	key := func() control.SuppressKey {
+		return control.SuppressKey{Address: fmt.Sprintf("u%d@example.org", h.choose(9)), Scope: []string{"", "campus", "@example.edu", "jane@example.edu"}[h.choose(4)]}
+	}
+	c := SuppressOps{AtMS: int64(h.choose(100))}
+	for range h.choose(3) {
+		c.Remove = append(c.Remove, key())
+	}
+	for range h.choose(5) {
+		c.Add = append(c.Add, control.Suppression{
+			SuppressKey: key(), Reason: control.SuppressReason(h.choose(6)), Text: h.name(), CreatedMS: c.AtMS, ExpiresMS: int64(h.choose(4) * h.choose(50)),
+		})
 	}
 	return c
 }
@@ -316,11 +336,16 @@ func (h *history) leases() map[Ref]uint64 {
 
 func (h *history) checkTouched(c Command, r Result, before string) {
 	h.t.Helper()
-	changed := r.Session != 0 || len(r.Segments)+len(r.Nodes) > 0 || r.Cluster || r.Records || r.Roster || len(r.Limits) > 0 || r.Audit.Sequence > 0 || r.All
+	_, list := c.(SuppressOps)
+	list = list && r.Code == OK // what has expired goes, whatever came of the operations
+	changed := list || r.Session != 0 || len(r.Segments)+len(r.Nodes) > 0 || r.Cluster || r.Records || r.Roster || len(r.Limits) > 0 || r.Audit.Sequence > 0 || r.All
 	for _, what := range []struct {
 		done bool
 		name string
-	}{{r.Records, "record"}, {r.Audit.Sequence > 0, "audit"}, {r.Roster, "roster"}, {len(r.Limits) > 0, "limits"}} {
+	}{
+		{r.Records, "record"}, {r.Audit.Sequence > 0, "audit"}, {r.Roster, "roster"}, {len(r.Limits) > 0, "limits"},
+		{list && slices.ContainsFunc(r.Ops, func(o OpResult) bool { return o.Code == OK }), "suppress"},
+	} {
 		if what.done {
 			h.done[what.name]++
 		}
@@ -528,7 +553,7 @@ func TestRandomLogs(t *testing.T) {
 	t.Log(done)
 	for _, k := range []string{
 		"open", "adopt", "register", "gone", "epoch", "end", "owner", "transfer", "reassign", "reassign again", "new member", "old member",
-		"open to recovering", "open to sealed", "recovering to sealed", "sealed to recovering", "write off", "take back", "record", "audit", "roster", "limits",
+		"open to recovering", "open to sealed", "recovering to sealed", "sealed to recovering", "write off", "take back", "record", "audit", "roster", "limits", "suppress",
 	} {
 		if done[k] == 0 {
 			t.Errorf("%q happened %d times: the generator misses it", k, done[k])
@@ -558,7 +583,7 @@ func FuzzCommands(f *testing.F) {
 
 // FuzzApply gives a State of some content any octets at all.
 func FuzzApply(f *testing.F) {
-	w := newWorld(f, "a", "b", "c")
+	w := newWorld(f, "a", "b", "c").at(LimitLevel)
 	id := w.open(1, "a", "b")
 	image := w.s.Snapshot()
 	for _, c := range []Command{
@@ -569,6 +594,7 @@ func FuzzApply(f *testing.F) {
 		ShareOps{Ops: []ShareOp{{Key: "k", Of: 10, Parts: []Part{{Node: "a", Units: 9}}}}},
 		BudgetOps{AtMS: 9, Grants: []BudgetGrant{{Key: "k", PerS: 3600, Amount: 20, Node: "a", Session: 1, N: 3}}},
 		RecordPut{Key: "job/1", Value: []byte("v")}, AuditAppend{Entry: AuditEntry{Kind: control.AuditRequest, Who: "x"}},
+		SuppressOps{AtMS: 1, Remove: []control.SuppressKey{{Address: "a@b"}}, Add: []control.Suppression{{SuppressKey: control.SuppressKey{Address: "a@b"}, Reason: control.SuppressOperator}}},
 	} {
 		b, _ := Encode(c)
 		f.Add(b)

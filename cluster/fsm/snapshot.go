@@ -15,6 +15,7 @@ import (
 	"github.com/clrelay/clrelay/cluster/fsm/audit"
 	"github.com/clrelay/clrelay/cluster/fsm/records"
 	"github.com/clrelay/clrelay/cluster/fsm/shares"
+	"github.com/clrelay/clrelay/cluster/fsm/suppressed"
 	controlv1 "github.com/clrelay/clrelay/proto/control/v1"
 	"github.com/clrelay/clrelay/proto/control/wire"
 )
@@ -28,7 +29,11 @@ const (
 )
 
 // Snapshot returns the whole state. Equal states give equal octets.
-func (s *State) Snapshot() []byte {
+func (s *State) Snapshot() []byte { return s.Capture()() }
+
+// Capture holds the whole state as it is. What takes long, to write it down, the
+// function does, in any goroutine, whatever becomes of the state meanwhile.
+func (s *State) Capture() func() []byte {
 	m := &controlv1.Snapshot{
 		Applied: s.applied, Level: s.level, Generation: s.generation, Sessions: s.lastN,
 		Settings: wire.PutSettings(s.settings),
@@ -41,6 +46,15 @@ func (s *State) Snapshot() []byte {
 	}
 	s.putSegments(m)
 	s.putLedger(m)
+	list := s.suppressed.Capture()
+	return func() []byte {
+		m.Suppressed = list()
+		return encode(m)
+	}
+}
+
+// encode writes a snapshot down.
+func encode(m *controlv1.Snapshot) []byte {
 	opt := proto.MarshalOptions{Deterministic: true}
 	out := make([]byte, snapshotHeader, snapshotHeader+opt.Size(m))
 	opt.UseCachedSize = true
@@ -138,6 +152,9 @@ func (s *State) fillLedger(m *controlv1.Snapshot) error {
 		return fmt.Errorf("%w: how limits are divided", ErrMalformed)
 	}
 	s.records, s.audit = table, chain
+	if s.suppressed, ok = suppressed.FromPages(m.GetSuppressed()); !ok {
+		return fmt.Errorf("%w: the suppression list", ErrMalformed)
+	}
 	return nil
 }
 
@@ -187,7 +204,10 @@ func (s *State) Restore(data []byte) error {
 	if err := n.fill(&m); err != nil {
 		return fmt.Errorf("fsm: restoring a snapshot: %w", err)
 	}
+	list := s.suppressed // who reads it keeps it
+	list.Become(n.suppressed)
 	*s = *n
+	s.suppressed = list
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"github.com/clrelay/clrelay/cluster/fsm/audit"
 	"github.com/clrelay/clrelay/cluster/fsm/records"
 	"github.com/clrelay/clrelay/cluster/fsm/shares"
+	"github.com/clrelay/clrelay/cluster/fsm/suppressed"
 )
 
 // FirstGeneration is that of a cluster that was never recovered or restored.
@@ -35,6 +36,7 @@ type State struct {
 	records    records.Table
 	audit      audit.Chain
 	shares     shares.Table
+	suppressed *suppressed.Table // the same one as long as the State lives
 
 	// Counted anew when a node changes.
 	missing int // nodes that owe an inventory
@@ -68,7 +70,7 @@ func New() *State {
 		settings: DefaultSettings(),
 		nodes:    map[string]*node{},
 		sessions: map[Session]*node{},
-		segments: map[SegmentID]*Segment{}, writtenOff: map[SegmentID]*Segment{},
+		segments: map[SegmentID]*Segment{}, writtenOff: map[SegmentID]*Segment{}, suppressed: suppressed.New(),
 	}
 }
 

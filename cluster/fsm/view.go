@@ -5,6 +5,8 @@ import (
 	"maps"
 	"math"
 	"slices"
+
+	"github.com/clrelay/clrelay/cluster/fsm/suppressed"
 )
 
 // Applied returns the index of the last entry applied.
@@ -217,5 +219,9 @@ func (s *State) Division(key string) (Division, bool) { return s.shares.Division
 
 // Budget returns what was given of a budget last.
 func (s *State) Budget(key string) (Budget, bool) { return s.shares.Budget(key) }
+
+// Suppressed returns the suppression list, which may be read at any time, and
+// is the same one after a Restore.
+func (s *State) Suppressed() *suppressed.Table { return s.suppressed }
 
 func byID(a, b Segment) int { return cmp.Compare(a.ID, b.ID) }

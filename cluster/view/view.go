@@ -72,10 +72,14 @@ func (v *View) Apply(index uint64, data []byte) any {
 }
 
 // Snapshot is of raftnode.FSM.
-func (v *View) Snapshot() []byte {
+func (v *View) Snapshot() []byte { return v.Capture()() }
+
+// Capture is of raftnode's store: a large state is written down while the log
+// goes on.
+func (v *View) Capture() func() []byte {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	return v.state.Snapshot()
+	return v.state.Capture()
 }
 
 // Restore is of raftnode.FSM. A snapshot of a newer program ends the process

@@ -136,9 +136,30 @@ func (s check) checkDomains(c *Cluster) {
 		} else {
 			lines[d.Name] = s.Line(key)
 		}
+		s.checkRecipients(fmt.Sprintf("domains[%d]", i), &d)
 		if d.Name != "" && c.Postmaster == (Mailbox{}) && !s.Has("postmaster") {
 			c.Postmaster = Mailbox{Address: mail.Address{Local: "postmaster", Domain: string(d.Name)}}
 		}
+	}
+}
+
+// checkRecipients holds the settings of a domain's recipients against each other.
+// Whether there is a list is the running relay's matter: it is a file of each
+// node.
+func (s check) checkRecipients(key string, d *LocalDomain) {
+	if !s.Fine(key + ".recipients") {
+		return
+	}
+	for _, k := range []struct{ name, mode string }{{"list", "list"}, {"subaddress", "list"}, {"verify", "verify"}} {
+		if s.Has(key+"."+k.name) && d.Recipients != k.mode {
+			s.Bad(key+"."+k.name, "is for recipients: %s, and it is %s", k.mode, d.Recipients)
+		}
+	}
+	if d.Recipients == "list" && !s.Has(key+".list") {
+		s.Bad(key, "recipients: list needs the file: list: users.txt")
+	}
+	if len(d.Subaddress) > 1 || strings.ContainsAny(string(d.Subaddress), "@ \"") {
+		s.Bad(key+".subaddress", "%q is no single character such as +", d.Subaddress)
 	}
 }
 

@@ -45,6 +45,8 @@ type Cluster struct {
 	// What is done about what mail hosts say: rules that slow a destination down
 	// for a while, at all nodes.
 	Shaping shaping.Shaping `key:"shaping"`
+	// Addresses that mail is not sent to: clrelay suppress.
+	Suppression Suppression `key:"suppression"`
 	// Name resolution.
 	DNS DNS `key:"dns"`
 
@@ -91,8 +93,39 @@ type AccessRule struct {
 type LocalDomain struct {
 	// The domain. Each one is listed: patterns are for routes.
 	Name Domain `key:"name" required:"yes" example:"example.edu"`
-	// Which of its recipients are taken. In this version there is one answer: any.
-	Recipients string `key:"recipients" enum:"any" default:"any"`
+	// Which of its recipients are taken; others are refused at RCPT (550 5.1.1), so
+	// that no bounce goes to a forged sender. any, all of them; list, those that
+	// stand in a file; verify, those that the next hop takes when it is asked.
+	// Postmaster is always taken.
+	Recipients string `key:"recipients" enum:"any|list|verify" default:"any"`
+	// File with the recipients, for list. Each node reads its own: keep it the same
+	// on all of them. A line is an address, or a local part, which is one in each
+	// domain that names the file; "*" stands for all recipients, "@example.edu" for
+	// all of that domain; # begins a comment. A change is taken over within 10
+	// seconds and at a reload. A file that is damaged, empty or gone changes nothing;
+	// while none was read yet, mail for the domain is put off (451).
+	List Path `key:"list" example:"users.txt"`
+	// What begins the detail of an address, for list: with "+" mail for jane+news
+	// is taken where jane is.
+	Subaddress Text `key:"subaddress" derived:"nothing does" example:"+"`
+	// How the next hop is asked, for verify.
+	Verify Verify `key:"verify"`
+}
+
+// Verify says how a next hop is asked whether it takes a recipient: MAIL
+// FROM:<> and RCPT TO, and no message. What it says is remembered by each node.
+type Verify struct {
+	// What becomes of a recipient when the next hop does not answer, or says
+	// something else than yes or no: accept takes the mail, defer puts it off (450).
+	OnError string `key:"on_error" enum:"accept|defer" default:"accept"`
+	// How long it is remembered that a recipient is taken.
+	Known Duration `key:"known" default:"24h" min:"1m" max:"30d"`
+	// How long it is remembered that a recipient is unknown.
+	Unknown Duration `key:"unknown" default:"10m" min:"10s" max:"1d"`
+	// How long a client waits for the answer at most.
+	Timeout Duration `key:"timeout" default:"10s" min:"1s" max:"1m"`
+	// Questions at a time, for the domain, of each node.
+	Probes int `key:"probes" default:"5" min:"1" max:"100"`
 }
 
 // Receive limits what is taken.
@@ -304,6 +337,22 @@ type Trace struct {
 	Keep Duration `key:"keep" default:"7d" min:"1h" max:"365d"`
 	// Disk space that they may take in data_dir; the oldest go first.
 	MaxSize Size `key:"max_size" default:"2GiB" min:"16MiB" max:"1TiB"`
+}
+
+// Suppression says how addresses come onto the suppression list by themselves.
+// What operators put there with clrelay suppress counts whatever stands here.
+type Suppression struct {
+	// Put an address on the list when a next hop says that there is no such
+	// mailbox: off, never; per_sender, for the envelope sender alone that the mail
+	// was from; global, for everybody who relays through us. Recipients in domains
+	// are never put there.
+	Automatic string `key:"automatic" enum:"off|per_sender|global" default:"off"`
+	// After so many bounces, counted by each node.
+	After int `key:"after" default:"1" min:"1" max:"100"`
+	// Within this time.
+	Within Duration `key:"within" default:"7d" min:"1m" max:"365d"`
+	// How long such an entry stays.
+	Expire Duration `key:"expire" default:"90d" off:"never" min:"1h" max:"3650d"`
 }
 
 // DNS says how names are resolved.

@@ -33,6 +33,8 @@ func comment(field string) string {
 		return "How much may be sent or taken: rates, connections at a time and budgets, for all nodes together. All limits that match must allow it."
 	case "Cluster.Shaping":
 		return "What is done about what mail hosts say: rules that slow a destination down for a while, at all nodes."
+	case "Cluster.Suppression":
+		return "Addresses that mail is not sent to: clrelay suppress."
 	case "Cluster.DNS":
 		return "Name resolution."
 	case "Sender.Name":
@@ -50,7 +52,23 @@ func comment(field string) string {
 	case "LocalDomain.Name":
 		return "The domain. Each one is listed: patterns are for routes."
 	case "LocalDomain.Recipients":
-		return "Which of its recipients are taken. In this version there is one answer: any."
+		return "Which of its recipients are taken; others are refused at RCPT (550 5.1.1), so that no bounce goes to a forged sender. any, all of them; list, those that stand in a file; verify, those that the next hop takes when it is asked. Postmaster is always taken."
+	case "LocalDomain.List":
+		return "File with the recipients, for list. Each node reads its own: keep it the same on all of them. A line is an address, or a local part, which is one in each domain that names the file; \"*\" stands for all recipients, \"@example.edu\" for all of that domain; # begins a comment. A change is taken over within 10 seconds and at a reload. A file that is damaged, empty or gone changes nothing; while none was read yet, mail for the domain is put off (451)."
+	case "LocalDomain.Subaddress":
+		return "What begins the detail of an address, for list: with \"+\" mail for jane+news is taken where jane is."
+	case "LocalDomain.Verify":
+		return "How the next hop is asked, for verify."
+	case "Verify.OnError":
+		return "What becomes of a recipient when the next hop does not answer, or says something else than yes or no: accept takes the mail, defer puts it off (450)."
+	case "Verify.Known":
+		return "How long it is remembered that a recipient is taken."
+	case "Verify.Unknown":
+		return "How long it is remembered that a recipient is unknown."
+	case "Verify.Timeout":
+		return "How long a client waits for the answer at most."
+	case "Verify.Probes":
+		return "Questions at a time, for the domain, of each node."
 	case "Receive.MaxSize":
 		return "Largest message, as EHLO announces it."
 	case "Receive.MaxRecipients":
@@ -163,6 +181,14 @@ func comment(field string) string {
 		return "How long the events of a message are kept after its end."
 	case "Trace.MaxSize":
 		return "Disk space that they may take in data_dir; the oldest go first."
+	case "Suppression.Automatic":
+		return "Put an address on the list when a next hop says that there is no such mailbox: off, never; per_sender, for the envelope sender alone that the mail was from; global, for everybody who relays through us. Recipients in domains are never put there."
+	case "Suppression.After":
+		return "After so many bounces, counted by each node."
+	case "Suppression.Within":
+		return "Within this time."
+	case "Suppression.Expire":
+		return "How long such an entry stays."
 	case "DNS.Servers":
 		return "Resolvers, an address each with a port if it is not 53."
 	case "Node.Name":

@@ -74,6 +74,8 @@ type SMTP struct {
 	SessionsTotal  Counter       // sessions that ended
 	Commands       Counter       // that were read
 	CommandErrors  Counter       // refused for their form or order
+	Suppressed     CounterVec    // recipients on the suppression list that mail was not sent to, by stage: rcpt delivery
+	Unknown        Counter       // recipients refused because our own domain does not know them
 	Rejected       CounterVec    // refused steps of a transaction, by reason: relay sender recipient size limit space syntax line_end loop timeout unavailable
 }
 
@@ -84,6 +86,8 @@ func newSMTP(b builder) *SMTP {
 		SessionsTotal:  b.counter("smtp_sessions_total", "SMTP sessions that ended."),
 		Commands:       b.counter("smtp_commands_total", "SMTP commands that were read, counted at the end of the session."),
 		CommandErrors:  b.counter("smtp_command_errors_total", "SMTP commands that were refused for their form or order, counted at the end of the session."),
+		Suppressed:     b.vec("suppressed_total", "Recipients that mail was not sent to because they are on the suppression list: refused at RCPT, or failed at delivery.", "stage", "rcpt", "delivery"),
+		Unknown:        b.counter("unknown_recipients_total", "Recipients that were refused at RCPT because a domain of ours does not know them."),
 		Rejected: b.vec("rejected_total", "Connections and steps of SMTP transactions that were refused.", "reason",
 			"relay", "sender", "recipient", "size", "limit", "space", "syntax", "line_end", "loop", "timeout", "unavailable"),
 	}

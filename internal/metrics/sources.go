@@ -25,6 +25,7 @@ type Sources struct {
 	MaillogLost          func() uint64 // lines lost to a reader that did not keep up
 	TracesLost           func() uint64 // events lost to a disk that did not keep up
 	TraceBytes           func() int64  // octets of the traces
+	Suppressed           func() int64  // entries of the suppression list
 	Ready                func() bool   // what /readyz says
 	Version              string        // shown as a label of clrelay_node_info
 
@@ -47,7 +48,7 @@ type watcher struct {
 	recipients, messages, oldest, segments, moved, under, imbalance *prometheus.Desc
 	lostSegments, certificate                                       *prometheus.Desc
 	bytes, free, size, lost, ready, info, sessions                  *prometheus.Desc
-	traces, tracesLost                                              *prometheus.Desc
+	traces, tracesLost, suppressed                                  *prometheus.Desc
 }
 
 func newWatcher(s Sources) *watcher {
@@ -71,6 +72,7 @@ func newWatcher(s Sources) *watcher {
 		lost:         desc("maillog_lost_lines_total", "Lines of the mail log that were lost because its reader did not keep up."),
 		traces:       desc("trace_bytes", "Octets of the traces of messages."),
 		tracesLost:   desc("trace_lost_events_total", "Events that the traces of messages lack because the disk did not keep up."),
+		suppressed:   desc("suppressed_recipients", "Entries of the suppression list. In a cluster every node shows the same: do not add them up."),
 		ready:        desc("node_ready", "1 when the node would take mail now."),
 		sessions:     desc("smtp_sessions", "SMTP sessions that are open."),
 		info:         desc("node_info", "1, with facts about the node as labels.", "version"),
@@ -79,7 +81,7 @@ func newWatcher(s Sources) *watcher {
 
 // Describe implements prometheus.Collector.
 func (w *watcher) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{w.recipients, w.messages, w.oldest, w.segments, w.moved, w.under, w.lostSegments, w.certificate, w.imbalance, w.bytes, w.free, w.size, w.lost, w.traces, w.tracesLost, w.ready, w.info, w.sessions} {
+	for _, d := range []*prometheus.Desc{w.recipients, w.messages, w.oldest, w.segments, w.moved, w.under, w.lostSegments, w.certificate, w.imbalance, w.bytes, w.free, w.size, w.lost, w.traces, w.tracesLost, w.suppressed, w.ready, w.info, w.sessions} {
 		ch <- d
 	}
 }
@@ -113,7 +115,7 @@ func (w *watcher) Collect(ch chan<- prometheus.Metric) {
 		gauge(w.oldest, w.QueueOldestSeconds())
 	}
 	for d, f := range map[*prometheus.Desc]func() int64{
-		w.messages: w.QueueMessages, w.under: w.UnderReplicated, w.lostSegments: w.LostSegments, w.imbalance: w.LedgerImbalance, w.bytes: w.SpoolBytes, w.traces: w.TraceBytes,
+		w.messages: w.QueueMessages, w.under: w.UnderReplicated, w.lostSegments: w.LostSegments, w.imbalance: w.LedgerImbalance, w.bytes: w.SpoolBytes, w.traces: w.TraceBytes, w.suppressed: w.Suppressed,
 	} {
 		if f != nil {
 			gauge(d, float64(f()))

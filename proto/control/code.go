@@ -48,6 +48,8 @@ func (c Code) String() string {
 		return "a later process of the node has registered"
 	case CopyLeft:
 		return "a disk that is not known to be lost may have a copy"
+	case Unchanged:
+		return "nothing to change"
 	}
 	return fmt.Sprintf("code %d", uint8(c))
 }

@@ -1,8 +1,8 @@
 package control
 
 // Command is one of Register, Renew, SegmentOps, NodeChange, ConfigApply,
-// SettingsApply, FeatureRaise, GenerationBump, RecordPut, AuditAppend, ShareOps
-// and BudgetOps.
+// SettingsApply, FeatureRaise, GenerationBump, RecordPut, AuditAppend, ShareOps,
+// BudgetOps and SuppressOps.
 type Command interface {
 	// LeaderOnly says that only the leader of Raft may propose the command,
 	// from what it applied itself: it is never taken over the network.
@@ -223,6 +223,7 @@ const (
 	StillHolds       Code = 19 // the node is still a member of segments
 	OldNonce         Code = 20 // a Register of a process that was followed by another
 	CopyLeft         Code = 21 // a member's store may still have a copy
+	Unchanged        Code = 26 // an entry that is so already, or not there to be removed
 )
 
 // OpResult is the outcome of one operation.
@@ -241,7 +242,7 @@ type Result struct {
 	// further.
 	Fatal   bool
 	Session Session    // Register: the session given
-	Ops     []OpResult // SegmentOps: in order
+	Ops     []OpResult // SegmentOps, SuppressOps: in order
 	Version uint64     // RecordPut: the record's now, 0: there is none; also where it was WrongVersion. ShareOps: the reign
 	Audit   AuditMark  // AuditAppend: the entry's place
 	// What was touched, each at most once; Segments sorted. A segment that is

@@ -174,6 +174,16 @@ func (r *rules) entry(a netip.Addr) string {
 	return ""
 }
 
+// Ours tells whether a domain is one of the setting domains.
+func (c *Chain) Ours(domain string) bool {
+	if domain == "" {
+		return false
+	}
+	key, err := domainKey(domain)
+	_, ok := c.rules.Load().domains[key]
+	return err == nil && ok
+}
+
 // denied names the setting, so that whoever reads the bounce knows what to
 // change, and nothing of what it holds.
 func denied(a netip.Addr) *mail.Reply {

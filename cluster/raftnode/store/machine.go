@@ -31,6 +31,14 @@ type FSM interface {
 	Restore(data []byte) error
 }
 
+// Capturer is an FSM that holds its state at once, and writes it down while the
+// next entries are applied already.
+type Capturer interface {
+	// Capture holds the state; the function is what Snapshot would have given. It
+	// is called once, in any goroutine.
+	Capture() func() []byte
+}
+
 var errOver = errors.New("store: closed")
 
 // Machine is the FSM as the library sees it. It knows up to which command the FSM
@@ -128,7 +136,11 @@ func (s *Machine) Result(index uint64) (any, bool) {
 // Snapshot captures the state. The library calls it between two Applies.
 func (s *Machine) Snapshot() (raft.FSMSnapshot, error) {
 	head := binary.BigEndian.AppendUint64([]byte{1}, s.Applied())
-	return &captured{head: head, state: s.fsm.Snapshot()}, nil
+	if c, ok := s.fsm.(Capturer); ok {
+		return &captured{head: head, state: c.Capture()}, nil
+	}
+	state := s.fsm.Snapshot()
+	return &captured{head: head, state: func() []byte { return state }}, nil
 }
 
 // Restore replaces the state. The library panics when this fails while it
@@ -170,11 +182,14 @@ func readSnapshot(r io.Reader) (index uint64, state []byte, err error) {
 	return binary.BigEndian.Uint64(all[1:]), all[snapshotHead:], nil
 }
 
-type captured struct{ head, state []byte }
+type captured struct {
+	head  []byte
+	state func() []byte
+}
 
 // Persist writes what was captured.
 func (c *captured) Persist(to raft.SnapshotSink) error {
-	for _, part := range [][]byte{c.head, c.state} {
+	for _, part := range [][]byte{c.head, c.state()} {
 		if _, err := to.Write(part); err != nil {
 			_ = to.Cancel() // the write's error is told
 			return fmt.Errorf("store: writing a snapshot: %w", err)

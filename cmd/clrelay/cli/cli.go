@@ -33,6 +33,7 @@ import (
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/limits"
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/manual"
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/queue"
+	"github.com/clrelay/clrelay/cmd/clrelay/cli/suppress"
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/top"
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/trace"
 	"github.com/clrelay/clrelay/cmd/clrelay/cli/trial"
@@ -89,7 +90,7 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 unreachable (a retry is
 safe), 5 denied, 6 conflict or guard refused, 7 partly done, 8 findings,
 78 bad configuration, 130 interrupted.`,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
-			if a.cmdline.Format == trace.Raw && cmd.Annotations[trace.Raw] != "" {
+			if f := a.cmdline.Format; (f == trace.Raw || f == suppress.CSV) && cmd.Annotations[f] != "" {
 				return nil
 			}
 			if err := cmdline.CheckFormat(a.cmdline.Format); err != nil {
@@ -111,6 +112,7 @@ safe), 5 denied, 6 conflict or guard refused, 7 partly done, 8 findings,
 	root.AddCommand(limits.Commands(a.console(), a.with)...)
 	root.AddCommand(access.Commands(a.console(), a.with)...)
 	root.AddCommand(trace.Commands(a.console(), a.with)...)
+	root.AddCommand(suppress.Commands(a.console(), a.with))
 	for _, c := range root.Commands() {
 		if c.Name() == "message" {
 			c.AddCommand(trace.MessageCommands(a.console(), a.with)...)

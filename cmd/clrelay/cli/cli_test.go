@@ -95,7 +95,7 @@ func TestScripts(t *testing.T) {
 }
 
 func adminOptions(r *relay) admin.Options {
-	return admin.Options{Queue: r, Messages: r, Node: r, Configs: oneFile{}, Rules: &ruleList{}, Services: everyday(), Metrics: metrics.New().Node, Now: now, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	return admin.Options{Queue: r, Messages: r, Node: r, Configs: oneFile{}, Rules: &ruleList{}, Services: append(everyday(), suppressing()), Metrics: metrics.New().Node, Now: now, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
 }
 
 // exits CODE clrelay ARGS... runs a command that must end with that code.

@@ -15,9 +15,11 @@ import (
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/books"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/enrol"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/holding"
+	"github.com/clrelay/clrelay/cmd/clrelay/serve/known"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/observe"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/pacing"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/shaping"
+	"github.com/clrelay/clrelay/cmd/clrelay/serve/suppress"
 	"github.com/clrelay/clrelay/delivery"
 	"github.com/clrelay/clrelay/delivery/allow/node"
 	"github.com/clrelay/clrelay/delivery/queue"
@@ -26,6 +28,7 @@ import (
 	"github.com/clrelay/clrelay/delivery/route"
 	"github.com/clrelay/clrelay/internal/admin"
 	"github.com/clrelay/clrelay/internal/admin/trace"
+	"github.com/clrelay/clrelay/internal/config"
 	"github.com/clrelay/clrelay/internal/health"
 	"github.com/clrelay/clrelay/internal/limit/local"
 	"github.com/clrelay/clrelay/internal/mail"
@@ -42,6 +45,8 @@ type parts struct {
 	spool    *spool.Spool
 	queue    *queue.Runner
 	policy   *policy.Chain
+	suppress *suppress.Part // the suppression list
+	known    *known.Part    // recipients of our domains
 	certs    []*smtpd.Certs
 	smtp     *smtpd.Server
 	ports    []port
@@ -164,6 +169,9 @@ func (r *relay) makeDelivery() error {
 	if err != nil {
 		return err
 	}
+	if r.parts.policy, err = policy.New(r.conf().policy()); err != nil {
+		return fmt.Errorf("senders, domains: %w", err)
+	}
 	r.parts.traces.Tap = trace.NewTap()
 	r.resolver = r.makeResolver()
 	if err := r.makeShaping(); err != nil {
@@ -184,6 +192,7 @@ func (r *relay) makeDelivery() error {
 		Metrics:  r.metrics.Delivery,
 		Limiter:  node.Limits{Local: r.parts.limits},
 	})
+	r.parts.known = known.New(known.Options{Router: &r.routes, Hosts: r.parts.delivery, Metrics: r.metrics.SMTP, Log: r.log}, r.conf().cluster)
 	return nil
 }
 
@@ -192,10 +201,14 @@ func (r *relay) openSpool() error {
 	if err := r.makeReturns(); err != nil {
 		return err
 	}
+	r.parts.suppress = suppress.New(suppress.Options{
+		DataDir: string(r.conf().node.DataDir), Member: r.parts.member, Ours: r.parts.policy.Ours, Refusal: refusal,
+		Conf: func() *config.Cluster { return r.conf().cluster }, Metrics: r.metrics.SMTP, Log: r.log,
+	})
 	o := queue.Options{
 		Router:    &back.Router{Table: &r.routes, Returns: r.parts.returns},
-		Deliverer: r.parts.returns,
-		Observer:  r.watch.Queue(watch),
+		Deliverer: r.parts.suppress.Deliverer(r.parts.returns),
+		Observer:  r.parts.suppress.Observer(r.watch.Queue(watch)),
 		Limits:    pacing.Limits{Agent: r.parts.delivery},
 		Class:     func(sender string) sched.Class { return pacing.Class(r.conf().cluster, sender) },
 		Schedule:  r.conf().schedule(),
@@ -226,6 +239,9 @@ func (r *relay) openSpool() error {
 	r.tellDamage(rec.Damage)
 	r.log.Info("the spool is open", "messages", rec.Messages, "recipients", rec.Recipients,
 		"possible_duplicates", rec.PossibleDuplicates, "damage", len(rec.Damage), "took", rec.Duration.Round(time.Millisecond))
+	if err := r.parts.suppress.Open(); err != nil {
+		return err
+	}
 	r.metrics.Watch(r.sources(runner, sp))
 	r.parts.books, err = books.Open(books.Options{
 		DataDir: string(r.conf().node.DataDir), Node: string(r.conf().node.Name), Member: r.parts.member, Log: r.log,
@@ -269,15 +285,12 @@ func (r *relay) startAdmin() error {
 
 func (r *relay) startSMTP() error {
 	var err error
-	if r.parts.policy, err = policy.New(r.conf().policy()); err != nil {
-		return fmt.Errorf("senders, domains: %w", err)
-	}
 	door := r.makeGuard()
 	r.parts.smtp, err = smtpd.New(smtpd.Options{
 		Hostname: string(r.conf().node.Hostname),
 		Limits:   r.conf().limits(),
 		Acceptor: observe.Acceptor{Spool: r.parts.spool, Traces: r.parts.traces.Log},
-		Policy:   &back.Policy{Policy: r.parts.policy, Returns: r.parts.returns},
+		Policy:   &back.Policy{Policy: r.parts.suppress.Policy(r.parts.known.Policy(r.parts.policy)), Returns: r.parts.returns},
 		Ready:    r.parts.ready,
 		Guard:    door,
 		Observer: r.watch.Server(&observe.Sessions{Log: r.maillog, Traces: r.parts.traces.Log, Metrics: r.metrics.SMTP, Stored: r.parts.guard.gate.Stored}),
@@ -329,6 +342,12 @@ func (r *relay) stop() error {
 	}
 	if p.shaping != nil {
 		p.shaping.Close()
+	}
+	if p.known != nil {
+		p.known.Close()
+	}
+	if p.suppress != nil {
+		errs = append(errs, p.suppress.Close())
 	}
 	if p.conns != nil {
 		errs = append(errs, p.conns.Close())

@@ -301,6 +301,7 @@ func (r *relay) apply(s *settings) error {
 	r.warn(s.warnings())
 	r.routes.set(table)
 	r.parts.returns.Set(paths)
+	r.parts.known.Configure(s.cluster)
 	r.parts.smtp.Reload(s.limits())
 	r.parts.guard.configure(s.cluster)
 	r.parts.queue.Configure(s.schedule(), s.mailboxes())

@@ -14,6 +14,7 @@ import (
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/watch"
 	"github.com/clrelay/clrelay/internal/admin"
 	"github.com/clrelay/clrelay/internal/admin/fleet"
+	"github.com/clrelay/clrelay/internal/admin/who"
 	"github.com/clrelay/clrelay/internal/config"
 	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
 )
@@ -37,9 +38,10 @@ func (r *relay) services(to grpc.ServiceRegistrar, f fleet.Fleet, cluster admin.
 			if r.state.Load() == starting {
 				return nil
 			}
-			return r.parts.policy
+			return r.parts.suppress.Trial(r.parts.known.Trial(r.parts.policy))
 		},
 	}})
+	r.parts.suppress.Register(to, func(ctx context.Context) string { return who.Bindings(r.bindings).Of(ctx).Text })
 	figures := &watch.Service{
 		Node: node, Watch: r.watch, Queue: r.parts.queue, Started: r.started, Fleet: f,
 		Ready: func() bool { return r.notReady() == "" }, Sessions: r.sessions,
@@ -79,6 +81,7 @@ func (r *relay) examined() examine.Status {
 	for _, w := range r.conf().warnings() {
 		s.Warnings = append(s.Warnings, w.Error())
 	}
+	s.Warnings = append(s.Warnings, r.parts.known.Problems()...)
 	if v := r.versions.Load(); v.rejected > 0 {
 		s.Rejected = fmt.Sprintf("version %d of the cluster's configuration was not taken over: %s", v.rejected, v.why)
 	}

@@ -106,6 +106,7 @@ func (r *relay) sources(q *queue.Runner, sp *spool.Spool) metrics.Sources {
 		MaillogLost:     r.maillog.Lost,
 		TracesLost:      r.tracesLost,
 		TraceBytes:      r.parts.traces.Log.Size,
+		Suppressed:      r.parts.suppress.Len,
 		Ready:           func() bool { return r.notReady() == "" },
 		Version:         r.o.Version,
 	}

@@ -20,6 +20,7 @@ func AccessTo(method string) roles.Access {
 		"/admin.v1.RuleService/ListRules",
 		"/admin.v1.LimitService/ListLimits", "/admin.v1.LimitService/LimitUsage", "/admin.v1.LimitService/ExplainLimits",
 		"/admin.v1.RouteService/ListRoutes",
+		"/admin.v1.SuppressionService/ListSuppressions", "/admin.v1.SuppressionService/ShowSuppressions",
 		"/admin.v1.NodeService/Status",
 		"/admin.v1.ClusterService/Status",
 		"/admin.v1.ConfigService/Get",
@@ -54,6 +55,7 @@ func AccessTo(method string) roles.Access {
 		"/admin.v1.RuleService/AddRule",
 		"/admin.v1.RuleService/RemoveRule",
 		"/admin.v1.LimitService/SetLimit", "/admin.v1.LimitService/ClearLimit",
+		"/admin.v1.SuppressionService/AddSuppressions", "/admin.v1.SuppressionService/RemoveSuppressions",
 		"/admin.v1.NodeService/Drain",
 		"/admin.v1.NodeService/Resume":
 		return roles.Operates

@@ -277,6 +277,62 @@ func (SeatState) EnumDescriptor() ([]byte, []int) {
 	return file_control_v1_control_proto_rawDescGZIP(), []int{3}
 }
 
+// SuppressReason says why an address is on the suppression list.
+type SuppressReason int32
+
+const (
+	SuppressReason_SUPPRESS_REASON_UNSPECIFIED SuppressReason = 0
+	SuppressReason_SUPPRESS_REASON_HARD_BOUNCE SuppressReason = 1
+	SuppressReason_SUPPRESS_REASON_COMPLAINT   SuppressReason = 2
+	SuppressReason_SUPPRESS_REASON_OPERATOR    SuppressReason = 3
+	SuppressReason_SUPPRESS_REASON_IMPORT      SuppressReason = 4
+)
+
+// Enum value maps for SuppressReason.
+var (
+	SuppressReason_name = map[int32]string{
+		0: "SUPPRESS_REASON_UNSPECIFIED",
+		1: "SUPPRESS_REASON_HARD_BOUNCE",
+		2: "SUPPRESS_REASON_COMPLAINT",
+		3: "SUPPRESS_REASON_OPERATOR",
+		4: "SUPPRESS_REASON_IMPORT",
+	}
+	SuppressReason_value = map[string]int32{
+		"SUPPRESS_REASON_UNSPECIFIED": 0,
+		"SUPPRESS_REASON_HARD_BOUNCE": 1,
+		"SUPPRESS_REASON_COMPLAINT":   2,
+		"SUPPRESS_REASON_OPERATOR":    3,
+		"SUPPRESS_REASON_IMPORT":      4,
+	}
+)
+
+func (x SuppressReason) Enum() *SuppressReason {
+	p := new(SuppressReason)
+	*p = x
+	return p
+}
+
+func (x SuppressReason) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (SuppressReason) Descriptor() protoreflect.EnumDescriptor {
+	return file_control_v1_control_proto_enumTypes[4].Descriptor()
+}
+
+func (SuppressReason) Type() protoreflect.EnumType {
+	return &file_control_v1_control_proto_enumTypes[4]
+}
+
+func (x SuppressReason) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use SuppressReason.Descriptor instead.
+func (SuppressReason) EnumDescriptor() ([]byte, []int) {
+	return file_control_v1_control_proto_rawDescGZIP(), []int{4}
+}
+
 // Ref is the identity of data: a node's name and the store it lies in.
 type Ref struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -353,6 +409,7 @@ type Command struct {
 	//	*Command_AuditAppend
 	//	*Command_ShareOps
 	//	*Command_BudgetOps
+	//	*Command_SuppressOps
 	Kind          isCommand_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -510,6 +567,15 @@ func (x *Command) GetBudgetOps() *BudgetOps {
 	return nil
 }
 
+func (x *Command) GetSuppressOps() *SuppressOps {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_SuppressOps); ok {
+			return x.SuppressOps
+		}
+	}
+	return nil
+}
+
 type isCommand_Kind interface {
 	isCommand_Kind()
 }
@@ -562,6 +628,10 @@ type Command_BudgetOps struct {
 	BudgetOps *BudgetOps `protobuf:"bytes,17,opt,name=budget_ops,json=budgetOps,proto3,oneof"` // feature level 4
 }
 
+type Command_SuppressOps struct {
+	SuppressOps *SuppressOps `protobuf:"bytes,18,opt,name=suppress_ops,json=suppressOps,proto3,oneof"` // feature level 4
+}
+
 func (*Command_Register) isCommand_Kind() {}
 
 func (*Command_Renew) isCommand_Kind() {}
@@ -585,6 +655,8 @@ func (*Command_AuditAppend) isCommand_Kind() {}
 func (*Command_ShareOps) isCommand_Kind() {}
 
 func (*Command_BudgetOps) isCommand_Kind() {}
+
+func (*Command_SuppressOps) isCommand_Kind() {}
 
 // NodeInfo is what a process says about itself.
 type NodeInfo struct {
@@ -2283,6 +2355,225 @@ func (x *BudgetGrant) GetN() uint64 {
 	return 0
 }
 
+// SuppressOps changes the suppression list: first the entries of remove go, then
+// those of add come, at most 1,000 together.
+//
+// Version story: as with RecordPut, a program below feature level 4 never sees
+// one that counts.
+type SuppressOps struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	AtMs          int64                  `protobuf:"varint,1,opt,name=at_ms,json=atMs,proto3" json:"at_ms,omitempty"` // Unix time in milliseconds, as the proposer's clock said
+	Remove        []*SuppressKey         `protobuf:"bytes,2,rep,name=remove,proto3" json:"remove,omitempty"`
+	Add           []*Suppression         `protobuf:"bytes,3,rep,name=add,proto3" json:"add,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SuppressOps) Reset() {
+	*x = SuppressOps{}
+	mi := &file_control_v1_control_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SuppressOps) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SuppressOps) ProtoMessage() {}
+
+func (x *SuppressOps) ProtoReflect() protoreflect.Message {
+	mi := &file_control_v1_control_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SuppressOps.ProtoReflect.Descriptor instead.
+func (*SuppressOps) Descriptor() ([]byte, []int) {
+	return file_control_v1_control_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *SuppressOps) GetAtMs() int64 {
+	if x != nil {
+		return x.AtMs
+	}
+	return 0
+}
+
+func (x *SuppressOps) GetRemove() []*SuppressKey {
+	if x != nil {
+		return x.Remove
+	}
+	return nil
+}
+
+func (x *SuppressOps) GetAdd() []*Suppression {
+	if x != nil {
+		return x.Add
+	}
+	return nil
+}
+
+// SuppressKey names an entry of the suppression list.
+type SuppressKey struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	Scope         string                 `protobuf:"bytes,2,opt,name=scope,proto3" json:"scope,omitempty"` // empty: everybody's mail
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SuppressKey) Reset() {
+	*x = SuppressKey{}
+	mi := &file_control_v1_control_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SuppressKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SuppressKey) ProtoMessage() {}
+
+func (x *SuppressKey) ProtoReflect() protoreflect.Message {
+	mi := &file_control_v1_control_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SuppressKey.ProtoReflect.Descriptor instead.
+func (*SuppressKey) Descriptor() ([]byte, []int) {
+	return file_control_v1_control_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *SuppressKey) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *SuppressKey) GetScope() string {
+	if x != nil {
+		return x.Scope
+	}
+	return ""
+}
+
+// Suppression is an entry of the suppression list.
+type Suppression struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	Scope         string                 `protobuf:"bytes,2,opt,name=scope,proto3" json:"scope,omitempty"`
+	Reason        SuppressReason         `protobuf:"varint,3,opt,name=reason,proto3,enum=control.v1.SuppressReason" json:"reason,omitempty"`
+	Text          string                 `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`                             // a reply, or the operator's words
+	Source        string                 `protobuf:"bytes,5,opt,name=source,proto3" json:"source,omitempty"`                         // ID of the message that it is about
+	By            string                 `protobuf:"bytes,6,opt,name=by,proto3" json:"by,omitempty"`                                 // who put it there; empty: the relay
+	CreatedMs     int64                  `protobuf:"varint,7,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"` // Unix time in milliseconds
+	ExpiresMs     int64                  `protobuf:"varint,8,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"` // likewise; 0: never
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Suppression) Reset() {
+	*x = Suppression{}
+	mi := &file_control_v1_control_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Suppression) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Suppression) ProtoMessage() {}
+
+func (x *Suppression) ProtoReflect() protoreflect.Message {
+	mi := &file_control_v1_control_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Suppression.ProtoReflect.Descriptor instead.
+func (*Suppression) Descriptor() ([]byte, []int) {
+	return file_control_v1_control_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *Suppression) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Suppression) GetScope() string {
+	if x != nil {
+		return x.Scope
+	}
+	return ""
+}
+
+func (x *Suppression) GetReason() SuppressReason {
+	if x != nil {
+		return x.Reason
+	}
+	return SuppressReason_SUPPRESS_REASON_UNSPECIFIED
+}
+
+func (x *Suppression) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *Suppression) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *Suppression) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *Suppression) GetCreatedMs() int64 {
+	if x != nil {
+		return x.CreatedMs
+	}
+	return 0
+}
+
+func (x *Suppression) GetExpiresMs() int64 {
+	if x != nil {
+		return x.ExpiresMs
+	}
+	return 0
+}
+
 // Result is the outcome of a command, as it travels to a node that had the
 // leader propose it.
 type Result struct {
@@ -2291,7 +2582,7 @@ type Result struct {
 	Text          string                 `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`                  // why not
 	Fatal         bool                   `protobuf:"varint,3,opt,name=fatal,proto3" json:"fatal,omitempty"`               // the node must end
 	Session       uint64                 `protobuf:"varint,4,opt,name=session,proto3" json:"session,omitempty"`           // REGISTER
-	Ops           []*OpResult            `protobuf:"bytes,5,rep,name=ops,proto3" json:"ops,omitempty"`                    // SegmentOps, in order
+	Ops           []*OpResult            `protobuf:"bytes,5,rep,name=ops,proto3" json:"ops,omitempty"`                    // SegmentOps and SuppressOps, in order
 	Segments      []uint64               `protobuf:"fixed64,6,rep,packed,name=segments,proto3" json:"segments,omitempty"` // touched
 	Nodes         []string               `protobuf:"bytes,7,rep,name=nodes,proto3" json:"nodes,omitempty"`                // touched
 	Cluster       bool                   `protobuf:"varint,8,opt,name=cluster,proto3" json:"cluster,omitempty"`           // settings, configuration, level or generation touched
@@ -2307,7 +2598,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_control_v1_control_proto_msgTypes[27]
+	mi := &file_control_v1_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2319,7 +2610,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_control_proto_msgTypes[27]
+	mi := &file_control_v1_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2332,7 +2623,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_control_v1_control_proto_rawDescGZIP(), []int{27}
+	return file_control_v1_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Result) GetCode() uint32 {
@@ -2433,7 +2724,7 @@ func (x *Result) GetLimits() []string {
 	return nil
 }
 
-// OpResult is the outcome of one SegmentOp.
+// OpResult is the outcome of one SegmentOp, or of one entry of SuppressOps.
 type OpResult struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Code          uint32                 `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`   // fsm.Code
@@ -2444,7 +2735,7 @@ type OpResult struct {
 
 func (x *OpResult) Reset() {
 	*x = OpResult{}
-	mi := &file_control_v1_control_proto_msgTypes[28]
+	mi := &file_control_v1_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2456,7 +2747,7 @@ func (x *OpResult) String() string {
 func (*OpResult) ProtoMessage() {}
 
 func (x *OpResult) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_control_proto_msgTypes[28]
+	mi := &file_control_v1_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2469,7 +2760,7 @@ func (x *OpResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpResult.ProtoReflect.Descriptor instead.
 func (*OpResult) Descriptor() ([]byte, []int) {
-	return file_control_v1_control_proto_rawDescGZIP(), []int{28}
+	return file_control_v1_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *OpResult) GetCode() uint32 {
@@ -2494,7 +2785,7 @@ const file_control_v1_control_proto_rawDesc = "" +
 	"control.v1\"/\n" +
 	"\x03Ref\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
-	"\x05store\x18\x02 \x01(\fR\x05store\"\xe9\x05\n" +
+	"\x05store\x18\x02 \x01(\fR\x05store\"\xa7\x06\n" +
 	"\aCommand\x12\x14\n" +
 	"\x05level\x18\x01 \x01(\rR\x05level\x122\n" +
 	"\bregister\x18\x02 \x01(\v2\x14.control.v1.RegisterH\x00R\bregister\x12)\n" +
@@ -2513,7 +2804,8 @@ const file_control_v1_control_proto_rawDesc = "" +
 	"\faudit_append\x18\v \x01(\v2\x17.control.v1.AuditAppendH\x00R\vauditAppend\x123\n" +
 	"\tshare_ops\x18\x10 \x01(\v2\x14.control.v1.ShareOpsH\x00R\bshareOps\x126\n" +
 	"\n" +
-	"budget_ops\x18\x11 \x01(\v2\x15.control.v1.BudgetOpsH\x00R\tbudgetOpsB\x06\n" +
+	"budget_ops\x18\x11 \x01(\v2\x15.control.v1.BudgetOpsH\x00R\tbudgetOps\x12<\n" +
+	"\fsuppress_ops\x18\x12 \x01(\v2\x17.control.v1.SuppressOpsH\x00R\vsuppressOpsB\x06\n" +
 	"\x04kind\"\xba\x01\n" +
 	"\bNodeInfo\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
@@ -2645,7 +2937,25 @@ const file_control_v1_control_proto_rawDesc = "" +
 	"\x06amount\x18\x03 \x01(\x04R\x06amount\x12\x12\n" +
 	"\x04node\x18\x04 \x01(\tR\x04node\x12\x18\n" +
 	"\asession\x18\x05 \x01(\x04R\asession\x12\f\n" +
-	"\x01n\x18\x06 \x01(\x04R\x01n\"\xf7\x02\n" +
+	"\x01n\x18\x06 \x01(\x04R\x01n\"~\n" +
+	"\vSuppressOps\x12\x13\n" +
+	"\x05at_ms\x18\x01 \x01(\x03R\x04atMs\x12/\n" +
+	"\x06remove\x18\x02 \x03(\v2\x17.control.v1.SuppressKeyR\x06remove\x12)\n" +
+	"\x03add\x18\x03 \x03(\v2\x17.control.v1.SuppressionR\x03add\"=\n" +
+	"\vSuppressKey\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x14\n" +
+	"\x05scope\x18\x02 \x01(\tR\x05scope\"\xeb\x01\n" +
+	"\vSuppression\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x14\n" +
+	"\x05scope\x18\x02 \x01(\tR\x05scope\x122\n" +
+	"\x06reason\x18\x03 \x01(\x0e2\x1a.control.v1.SuppressReasonR\x06reason\x12\x12\n" +
+	"\x04text\x18\x04 \x01(\tR\x04text\x12\x16\n" +
+	"\x06source\x18\x05 \x01(\tR\x06source\x12\x0e\n" +
+	"\x02by\x18\x06 \x01(\tR\x02by\x12\x1d\n" +
+	"\n" +
+	"created_ms\x18\a \x01(\x03R\tcreatedMs\x12\x1d\n" +
+	"\n" +
+	"expires_ms\x18\b \x01(\x03R\texpiresMs\"\xf7\x02\n" +
 	"\x06Result\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x14\n" +
@@ -2696,7 +3006,13 @@ const file_control_v1_control_proto_rawDesc = "" +
 	"\x16SEAT_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13SEAT_STATE_ENTERING\x10\x01\x12\x15\n" +
 	"\x11SEAT_STATE_SEATED\x10\x02\x12\x16\n" +
-	"\x12SEAT_STATE_LEAVING\x10\x03B7Z5github.com/clrelay/clrelay/proto/control/v1;controlv1b\x06proto3"
+	"\x12SEAT_STATE_LEAVING\x10\x03*\xab\x01\n" +
+	"\x0eSuppressReason\x12\x1f\n" +
+	"\x1bSUPPRESS_REASON_UNSPECIFIED\x10\x00\x12\x1f\n" +
+	"\x1bSUPPRESS_REASON_HARD_BOUNCE\x10\x01\x12\x1d\n" +
+	"\x19SUPPRESS_REASON_COMPLAINT\x10\x02\x12\x1c\n" +
+	"\x18SUPPRESS_REASON_OPERATOR\x10\x03\x12\x1a\n" +
+	"\x16SUPPRESS_REASON_IMPORT\x10\x04B7Z5github.com/clrelay/clrelay/proto/control/v1;controlv1b\x06proto3"
 
 var (
 	file_control_v1_control_proto_rawDescOnce sync.Once
@@ -2710,83 +3026,91 @@ func file_control_v1_control_proto_rawDescGZIP() []byte {
 	return file_control_v1_control_proto_rawDescData
 }
 
-var file_control_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_control_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_control_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_control_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_control_v1_control_proto_goTypes = []any{
 	(OpKind)(0),            // 0: control.v1.OpKind
 	(NodeVerb)(0),          // 1: control.v1.NodeVerb
 	(AuditKind)(0),         // 2: control.v1.AuditKind
 	(SeatState)(0),         // 3: control.v1.SeatState
-	(*Ref)(nil),            // 4: control.v1.Ref
-	(*Command)(nil),        // 5: control.v1.Command
-	(*NodeInfo)(nil),       // 6: control.v1.NodeInfo
-	(*Register)(nil),       // 7: control.v1.Register
-	(*Renew)(nil),          // 8: control.v1.Renew
-	(*Renewal)(nil),        // 9: control.v1.Renewal
-	(*SegmentOps)(nil),     // 10: control.v1.SegmentOps
-	(*SegmentOp)(nil),      // 11: control.v1.SegmentOp
-	(*NodeChange)(nil),     // 12: control.v1.NodeChange
-	(*Config)(nil),         // 13: control.v1.Config
-	(*ConfigApply)(nil),    // 14: control.v1.ConfigApply
-	(*Settings)(nil),       // 15: control.v1.Settings
-	(*SettingsApply)(nil),  // 16: control.v1.SettingsApply
-	(*FeatureRaise)(nil),   // 17: control.v1.FeatureRaise
-	(*GenerationBump)(nil), // 18: control.v1.GenerationBump
-	(*RecordPut)(nil),      // 19: control.v1.RecordPut
-	(*AuditAppend)(nil),    // 20: control.v1.AuditAppend
-	(*AuditEntry)(nil),     // 21: control.v1.AuditEntry
-	(*AuditCount)(nil),     // 22: control.v1.AuditCount
-	(*AuditMark)(nil),      // 23: control.v1.AuditMark
-	(*ShareOps)(nil),       // 24: control.v1.ShareOps
-	(*Roster)(nil),         // 25: control.v1.Roster
-	(*Seat)(nil),           // 26: control.v1.Seat
-	(*ShareOp)(nil),        // 27: control.v1.ShareOp
-	(*Part)(nil),           // 28: control.v1.Part
-	(*BudgetOps)(nil),      // 29: control.v1.BudgetOps
-	(*BudgetGrant)(nil),    // 30: control.v1.BudgetGrant
-	(*Result)(nil),         // 31: control.v1.Result
-	(*OpResult)(nil),       // 32: control.v1.OpResult
+	(SuppressReason)(0),    // 4: control.v1.SuppressReason
+	(*Ref)(nil),            // 5: control.v1.Ref
+	(*Command)(nil),        // 6: control.v1.Command
+	(*NodeInfo)(nil),       // 7: control.v1.NodeInfo
+	(*Register)(nil),       // 8: control.v1.Register
+	(*Renew)(nil),          // 9: control.v1.Renew
+	(*Renewal)(nil),        // 10: control.v1.Renewal
+	(*SegmentOps)(nil),     // 11: control.v1.SegmentOps
+	(*SegmentOp)(nil),      // 12: control.v1.SegmentOp
+	(*NodeChange)(nil),     // 13: control.v1.NodeChange
+	(*Config)(nil),         // 14: control.v1.Config
+	(*ConfigApply)(nil),    // 15: control.v1.ConfigApply
+	(*Settings)(nil),       // 16: control.v1.Settings
+	(*SettingsApply)(nil),  // 17: control.v1.SettingsApply
+	(*FeatureRaise)(nil),   // 18: control.v1.FeatureRaise
+	(*GenerationBump)(nil), // 19: control.v1.GenerationBump
+	(*RecordPut)(nil),      // 20: control.v1.RecordPut
+	(*AuditAppend)(nil),    // 21: control.v1.AuditAppend
+	(*AuditEntry)(nil),     // 22: control.v1.AuditEntry
+	(*AuditCount)(nil),     // 23: control.v1.AuditCount
+	(*AuditMark)(nil),      // 24: control.v1.AuditMark
+	(*ShareOps)(nil),       // 25: control.v1.ShareOps
+	(*Roster)(nil),         // 26: control.v1.Roster
+	(*Seat)(nil),           // 27: control.v1.Seat
+	(*ShareOp)(nil),        // 28: control.v1.ShareOp
+	(*Part)(nil),           // 29: control.v1.Part
+	(*BudgetOps)(nil),      // 30: control.v1.BudgetOps
+	(*BudgetGrant)(nil),    // 31: control.v1.BudgetGrant
+	(*SuppressOps)(nil),    // 32: control.v1.SuppressOps
+	(*SuppressKey)(nil),    // 33: control.v1.SuppressKey
+	(*Suppression)(nil),    // 34: control.v1.Suppression
+	(*Result)(nil),         // 35: control.v1.Result
+	(*OpResult)(nil),       // 36: control.v1.OpResult
 }
 var file_control_v1_control_proto_depIdxs = []int32{
-	7,  // 0: control.v1.Command.register:type_name -> control.v1.Register
-	8,  // 1: control.v1.Command.renew:type_name -> control.v1.Renew
-	10, // 2: control.v1.Command.segment_ops:type_name -> control.v1.SegmentOps
-	12, // 3: control.v1.Command.node_change:type_name -> control.v1.NodeChange
-	14, // 4: control.v1.Command.config_apply:type_name -> control.v1.ConfigApply
-	16, // 5: control.v1.Command.settings_apply:type_name -> control.v1.SettingsApply
-	17, // 6: control.v1.Command.feature_raise:type_name -> control.v1.FeatureRaise
-	18, // 7: control.v1.Command.generation_bump:type_name -> control.v1.GenerationBump
-	19, // 8: control.v1.Command.record_put:type_name -> control.v1.RecordPut
-	20, // 9: control.v1.Command.audit_append:type_name -> control.v1.AuditAppend
-	24, // 10: control.v1.Command.share_ops:type_name -> control.v1.ShareOps
-	29, // 11: control.v1.Command.budget_ops:type_name -> control.v1.BudgetOps
-	4,  // 12: control.v1.Register.ref:type_name -> control.v1.Ref
-	6,  // 13: control.v1.Register.info:type_name -> control.v1.NodeInfo
-	9,  // 14: control.v1.Renew.renewals:type_name -> control.v1.Renewal
-	11, // 15: control.v1.SegmentOps.ops:type_name -> control.v1.SegmentOp
-	0,  // 16: control.v1.SegmentOp.kind:type_name -> control.v1.OpKind
-	4,  // 17: control.v1.SegmentOp.member:type_name -> control.v1.Ref
-	4,  // 18: control.v1.SegmentOp.members:type_name -> control.v1.Ref
-	4,  // 19: control.v1.SegmentOp.stale:type_name -> control.v1.Ref
-	1,  // 20: control.v1.NodeChange.verb:type_name -> control.v1.NodeVerb
-	13, // 21: control.v1.ConfigApply.config:type_name -> control.v1.Config
-	15, // 22: control.v1.SettingsApply.settings:type_name -> control.v1.Settings
-	21, // 23: control.v1.AuditAppend.entry:type_name -> control.v1.AuditEntry
-	2,  // 24: control.v1.AuditEntry.kind:type_name -> control.v1.AuditKind
-	22, // 25: control.v1.AuditEntry.counts:type_name -> control.v1.AuditCount
-	25, // 26: control.v1.ShareOps.roster:type_name -> control.v1.Roster
-	27, // 27: control.v1.ShareOps.ops:type_name -> control.v1.ShareOp
-	26, // 28: control.v1.Roster.seats:type_name -> control.v1.Seat
-	3,  // 29: control.v1.Seat.state:type_name -> control.v1.SeatState
-	28, // 30: control.v1.ShareOp.parts:type_name -> control.v1.Part
-	30, // 31: control.v1.BudgetOps.grants:type_name -> control.v1.BudgetGrant
-	32, // 32: control.v1.Result.ops:type_name -> control.v1.OpResult
-	23, // 33: control.v1.Result.audit:type_name -> control.v1.AuditMark
-	34, // [34:34] is the sub-list for method output_type
-	34, // [34:34] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	8,  // 0: control.v1.Command.register:type_name -> control.v1.Register
+	9,  // 1: control.v1.Command.renew:type_name -> control.v1.Renew
+	11, // 2: control.v1.Command.segment_ops:type_name -> control.v1.SegmentOps
+	13, // 3: control.v1.Command.node_change:type_name -> control.v1.NodeChange
+	15, // 4: control.v1.Command.config_apply:type_name -> control.v1.ConfigApply
+	17, // 5: control.v1.Command.settings_apply:type_name -> control.v1.SettingsApply
+	18, // 6: control.v1.Command.feature_raise:type_name -> control.v1.FeatureRaise
+	19, // 7: control.v1.Command.generation_bump:type_name -> control.v1.GenerationBump
+	20, // 8: control.v1.Command.record_put:type_name -> control.v1.RecordPut
+	21, // 9: control.v1.Command.audit_append:type_name -> control.v1.AuditAppend
+	25, // 10: control.v1.Command.share_ops:type_name -> control.v1.ShareOps
+	30, // 11: control.v1.Command.budget_ops:type_name -> control.v1.BudgetOps
+	32, // 12: control.v1.Command.suppress_ops:type_name -> control.v1.SuppressOps
+	5,  // 13: control.v1.Register.ref:type_name -> control.v1.Ref
+	7,  // 14: control.v1.Register.info:type_name -> control.v1.NodeInfo
+	10, // 15: control.v1.Renew.renewals:type_name -> control.v1.Renewal
+	12, // 16: control.v1.SegmentOps.ops:type_name -> control.v1.SegmentOp
+	0,  // 17: control.v1.SegmentOp.kind:type_name -> control.v1.OpKind
+	5,  // 18: control.v1.SegmentOp.member:type_name -> control.v1.Ref
+	5,  // 19: control.v1.SegmentOp.members:type_name -> control.v1.Ref
+	5,  // 20: control.v1.SegmentOp.stale:type_name -> control.v1.Ref
+	1,  // 21: control.v1.NodeChange.verb:type_name -> control.v1.NodeVerb
+	14, // 22: control.v1.ConfigApply.config:type_name -> control.v1.Config
+	16, // 23: control.v1.SettingsApply.settings:type_name -> control.v1.Settings
+	22, // 24: control.v1.AuditAppend.entry:type_name -> control.v1.AuditEntry
+	2,  // 25: control.v1.AuditEntry.kind:type_name -> control.v1.AuditKind
+	23, // 26: control.v1.AuditEntry.counts:type_name -> control.v1.AuditCount
+	26, // 27: control.v1.ShareOps.roster:type_name -> control.v1.Roster
+	28, // 28: control.v1.ShareOps.ops:type_name -> control.v1.ShareOp
+	27, // 29: control.v1.Roster.seats:type_name -> control.v1.Seat
+	3,  // 30: control.v1.Seat.state:type_name -> control.v1.SeatState
+	29, // 31: control.v1.ShareOp.parts:type_name -> control.v1.Part
+	31, // 32: control.v1.BudgetOps.grants:type_name -> control.v1.BudgetGrant
+	33, // 33: control.v1.SuppressOps.remove:type_name -> control.v1.SuppressKey
+	34, // 34: control.v1.SuppressOps.add:type_name -> control.v1.Suppression
+	4,  // 35: control.v1.Suppression.reason:type_name -> control.v1.SuppressReason
+	36, // 36: control.v1.Result.ops:type_name -> control.v1.OpResult
+	24, // 37: control.v1.Result.audit:type_name -> control.v1.AuditMark
+	38, // [38:38] is the sub-list for method output_type
+	38, // [38:38] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_control_v1_control_proto_init() }
@@ -2807,14 +3131,15 @@ func file_control_v1_control_proto_init() {
 		(*Command_AuditAppend)(nil),
 		(*Command_ShareOps)(nil),
 		(*Command_BudgetOps)(nil),
+		(*Command_SuppressOps)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_v1_control_proto_rawDesc), len(file_control_v1_control_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   29,
+			NumEnums:      5,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

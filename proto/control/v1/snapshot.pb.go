@@ -42,6 +42,7 @@ type Snapshot struct {
 	Audit         *AuditMark             `protobuf:"bytes,13,opt,name=audit,proto3" json:"audit,omitempty"`                                       // of the last entry; empty: there is none
 	AuditLines    [][]byte               `protobuf:"bytes,14,rep,name=audit_lines,json=auditLines,proto3" json:"audit_lines,omitempty"`           // the texts of the last entries, oldest first
 	Limits        *Limits                `protobuf:"bytes,15,opt,name=limits,proto3" json:"limits,omitempty"`                                     // empty: the cluster never divided any
+	Suppressed    [][]byte               `protobuf:"bytes,30,rep,name=suppressed,proto3" json:"suppressed,omitempty"`                             // a SuppressionPage each, in order
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -177,6 +178,13 @@ func (x *Snapshot) GetAuditLines() [][]byte {
 func (x *Snapshot) GetLimits() *Limits {
 	if x != nil {
 		return x.Limits
+	}
+	return nil
+}
+
+func (x *Snapshot) GetSuppressed() [][]byte {
+	if x != nil {
+		return x.Suppressed
 	}
 	return nil
 }
@@ -481,6 +489,52 @@ func (x *BudgetPart) GetGranted() uint64 {
 	return 0
 }
 
+// SuppressionPage is a part of the suppression list. It travels as octets of its
+// own: a list of a million entries is written and read without a message each.
+type SuppressionPage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Entries       []*Suppression         `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"` // by address and scope
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SuppressionPage) Reset() {
+	*x = SuppressionPage{}
+	mi := &file_control_v1_snapshot_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SuppressionPage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SuppressionPage) ProtoMessage() {}
+
+func (x *SuppressionPage) ProtoReflect() protoreflect.Message {
+	mi := &file_control_v1_snapshot_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SuppressionPage.ProtoReflect.Descriptor instead.
+func (*SuppressionPage) Descriptor() ([]byte, []int) {
+	return file_control_v1_snapshot_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *SuppressionPage) GetEntries() []*Suppression {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
 // Record is one of the operators' records.
 type Record struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -493,7 +547,7 @@ type Record struct {
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_control_v1_snapshot_proto_msgTypes[5]
+	mi := &file_control_v1_snapshot_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -505,7 +559,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_snapshot_proto_msgTypes[5]
+	mi := &file_control_v1_snapshot_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -518,7 +572,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_control_v1_snapshot_proto_rawDescGZIP(), []int{5}
+	return file_control_v1_snapshot_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Record) GetKey() string {
@@ -555,7 +609,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_control_v1_snapshot_proto_msgTypes[6]
+	mi := &file_control_v1_snapshot_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -567,7 +621,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_snapshot_proto_msgTypes[6]
+	mi := &file_control_v1_snapshot_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -580,7 +634,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_control_v1_snapshot_proto_rawDescGZIP(), []int{6}
+	return file_control_v1_snapshot_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Lease) GetSession() uint64 {
@@ -632,7 +686,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_control_v1_snapshot_proto_msgTypes[7]
+	mi := &file_control_v1_snapshot_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -644,7 +698,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_snapshot_proto_msgTypes[7]
+	mi := &file_control_v1_snapshot_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -657,7 +711,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_control_v1_snapshot_proto_rawDescGZIP(), []int{7}
+	return file_control_v1_snapshot_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Node) GetRef() *Ref {
@@ -755,7 +809,7 @@ type Former struct {
 
 func (x *Former) Reset() {
 	*x = Former{}
-	mi := &file_control_v1_snapshot_proto_msgTypes[8]
+	mi := &file_control_v1_snapshot_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -767,7 +821,7 @@ func (x *Former) String() string {
 func (*Former) ProtoMessage() {}
 
 func (x *Former) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_snapshot_proto_msgTypes[8]
+	mi := &file_control_v1_snapshot_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -780,7 +834,7 @@ func (x *Former) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Former.ProtoReflect.Descriptor instead.
 func (*Former) Descriptor() ([]byte, []int) {
-	return file_control_v1_snapshot_proto_rawDescGZIP(), []int{8}
+	return file_control_v1_snapshot_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Former) GetStore() []byte {
@@ -814,7 +868,7 @@ type Segment struct {
 
 func (x *Segment) Reset() {
 	*x = Segment{}
-	mi := &file_control_v1_snapshot_proto_msgTypes[9]
+	mi := &file_control_v1_snapshot_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -826,7 +880,7 @@ func (x *Segment) String() string {
 func (*Segment) ProtoMessage() {}
 
 func (x *Segment) ProtoReflect() protoreflect.Message {
-	mi := &file_control_v1_snapshot_proto_msgTypes[9]
+	mi := &file_control_v1_snapshot_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -839,7 +893,7 @@ func (x *Segment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Segment.ProtoReflect.Descriptor instead.
 func (*Segment) Descriptor() ([]byte, []int) {
-	return file_control_v1_snapshot_proto_rawDescGZIP(), []int{9}
+	return file_control_v1_snapshot_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Segment) GetId() uint64 {
@@ -903,7 +957,7 @@ var File_control_v1_snapshot_proto protoreflect.FileDescriptor
 const file_control_v1_snapshot_proto_rawDesc = "" +
 	"\n" +
 	"\x19control/v1/snapshot.proto\x12\n" +
-	"control.v1\x1a\x18control/v1/control.proto\"\xd9\x04\n" +
+	"control.v1\x1a\x18control/v1/control.proto\"\xf9\x04\n" +
 	"\bSnapshot\x12\x18\n" +
 	"\aapplied\x18\x01 \x01(\x04R\aapplied\x12\x14\n" +
 	"\x05level\x18\x02 \x01(\rR\x05level\x12\x1e\n" +
@@ -924,7 +978,10 @@ const file_control_v1_snapshot_proto_rawDesc = "" +
 	"\x05audit\x18\r \x01(\v2\x15.control.v1.AuditMarkR\x05audit\x12\x1f\n" +
 	"\vaudit_lines\x18\x0e \x03(\fR\n" +
 	"auditLines\x12*\n" +
-	"\x06limits\x18\x0f \x01(\v2\x12.control.v1.LimitsR\x06limits\"\xe1\x01\n" +
+	"\x06limits\x18\x0f \x01(\v2\x12.control.v1.LimitsR\x06limits\x12\x1e\n" +
+	"\n" +
+	"suppressed\x18\x1e \x03(\fR\n" +
+	"suppressed\"\xe1\x01\n" +
 	"\x06Limits\x12\x14\n" +
 	"\x05reign\x18\x01 \x01(\x04R\x05reign\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12*\n" +
@@ -948,7 +1005,9 @@ const file_control_v1_snapshot_proto_rawDesc = "" +
 	"BudgetPart\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\asession\x18\x02 \x01(\x04R\asession\x12\x18\n" +
-	"\agranted\x18\x03 \x01(\x04R\agranted\"J\n" +
+	"\agranted\x18\x03 \x01(\x04R\agranted\"D\n" +
+	"\x0fSuppressionPage\x121\n" +
+	"\aentries\x18\x01 \x03(\v2\x17.control.v1.SuppressionR\aentries\"J\n" +
 	"\x06Record\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\x12\x18\n" +
@@ -999,51 +1058,54 @@ func file_control_v1_snapshot_proto_rawDescGZIP() []byte {
 	return file_control_v1_snapshot_proto_rawDescData
 }
 
-var file_control_v1_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_control_v1_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_control_v1_snapshot_proto_goTypes = []any{
-	(*Snapshot)(nil),   // 0: control.v1.Snapshot
-	(*Limits)(nil),     // 1: control.v1.Limits
-	(*Division)(nil),   // 2: control.v1.Division
-	(*Budget)(nil),     // 3: control.v1.Budget
-	(*BudgetPart)(nil), // 4: control.v1.BudgetPart
-	(*Record)(nil),     // 5: control.v1.Record
-	(*Lease)(nil),      // 6: control.v1.Lease
-	(*Node)(nil),       // 7: control.v1.Node
-	(*Former)(nil),     // 8: control.v1.Former
-	(*Segment)(nil),    // 9: control.v1.Segment
-	(*Settings)(nil),   // 10: control.v1.Settings
-	(*Config)(nil),     // 11: control.v1.Config
-	(*Ref)(nil),        // 12: control.v1.Ref
-	(*AuditMark)(nil),  // 13: control.v1.AuditMark
-	(*Roster)(nil),     // 14: control.v1.Roster
-	(*Part)(nil),       // 15: control.v1.Part
-	(*NodeInfo)(nil),   // 16: control.v1.NodeInfo
+	(*Snapshot)(nil),        // 0: control.v1.Snapshot
+	(*Limits)(nil),          // 1: control.v1.Limits
+	(*Division)(nil),        // 2: control.v1.Division
+	(*Budget)(nil),          // 3: control.v1.Budget
+	(*BudgetPart)(nil),      // 4: control.v1.BudgetPart
+	(*SuppressionPage)(nil), // 5: control.v1.SuppressionPage
+	(*Record)(nil),          // 6: control.v1.Record
+	(*Lease)(nil),           // 7: control.v1.Lease
+	(*Node)(nil),            // 8: control.v1.Node
+	(*Former)(nil),          // 9: control.v1.Former
+	(*Segment)(nil),         // 10: control.v1.Segment
+	(*Settings)(nil),        // 11: control.v1.Settings
+	(*Config)(nil),          // 12: control.v1.Config
+	(*Ref)(nil),             // 13: control.v1.Ref
+	(*AuditMark)(nil),       // 14: control.v1.AuditMark
+	(*Roster)(nil),          // 15: control.v1.Roster
+	(*Part)(nil),            // 16: control.v1.Part
+	(*Suppression)(nil),     // 17: control.v1.Suppression
+	(*NodeInfo)(nil),        // 18: control.v1.NodeInfo
 }
 var file_control_v1_snapshot_proto_depIdxs = []int32{
-	10, // 0: control.v1.Snapshot.settings:type_name -> control.v1.Settings
-	11, // 1: control.v1.Snapshot.configs:type_name -> control.v1.Config
-	7,  // 2: control.v1.Snapshot.nodes:type_name -> control.v1.Node
-	12, // 3: control.v1.Snapshot.refs:type_name -> control.v1.Ref
-	9,  // 4: control.v1.Snapshot.segments:type_name -> control.v1.Segment
-	9,  // 5: control.v1.Snapshot.written_off:type_name -> control.v1.Segment
-	5,  // 6: control.v1.Snapshot.records:type_name -> control.v1.Record
-	13, // 7: control.v1.Snapshot.audit:type_name -> control.v1.AuditMark
+	11, // 0: control.v1.Snapshot.settings:type_name -> control.v1.Settings
+	12, // 1: control.v1.Snapshot.configs:type_name -> control.v1.Config
+	8,  // 2: control.v1.Snapshot.nodes:type_name -> control.v1.Node
+	13, // 3: control.v1.Snapshot.refs:type_name -> control.v1.Ref
+	10, // 4: control.v1.Snapshot.segments:type_name -> control.v1.Segment
+	10, // 5: control.v1.Snapshot.written_off:type_name -> control.v1.Segment
+	6,  // 6: control.v1.Snapshot.records:type_name -> control.v1.Record
+	14, // 7: control.v1.Snapshot.audit:type_name -> control.v1.AuditMark
 	1,  // 8: control.v1.Snapshot.limits:type_name -> control.v1.Limits
-	14, // 9: control.v1.Limits.roster:type_name -> control.v1.Roster
+	15, // 9: control.v1.Limits.roster:type_name -> control.v1.Roster
 	2,  // 10: control.v1.Limits.divisions:type_name -> control.v1.Division
 	3,  // 11: control.v1.Limits.budgets:type_name -> control.v1.Budget
-	15, // 12: control.v1.Division.parts:type_name -> control.v1.Part
+	16, // 12: control.v1.Division.parts:type_name -> control.v1.Part
 	4,  // 13: control.v1.Budget.parts:type_name -> control.v1.BudgetPart
-	12, // 14: control.v1.Node.ref:type_name -> control.v1.Ref
-	6,  // 15: control.v1.Node.lease:type_name -> control.v1.Lease
-	16, // 16: control.v1.Node.info:type_name -> control.v1.NodeInfo
-	8,  // 17: control.v1.Node.former:type_name -> control.v1.Former
-	6,  // 18: control.v1.Former.lease:type_name -> control.v1.Lease
-	19, // [19:19] is the sub-list for method output_type
-	19, // [19:19] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	17, // 14: control.v1.SuppressionPage.entries:type_name -> control.v1.Suppression
+	13, // 15: control.v1.Node.ref:type_name -> control.v1.Ref
+	7,  // 16: control.v1.Node.lease:type_name -> control.v1.Lease
+	18, // 17: control.v1.Node.info:type_name -> control.v1.NodeInfo
+	9,  // 18: control.v1.Node.former:type_name -> control.v1.Former
+	7,  // 19: control.v1.Former.lease:type_name -> control.v1.Lease
+	20, // [20:20] is the sub-list for method output_type
+	20, // [20:20] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_control_v1_snapshot_proto_init() }
@@ -1058,7 +1120,7 @@ func file_control_v1_snapshot_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_v1_snapshot_proto_rawDesc), len(file_control_v1_snapshot_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -44,6 +44,8 @@ func PutCommand(c control.Command) (m *controlv1.Command, ok bool) {
 		m.Kind = &controlv1.Command_ShareOps{ShareOps: putShares(c)}
 	case control.BudgetOps:
 		m.Kind = &controlv1.Command_BudgetOps{BudgetOps: putBudgets(c)}
+	case control.SuppressOps:
+		m.Kind = &controlv1.Command_SuppressOps{SuppressOps: putSuppress(&c)}
 	default:
 		return nil, false
 	}
@@ -84,6 +86,8 @@ func GetCommand(m *controlv1.Command) (c control.Command, ok bool) {
 		return getShares(k.ShareOps)
 	case *controlv1.Command_BudgetOps:
 		return getBudgets(k.BudgetOps)
+	case *controlv1.Command_SuppressOps:
+		return getSuppress(k.SuppressOps)
 	}
 	return nil, false
 }
