@@ -186,11 +186,15 @@ func (t *Table) fade(c *client, now time.Duration) {
 	}
 }
 
-// level is how many thresholds a client has reached, by its worst.
+// level is how many thresholds a client has reached, by its worst. What has faded
+// by less than a half still counts as one.
 func (t *Table) level(c *client) (l float32, why Kind) {
 	for k, most := range t.rules.Most {
-		if most > 0 && c.score[k]/float32(most) > l {
-			l, why = c.score[k]/float32(most), Kind(k)
+		if most == 0 || c.score[k] == 0 {
+			continue
+		}
+		if has := (c.score[k] + 0.5) / float32(most); has > l {
+			l, why = has, Kind(k)
 		}
 	}
 	return l, why
@@ -200,8 +204,8 @@ func (t *Table) judge(c *client, now time.Duration) Verdict {
 	l, why := t.level(c)
 	if c.out == 0 && l >= outAt && t.rules.Lockout > 0 {
 		c.out, c.why = now+t.rules.Lockout, why
-		for k, most := range t.rules.Most { // afterwards it begins at a threshold
-			c.score[k] = min(c.score[k], float32(most))
+		for k, most := range t.rules.Most { // afterwards it begins at half a threshold
+			c.score[k] = min(c.score[k], float32(most)/2)
 		}
 	}
 	switch {

@@ -52,10 +52,22 @@ func TestFromWaitingToLockout(t *testing.T) {
 	}
 }
 
+// A little time between them takes nothing away from a few.
+func TestThresholdIsMetInTime(t *testing.T) {
+	c := &clock{}
+	tab := c.table(0)
+	for i := 1; i <= 5; i++ {
+		if v := tab.Count(ip("192.0.2.1"), Unknown); (v.Hold > 0) != (i == 5) {
+			t.Fatalf("unknown recipient %d: %+v", i, v)
+		}
+		c.now += time.Second
+	}
+}
+
 func TestCountsFade(t *testing.T) {
 	c := &clock{}
 	tab := c.table(0)
-	for range 1000 { // one in 3 minutes: 3.3 in a window
+	for range 1000 { // one in 3 minutes: 3.9 at a time
 		if v := tab.Count(ip("192.0.2.1"), Unknown); v != (Verdict{}) {
 			t.Fatalf("a slow client: %+v", v)
 		}

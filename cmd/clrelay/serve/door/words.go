@@ -35,11 +35,9 @@ func (d *Door) deny(code int, enhanced string, denied *limit.Denied) *mail.Reply
 // amount is how much a limit allows, in words.
 func amount(d *limit.Definition, k limit.Kind) string {
 	per := func(r limit.Rate) string {
-		unit := map[time.Duration]string{time.Second: "second", time.Minute: "minute", time.Hour: "hour", 24 * time.Hour: "day"}[r.Per]
+		unit := map[time.Duration]string{time.Second: "a second", time.Minute: "a minute", time.Hour: "an hour", 24 * time.Hour: "a day"}[r.Per]
 		if unit == "" {
 			unit = "in " + r.Per.String()
-		} else {
-			unit = "a " + unit
 		}
 		return strconv.FormatInt(r.N, 10) + " " + d.Count.String() + " " + unit
 	}
