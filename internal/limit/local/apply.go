@@ -157,7 +157,7 @@ func (l *Limiter) grants(list []limit.Grant, now time.Duration) {
 		}
 		st.home.mu.Lock()
 		if st.budget != nil {
-			st.budget.grant(&list[i])
+			st.budget.Grant(list[i].Window, list[i].Ends, list[i].Granted)
 		}
 		st.home.mu.Unlock()
 	}
@@ -411,9 +411,9 @@ func (st *state) demands(out []demand, wall func() time.Time, now time.Duration)
 		out = append(out, demand{d, c.shared && len(c.held) > 0 || c.over(), st.denials})
 	}
 	if p := st.budget; p != nil && r.Budget.N > 0 {
-		left := max(p.left(wall()), 0)
-		aim := max(int64(math.Ceil(st.pace*float64(5*time.Second))), p.wanted)
-		p.wanted = 0
+		left := max(p.Left(wall()), 0)
+		aim := max(int64(math.Ceil(st.pace*float64(5*time.Second))), p.Wanted)
+		p.Wanted = 0
 		if left < aim {
 			q := r.quantum
 			out = append(out, demand{Demand: limit.Demand{

@@ -3,8 +3,6 @@ package local
 import (
 	"math"
 	"time"
-
-	"github.com/clrelay/clrelay/internal/limit"
 )
 
 // ahead is how much earlier than its token a message may be begun: connecting
@@ -85,54 +83,6 @@ func (b *bucket) turn(n int64, base, now time.Duration, crowd uint32) time.Durat
 	at := min(max(now+base, next), now+base+spread)
 	b.promised = at
 	return at - now
-}
-
-// purse is what was granted of a budget.
-type purse struct {
-	window         uint64
-	ends           time.Time
-	granted, spent int64
-	wanted         int64         // the largest that was refused since the last Demands
-	dry            time.Duration // since when there is not enough; 0: there is
-}
-
-func (p *purse) left(wall time.Time) int64 {
-	if !wall.Before(p.ends) {
-		return 0
-	}
-	return p.granted - p.spent
-}
-
-// grant takes a Grant into account; those of the past and those known change
-// nothing.
-func (p *purse) grant(g *limit.Grant) {
-	amount := int64(min(g.Granted, math.MaxInt64))
-	switch {
-	case g.Window < p.window || g.Window == p.window && amount <= p.granted && !p.ends.IsZero():
-		return
-	case g.Window > p.window || p.ends.IsZero():
-		p.spent = 0
-	}
-	p.window, p.ends, p.granted, p.dry = g.Window, g.Ends, amount, 0
-}
-
-// usedUp is how long a budget gets nothing before it counts as used up.
-const usedUp = 5 * time.Second
-
-// wait says when to ask again, and when there will surely be something: a
-// budget of which nothing more comes is used up until its window ends.
-func (p *purse) wait(per time.Duration, now time.Duration, wall time.Time) (again, left time.Duration) {
-	if p.dry == 0 {
-		p.dry = max(now, 1)
-	}
-	ends := p.ends
-	if !wall.Before(ends) {
-		ends = wall.Truncate(per).Add(per)
-	}
-	if now-p.dry < usedUp {
-		return 200 * time.Millisecond, 200 * time.Millisecond
-	}
-	return ends.Sub(wall), ends.Sub(wall)
 }
 
 // slots is a node's part of connections at a time.

@@ -146,9 +146,9 @@ func (l *Limiter) reserve(t *Ticket, r *rule, s *limit.Subject, n int64, now tim
 		st.activate(l, now, false)
 		wall := l.opts.Wall()
 		st.asked += n
-		if p.left(wall)-st.rate.reserved < n {
-			p.wanted = max(p.wanted, n+st.rate.reserved)
-			again, left := p.wait(r.Budget.Per, now, wall)
+		if p.Left(wall)-st.rate.reserved < n {
+			p.Wanted = max(p.Wanted, n+st.rate.reserved)
+			again, left := p.Short(r.Budget.Per, now, wall)
 			return st.deny(l, limit.KindBudget, again, left, now)
 		}
 	}
@@ -204,12 +204,12 @@ func (l *Limiter) take(c claim, now time.Duration) time.Duration {
 		}
 	}
 	if r.Budget.N > 0 {
-		if wall := l.opts.Wall(); st.budget.left(wall) < c.n {
+		if wall := l.opts.Wall(); st.budget.Left(wall) < c.n {
 			st.denied(l, now)
-			again, _ := st.budget.wait(r.Budget.Per, now, wall)
+			again, _ := st.budget.Short(r.Budget.Per, now, wall)
 			return again
 		}
-		st.budget.spent += c.n
+		st.budget.Spend(c.n)
 	}
 	if r.Rate.N > 0 {
 		b.tokens -= float64(c.n)
@@ -240,7 +240,7 @@ func (c claim) giveBack() {
 		st.used -= c.n
 	}
 	if st.rule.Budget.N > 0 {
-		st.budget.spent -= c.n
+		st.budget.Spend(-c.n)
 	}
 	st.total -= uint64(c.n)
 	st.rate.reserved += c.n

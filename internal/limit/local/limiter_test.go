@@ -324,7 +324,7 @@ func TestBudget(t *testing.T) {
 	}
 	c.now += 10 * time.Second
 	_, _ = l.Reserve(limit.Deliver, s, one)
-	c.now += usedUp
+	c.now += 5 * time.Second
 	if _, d := l.Reserve(limit.Deliver, s, one); d == nil || d.Wait != time.Minute || d.Left < 59*time.Minute {
 		t.Fatalf("got %+v, want to wait for the next hour", d)
 	}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/clrelay/clrelay/internal/limit"
+	"github.com/clrelay/clrelay/internal/limit/local/purse"
 )
 
 const shardCount = 64
@@ -29,8 +30,8 @@ type state struct {
 
 	rule   *rule
 	rate   bucket
-	conns  *slots // of a rule with Connections
-	budget *purse // of a rule with a Budget
+	conns  *slots       // of a rule with Connections
+	budget *purse.Purse // of a rule with a Budget
 
 	total, denials uint64        // since the key is known
 	crowd          uint32        // denials in this second
@@ -126,7 +127,7 @@ func (st *state) idle(l *Limiter, now time.Duration) bool {
 	st.rate.settle(now)
 	return st.rate.reserved == 0 && st.rate.tokens >= st.rate.cap && !st.rate.shared && !st.active &&
 		(st.conns == nil || len(st.conns.held) == 0 && !st.conns.shared) &&
-		(st.budget == nil || !l.opts.Wall().Before(st.budget.ends))
+		(st.budget == nil || !l.opts.Wall().Before(st.budget.Ends))
 }
 
 // forget takes st out of its shard, which is locked.
@@ -212,6 +213,6 @@ func (l *Limiter) assign(st *state, now time.Duration) {
 		st.conns.give(r, own)
 	}
 	if r.Budget.N > 0 && st.budget == nil {
-		st.budget = &purse{}
+		st.budget = &purse.Purse{}
 	}
 }

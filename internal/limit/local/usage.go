@@ -59,11 +59,11 @@ func (st *state) usage(visit func(*Usage), now time.Duration, wall time.Time) {
 	if p := st.budget; p != nil && r.Budget.N > 0 {
 		u := Usage{
 			Definition: &r.Definition, Kind: limit.KindBudget, Key: limit.KeyOf(r.Name, limit.KindBudget, words), Words: words,
-			Units: r.budgetUnits, Waiting: crowd, Denied: st.denials, Free: float64(max(0, p.left(wall))),
+			Units: r.budgetUnits, Waiting: crowd, Denied: st.denials, Free: float64(max(0, p.Left(wall))),
 		}
-		if wall.Before(p.ends) {
-			u.Limit, u.Used = p.granted, uint64(p.spent)
-			u.Own = uint32(min(p.granted/r.quantum, int64(r.budgetUnits)))
+		if wall.Before(p.Ends) {
+			u.Limit, u.Used = p.Granted, uint64(p.Spent)
+			u.Own = uint32(min(p.Granted/r.quantum, int64(r.budgetUnits)))
 		}
 		if u.Free < 1 {
 			u.Next = wall.Truncate(r.Budget.Per).Add(r.Budget.Per).Sub(wall)
@@ -126,8 +126,8 @@ func (l *Limiter) explain(r *rule, s *limit.Subject, now time.Duration, wall tim
 		out = append(out, v)
 	}
 	if p := st.budget; p != nil && r.Budget.N > 0 {
-		v := Verdict{Definition: &r.Definition, Kind: limit.KindBudget, Words: words, Allowed: p.left(wall) > st.rate.reserved}
-		if !v.Allowed && p.dry > 0 && now-p.dry >= usedUp {
+		v := Verdict{Definition: &r.Definition, Kind: limit.KindBudget, Words: words, Allowed: p.Left(wall) > st.rate.reserved}
+		if !v.Allowed && p.Dry(now) {
 			v.Wait = wall.Truncate(r.Budget.Per).Add(r.Budget.Per).Sub(wall)
 		}
 		out = append(out, v)
