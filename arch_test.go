@@ -188,6 +188,7 @@ var floors = map[string]int{
 	"cluster/pki":                2, // the cluster's certificates
 	"cluster/enroll":             3, // how nodes get their certificates
 	"cluster/gossip":             3, // who seems to be there
+	"cluster/gossip/lexer":       2, // looks at what members send
 	"cluster/raftnode":           3, // who decides
 	"cluster/raftnode/store":     2, // its disk
 	"cluster/raftnode/ask":       2, // its questions to other nodes

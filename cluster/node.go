@@ -68,6 +68,10 @@ type Options struct {
 	// called again with the same.
 	Configured func(fsm.Config)
 
+	// Whispered is given what other nodes Whisper; it must neither block nor keep it. Nil:
+	// it is not listened to.
+	Whispered func(text []byte)
+
 	// Limits is this node's limiter. Nil: this node divides no limits, nor has part
 	// in any.
 	Limits limit.Local
@@ -164,7 +168,7 @@ func (n *Node) Start(sp *spool.Spool, q drive.Queue) (err error) {
 	n.serve()
 	n.gossip, err = gossip.Start(gossip.Options{
 		Node: n.o.Name, Listen: n.o.Gossip, Advertise: n.o.Advertise, Seeds: n.o.Join,
-		TLS: n.o.Identity, Meta: n.meta(), Log: n.o.Log,
+		TLS: n.o.Identity, Meta: n.meta(), Log: n.o.Log, Told: n.o.Whispered,
 	})
 	if err != nil {
 		return fmt.Errorf("cluster: %w", err)
@@ -393,6 +397,14 @@ func (n *Node) Close() error {
 // Ready tells whether this node would take a message: nil, or the reply to
 // give instead.
 func (n *Node) Ready() *mail.Reply { return n.e.Ready() }
+
+// Whisper sends text, of gossip.MaxTold octets at most, to all other nodes. It may be
+// lost, and is before the node has started.
+func (n *Node) Whisper(text []byte) {
+	if n.started.Load() {
+		n.gossip.Tell(text)
+	}
+}
 
 // answerLimits answers a question of a node about limits.
 func (n *Node) answerLimits(ctx context.Context, peer string, body []byte) ([]byte, error) {

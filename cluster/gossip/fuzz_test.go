@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+
+	"github.com/clrelay/clrelay/cluster/gossip/lexer"
 )
 
 func TestMetaRoundTrip(t *testing.T) {
@@ -163,9 +165,9 @@ func TestLexer(t *testing.T) {
 	}{
 		{what: "nothing", want: true},
 		{what: "a ping", b: "\x82\xa5SeqNo\xce\xff\xff\xff\xff\xa4Node\xa3mx1", want: true},
-		{what: "an exchange", b: "\x83\xa5Nodes\x01\xacUserStateLen\x00\xa4Join\xc3\x81\xabIncarnation\xce\xff\xff\xff\xff", counts: exchangeHead, want: true},
-		{what: "a million nodes", b: "\x83\xa5Nodes\xce\x00\x10\x00\x00", counts: exchangeHead},
-		{what: "a negative number of nodes", b: "\x83\xa5Nodes\xd1\xff\x00", counts: exchangeHead},
+		{what: "an exchange", b: "\x83\xa5Nodes\x01\xacUserStateLen\x00\xa4Join\xc3\x81\xabIncarnation\xce\xff\xff\xff\xff", counts: lexer.ExchangeHead, want: true},
+		{what: "a million nodes", b: "\x83\xa5Nodes\xce\x00\x10\x00\x00", counts: lexer.ExchangeHead},
+		{what: "a negative number of nodes", b: "\x83\xa5Nodes\xd1\xff\x00", counts: lexer.ExchangeHead},
 		{what: "an extension", b: "\x81\xa1X\xc9\xff\xff\xff\xff0"},
 		{what: "a fixed extension", b: "\x81\xa1X\xd4\x00\x00"},
 		{what: "no token", b: "\xc1"},
@@ -177,14 +179,14 @@ func TestLexer(t *testing.T) {
 		{what: "all numbers", b: "\x7f\xe0\xcc1\xcd12\xce1234\xcf12345678\xd01\xd112\xd21234\xd312345678\xca1234\xcb12345678\xc0", want: true},
 		{what: "what looks like an extension in a string", b: "\xd9\x01\xc9\xda\x00\x01\xc9\xc4\x01\xc9\xa1\xc9\xc0", want: true},
 	} {
-		whole, slow := lexer{counts: c.counts}, lexer{counts: c.counts}
-		err := whole.take([]byte(c.b))
+		whole, slow := lexer.Lexer{Counts: c.counts}, lexer.Lexer{Counts: c.counts}
+		err := whole.Take([]byte(c.b))
 		if (err == nil) != c.want {
 			t.Errorf("%s: %v", c.what, err)
 		}
 		var again error
 		for i := 0; i < len(c.b) && again == nil; i++ {
-			again = slow.take([]byte{c.b[i]})
+			again = slow.Take([]byte{c.b[i]})
 		}
 		if (again == nil) != c.want || c.want && whole != slow {
 			t.Errorf("%s, octet by octet: %v, %+v and %+v", c.what, again, whole, slow)

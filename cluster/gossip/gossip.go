@@ -52,6 +52,9 @@ type Options struct {
 	TLS       TLS
 	Meta      Meta // what this node says of itself at first
 	Log       *slog.Logger
+	// Told is given what other nodes Tell. It must neither block nor keep it. It
+	// may be nil.
+	Told func(text []byte)
 
 	// Dial and Resolve are the network; default: the system's.
 	Dial    func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -246,6 +249,18 @@ func (g *Gossip) tick() {
 	}
 }
 
+// MaxTold bounds what is told at once, in octets: it goes in one packet.
+const MaxTold = 1000
+
+// Tell sends text to all nodes that seem to be there. It may be lost.
+func (g *Gossip) Tell(text []byte) {
+	for _, m := range g.list.Members() {
+		if m.Name != g.opts.Node && len(text) <= MaxTold {
+			_ = g.list.SendBestEffort(m, text) // as said: it may be lost
+		}
+	}
+}
+
 func (g *Gossip) takeDirty() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -264,10 +279,14 @@ func (d delegate) NodeMeta(int) []byte {
 	return d.g.meta
 }
 
-// NotifyMsg would take broadcasts of others, GetBroadcasts send ours.
-func (delegate) NotifyMsg([]byte) {}
+// NotifyMsg takes what others Tell.
+func (d delegate) NotifyMsg(text []byte) {
+	if d.g.opts.Told != nil {
+		d.g.opts.Told(text)
+	}
+}
 
-// GetBroadcasts has none to send.
+// GetBroadcasts has none to send: what is told goes to each node by itself.
 func (delegate) GetBroadcasts(int, int) [][]byte { return nil }
 
 // LocalState has nothing to add to an exchange.

@@ -255,6 +255,45 @@ func TestMembersAndMeta(t *testing.T) {
 	}
 }
 
+// What a node tells reaches the others, whatever octets it is of, and not itself;
+// what is too long is not sent.
+func TestTell(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	heard := make(chan string, 1000)
+	for _, name := range []string{"mx1", "mx2", "mx3"} {
+		o := c.options(name)
+		o.Told = func(text []byte) { heard <- name + " " + string(text) }
+		g := c.start(o)
+		if c.seeds == nil {
+			c.seeds = []string{g.Addr().String()}
+		}
+	}
+	for _, name := range []string{"mx2", "mx3"} {
+		c.await("mx1", c.nodes["mx1"], name, Alive)
+	}
+	text := "\x00\x01\xc9\xff" + strings.Repeat("x", MaxTold-4)
+	missing := map[string]bool{"mx2 " + text: true, "mx3 " + text: true}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	again := time.NewTicker(50 * time.Millisecond)
+	defer again.Stop()
+	for len(missing) > 0 {
+		c.nodes["mx1"].Tell([]byte(text))
+		c.nodes["mx1"].Tell([]byte(text + "y"))
+		select {
+		case got := <-heard:
+			if got != "mx2 "+text && got != "mx3 "+text {
+				t.Fatalf("heard %.40q of %d octets", got, len(got))
+			}
+			delete(missing, got)
+		case <-again.C: // a packet may be lost
+		case <-ctx.Done():
+			t.Fatalf("%d nodes heard nothing", len(missing))
+		}
+	}
+}
+
 // A killed node is suspected, then dead; under its name it comes back at
 // another address, and at the same one.
 func TestKillAndComeBack(t *testing.T) {

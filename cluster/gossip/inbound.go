@@ -15,6 +15,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 
+	"github.com/clrelay/clrelay/cluster/gossip/lexer"
 	"github.com/clrelay/clrelay/cluster/pki"
 )
 
@@ -250,7 +251,7 @@ func single(b []byte) bool {
 	case b[0] == kindUser: // not msgpack
 		return true
 	case b[0] <= kindDead, b[0] == kindNack:
-		return new(lexer).take(b[1:]) == nil
+		return new(lexer.Lexer).Take(b[1:]) == nil
 	}
 	return false
 }
@@ -291,7 +292,7 @@ type stream struct {
 	net.Conn
 	left  int64
 	kinds string // what it may begin with; empty once it has begun
-	lex   lexer
+	lex   lexer.Lexer
 	once  sync.Once
 	done  func()
 }
@@ -314,14 +315,14 @@ func (s *stream) Read(b []byte) (int, error) {
 func (s *stream) check(b []byte) error {
 	if len(b) > 0 && s.kinds != "" {
 		if strings.IndexByte(s.kinds, b[0]) < 0 {
-			return fmt.Errorf("%w: a stream of kind %#x", errMsgpack, b[0])
+			return fmt.Errorf("%w: a stream of kind %#x", lexer.ErrMessage, b[0])
 		}
 		if b[0] == kindPushPull {
-			s.lex.counts = exchangeHead
+			s.lex.Counts = lexer.ExchangeHead
 		}
 		s.kinds, b = "", b[1:]
 	}
-	return s.lex.take(b)
+	return s.lex.Take(b)
 }
 
 // Close ends it.

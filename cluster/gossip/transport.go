@@ -15,6 +15,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 
+	"github.com/clrelay/clrelay/cluster/gossip/lexer"
 	"github.com/clrelay/clrelay/cluster/pki"
 )
 
@@ -42,7 +43,7 @@ const (
 	maxLinks      = 2 * maxMembers
 	packetQueue   = 512 // packets waiting for memberlist
 	linkQueue     = 64  // packets waiting for one peer
-	maxPacket     = 16 << 10
+	maxPacket     = lexer.MaxRaw
 	maxStream     = 4 << 20 // octets taken from one stream
 )
 

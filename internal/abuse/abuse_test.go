@@ -162,6 +162,51 @@ func TestFlood(t *testing.T) {
 	}
 }
 
+func TestMessages(t *testing.T) {
+	list := make([]Delta, Batch)
+	for i := range list {
+		list[i] = Delta{Client: netip.AddrFrom16([16]byte{0x20, 1, 7: byte(i)}), Counts: [Kinds]uint16{1, 2, 3, 300}}
+	}
+	list[0].Client = ip("192.0.2.1")
+	b := Encode(list)
+	got, err := Decode(b)
+	if err != nil || len(got) != len(list) || len(b) > MaxMessage {
+		t.Fatalf("%d octets are read as %d clients, %v", len(b), len(got), err)
+	}
+	for i := range got {
+		list[i].Counts[Login] = 255
+		if got[i] != list[i] {
+			t.Errorf("client %d: %+v, want %+v", i, got[i], list[i])
+		}
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add(Encode([]Delta{{Client: ip("192.0.2.1"), Counts: [Kinds]uint16{1, 2, 3, 4}}, {Client: ip("2001:db8::")}}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		list, err := Decode(b)
+		if err != nil {
+			return
+		}
+		tab := (&clock{}).table(10)
+		tab.Merge(list)
+		if again := Encode(list); len(list) > 0 && string(again) != string(b) && !mapped(list) {
+			t.Fatalf("%x is read and written as %x", b, again)
+		}
+	})
+}
+
+// mapped tells whether an IPv6 network holds mapped addresses, which no client
+// has.
+func mapped(list []Delta) bool {
+	for _, d := range list {
+		if d.Client.Is4In6() {
+			return true
+		}
+	}
+	return false
+}
+
 func BenchmarkCount(b *testing.B) {
 	c := &clock{}
 	tab := c.table(0)

@@ -27,6 +27,7 @@ func (r *relay) sinceStart() time.Duration { return time.Since(r.started) }
 
 // makeLimits makes what holds the node to its part of all limits.
 func (r *relay) makeLimits() error {
+	r.parts.guard.abuse = abuse.New(r.sinceStart, 0)
 	r.parts.limits = local.New(local.Options{Now: clock.Boot, Wall: time.Now})
 	if err := r.parts.limits.Configure(limits.Definitions(r.conf().cluster.Limits)); err != nil {
 		return fmt.Errorf("limits: %w", err)
@@ -35,22 +36,26 @@ func (r *relay) makeLimits() error {
 }
 
 // divideLimits gives a machine that is alone all of them; in a cluster the nodes
-// divide them. The spool must have found data_dir its own.
+// divide them, and tell each other how clients behave. The spool must have found
+// data_dir its own.
 func (r *relay) divideLimits() error {
-	if r.parts.member != nil {
-		return nil
-	}
-	m, err := alone.Open(string(r.conf().node.DataDir), r.parts.limits, r.log)
-	if err != nil {
-		return fmt.Errorf("limits: %w", err)
+	run := func(ctx context.Context) { door.Share(ctx, r.parts.guard.abuse, r.parts.member.Whisper) }
+	if r.parts.member == nil {
+		m, err := alone.Open(string(r.conf().node.DataDir), r.parts.limits, r.log)
+		if err != nil {
+			return fmt.Errorf("limits: %w", err)
+		}
+		run = func(ctx context.Context) {
+			if err := m.Run(ctx); err != nil {
+				r.log.Warn("limits: the file of budgets was not closed cleanly", "error", err)
+			}
+		}
 	}
 	ctx, end := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := m.Run(ctx); err != nil {
-			r.log.Warn("limits: the file of budgets was not closed cleanly", "error", err)
-		}
+		run(ctx)
 	}()
 	r.parts.divider = func() { end(); <-done }
 	return nil
@@ -59,7 +64,6 @@ func (r *relay) divideLimits() error {
 // makeGuard makes what is asked before mail is taken.
 func (r *relay) makeGuard() *door.Door {
 	g := &r.parts.guard
-	g.abuse = abuse.New(r.sinceStart, 0)
 	g.gate = overload.NewGate(r.sinceStart, func(s *overload.Signals) {
 		s.Sessions, s.Max = r.sessions(), r.conf().cluster.Receive.MaxConnections
 		disk := r.parts.spool.Stats()
@@ -72,24 +76,12 @@ func (r *relay) makeGuard() *door.Door {
 	return g.door
 }
 
+// heard takes in what another node has seen of clients.
+func (g *guarding) heard(text []byte) { door.Heard(g.abuse, text) }
+
 // configure puts settings into force.
 func (g *guarding) configure(c *config.Cluster) {
-	rules := door.Rules{Classes: map[string]overload.Class{}, Exempt: config.Prefixes(c.Receive.Abuse.Exempt)}
-	for _, s := range c.Senders {
-		rules.Classes[string(s.Name)] = overload.ParseClass(s.Class)
-	}
-	g.door.Configure(rules)
+	g.door.Configure(door.RulesOf(c))
 	g.gate.Configure(time.Duration(c.Receive.Overload.Target))
-	a := c.Receive.Abuse
-	if !a.Enabled {
-		g.abuse.Configure(abuse.Rules{})
-		return
-	}
-	g.abuse.Configure(abuse.Rules{
-		Window: time.Duration(a.Window), Hold: time.Duration(a.Tarpit), Lockout: time.Duration(a.Lockout),
-		Most: [abuse.Kinds]int{
-			abuse.Fruitless: a.Connections, abuse.Refused: a.RefusedCommands,
-			abuse.Unknown: a.UnknownRecipients, abuse.Login: a.FailedLogins,
-		},
-	})
+	g.abuse.Configure(door.AbuseOf(c.Receive.Abuse))
 }

@@ -59,7 +59,7 @@ type parts struct {
 	rules    *holding.Rules // hold rules
 	returns  *returns.Returns
 	limits   *local.Limiter // what may be sent and taken
-	divider  func()         // ends what gives a machine alone its budgets
+	divider  func()         // ends what divideLimits began
 	shaping  *shaping.Shaping
 	guard    guarding     // what is asked before mail is taken
 	enrol    *enrol.Enrol // likewise: the nodes' certificates

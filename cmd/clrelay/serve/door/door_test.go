@@ -1,10 +1,12 @@
 package door
 
 import (
+	"context"
 	"log/slog"
 	"net/netip"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/clrelay/clrelay/internal/abuse"
@@ -249,6 +251,26 @@ func TestBulkIsSentAwayFirst(t *testing.T) {
 	}
 	h.expect(message(bulk, from("a")), "451 4.3.2 Too much to do at the moment, bulk mail has to wait")
 	h.expect(message(other, from("a")), "ok")
+}
+
+// What one node has seen of a client the others know within a second.
+func TestNodesShare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newHouse(t), newHouse(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		go Share(ctx, a.Abuse, func(text []byte) { Heard(b.Abuse, text) })
+		v := a.in("192.0.2.1")
+		for range 9 {
+			v.Answered(unknown())
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		_, r := b.enter("192.0.2.1")
+		b.expect(r, "421 4.7.0 too many unknown recipients from 192.0.2.1")
+		Heard(b.Abuse, []byte("no message"))
+		cancel()
+		synctest.Wait()
+	})
 }
 
 // BenchmarkMessage is what a message costs that one limit is about, one that

@@ -1,4 +1,6 @@
-package gossip
+// Package lexer looks at messages of memberlist before its decoder does, and
+// refuses those that would make it take memory.
+package lexer
 
 import (
 	"errors"
@@ -9,29 +11,30 @@ import (
 // a length says before the octets are there: with an extension of an unknown
 // field six octets take 4 GB.
 const (
-	maxRaw    = maxPacket // octets of a string
-	maxItems  = 256       // of a map or list
-	maxCounts = 4096      // nodes, or octets of state, that an exchange announces
+	MaxRaw    = 16 << 10 // octets of a string
+	maxItems  = 256      // of a map or list
+	maxCounts = 4096     // nodes, or octets of state, that an exchange announces
 )
 
-var errMsgpack = errors.New("not a message of a member")
+// ErrMessage says that it is no message of a member.
+var ErrMessage = errors.New("not a message of a member")
 
-// lexer reads msgpack token by token, in pieces as they come, and refuses
+// Lexer reads msgpack token by token, in pieces as they come, and refuses
 // what our nodes never send. Where a token begins does not depend on how they
 // nest, so it keeps no stack.
-type lexer struct {
-	counts int    // so many first tokens hold no number above maxCounts
+type Lexer struct {
+	Counts int    // so many first tokens hold no number above maxCounts
 	skip   int    // octets of a string to come
 	need   int    // octets of a length or number to come
 	value  uint64 // of them, as far as read
 	kind   byte   // what they are: 'n' number, 's' string, 'c' count of a map or list, 'x' anything
 }
 
-// exchangeHead is how many tokens the head of an exchange has: a map of three.
-const exchangeHead = 7
+// ExchangeHead is how many tokens the head of an exchange has: a map of three.
+const ExchangeHead = 7
 
-// take reads a piece.
-func (l *lexer) take(b []byte) error {
+// Take reads a piece.
+func (l *Lexer) Take(b []byte) error {
 	for len(b) > 0 {
 		if l.skip > 0 {
 			n := min(l.skip, len(b))
@@ -58,7 +61,7 @@ func (l *lexer) take(b []byte) error {
 }
 
 // begin reads the first octet of a token.
-func (l *lexer) begin(c byte) error {
+func (l *Lexer) begin(c byte) error {
 	l.value = 0
 	switch {
 	case c <= 0x7f: // a small number
@@ -80,20 +83,20 @@ func (l *lexer) begin(c byte) error {
 	case c == 0xdc, c == 0xdd, c == 0xde, c == 0xdf:
 		l.kind, l.need = 'c', 2<<(c&1)
 	default: // extensions, and one that has no meaning
-		return fmt.Errorf("%w: token %#x", errMsgpack, c)
+		return fmt.Errorf("%w: token %#x", ErrMessage, c)
 	}
 	return nil
 }
 
 // end has all of a token but the octets of a string.
-func (l *lexer) end(kind byte, v uint64) error {
-	bad := kind == 's' && v > maxRaw || kind == 'c' && v > maxItems || kind == 'n' && l.counts > 0 && v > maxCounts
+func (l *Lexer) end(kind byte, v uint64) error {
+	bad := kind == 's' && v > MaxRaw || kind == 'c' && v > maxItems || kind == 'n' && l.Counts > 0 && v > maxCounts
 	if bad {
-		return fmt.Errorf("%w: a size of %d", errMsgpack, v)
+		return fmt.Errorf("%w: a size of %d", ErrMessage, v)
 	}
 	if kind == 's' {
 		l.skip = int(v)
 	}
-	l.counts = max(0, l.counts-1)
+	l.Counts = max(0, l.Counts-1)
 	return nil
 }
