@@ -42,7 +42,7 @@ func (r *relay) makeMember() error {
 		Listen: c.Listen.String(), Address: c.Address(), Gossip: c.Gossip.String(), Advertise: c.GossipAddress(),
 		Expect: c.BootstrapExpect, Zone: string(c.Zone), Version: r.o.Version, SMTP: r.parts.addresses(),
 		Identity: id, Log: r.log, Fatal: r.outcast, Sessions: r.sessions, Birth: birth,
-		Limits: r.parts.limits, Whispered: r.parts.guard.heard, Settings: r.clusterSettings, Configured: r.configured, Changed: r.moved,
+		Limits: r.parts.limits, Whispered: r.parts.guard.Heard, Settings: r.clusterSettings, Configured: r.configured, Changed: r.moved,
 		Services: func(to grpc.ServiceRegistrar) { r.parts.admin.Register(to) }, Unary: r.guardUnary, Stream: r.guardStream,
 		Newcomers: func(ctx context.Context, l net.Listener) { r.parts.enrol.Run(ctx, l) },
 	}

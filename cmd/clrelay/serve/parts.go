@@ -13,6 +13,7 @@ import (
 	"github.com/clrelay/clrelay/cluster/pki"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/back"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/books"
+	"github.com/clrelay/clrelay/cmd/clrelay/serve/door"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/enrol"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/holding"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/known"
@@ -61,7 +62,7 @@ type parts struct {
 	limits   *local.Limiter // what may be sent and taken
 	divider  func()         // ends what divideLimits began
 	shaping  *shaping.Shaping
-	guard    guarding     // what is asked before mail is taken
+	guard    door.Parts   // what is asked before mail is taken
 	enrol    *enrol.Enrol // likewise: the nodes' certificates
 	undo     []func()     // closes what was bound and is not served yet
 }
@@ -293,7 +294,7 @@ func (r *relay) startSMTP() error {
 		Policy:   &back.Policy{Policy: r.parts.suppress.Policy(r.parts.known.Policy(r.parts.policy)), Returns: r.parts.returns},
 		Ready:    r.parts.ready,
 		Guard:    door,
-		Observer: r.watch.Server(&observe.Sessions{Log: r.maillog, Traces: r.parts.traces.Log, Metrics: r.metrics.SMTP, Stored: r.parts.guard.gate.Stored}),
+		Observer: r.watch.Server(&observe.Sessions{Log: r.maillog, Traces: r.parts.traces.Log, Metrics: r.metrics.SMTP, Stored: r.parts.guard.Gate.Stored}),
 		Tap:      r.parts.traces.Tap,
 		Log:      r.log,
 	})

@@ -303,7 +303,7 @@ func (r *relay) apply(s *settings) error {
 	r.parts.returns.Set(paths)
 	r.parts.known.Configure(s.cluster)
 	r.parts.smtp.Reload(s.limits())
-	r.parts.guard.configure(s.cluster)
+	r.parts.guard.Configure(s.cluster)
 	r.parts.queue.Configure(s.schedule(), s.mailboxes())
 	r.parts.queue.LimitsChanged()
 	r.parts.traces.Log.Configure(s.traces())

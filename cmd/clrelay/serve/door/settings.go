@@ -2,15 +2,61 @@ package door
 
 import (
 	"context"
+	"fmt"
+	"log/slog"
 	"time"
 
+	"github.com/clrelay/clrelay/cluster/limit/alone"
 	"github.com/clrelay/clrelay/internal/abuse"
 	"github.com/clrelay/clrelay/internal/config"
+	"github.com/clrelay/clrelay/internal/limit/local"
 	"github.com/clrelay/clrelay/internal/overload"
 )
 
-// RulesOf are the Rules of the settings.
-func RulesOf(c *config.Cluster) Rules {
+// Parts are a Door and what it asks.
+type Parts struct {
+	Door  *Door
+	Abuse *abuse.Table
+	Gate  *overload.Gate
+}
+
+// Configure puts settings into force.
+func (p *Parts) Configure(c *config.Cluster) {
+	p.Door.Configure(rulesOf(c))
+	p.Gate.Configure(time.Duration(c.Receive.Overload.Target))
+	p.Abuse.Configure(abuseOf(c.Receive.Abuse))
+}
+
+// Heard takes in what another node has seen of clients.
+func (p *Parts) Heard(text []byte) { Heard(p.Abuse, text) }
+
+// Begin gives a machine that is alone all of every limit, with its budgets kept
+// in dir. In a cluster, where whisper reaches the other nodes, these divide the
+// limits, and are told how clients behave. end ends it.
+func Begin(dir string, limits *local.Limiter, table *abuse.Table, whisper func([]byte), log *slog.Logger) (end func(), err error) {
+	run := func(ctx context.Context) { Share(ctx, table, whisper) }
+	if whisper == nil {
+		m, err := alone.Open(dir, limits, log)
+		if err != nil {
+			return nil, fmt.Errorf("limits: %w", err)
+		}
+		run = func(ctx context.Context) {
+			if err := m.Run(ctx); err != nil {
+				log.Warn("limits: the file of budgets was not closed cleanly", "error", err)
+			}
+		}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		run(ctx)
+	}()
+	return func() { cancel(); <-done }, nil
+}
+
+// rulesOf are the Rules of the settings.
+func rulesOf(c *config.Cluster) Rules {
 	r := Rules{Classes: map[string]overload.Class{}, Exempt: config.Prefixes(c.Receive.Abuse.Exempt)}
 	for _, s := range c.Senders {
 		r.Classes[string(s.Name)] = overload.ParseClass(s.Class)
@@ -18,8 +64,8 @@ func RulesOf(c *config.Cluster) Rules {
 	return r
 }
 
-// AbuseOf are the rules of the settings about clients that misbehave.
-func AbuseOf(a config.Abuse) abuse.Rules {
+// abuseOf are the rules of the settings about clients that misbehave.
+func abuseOf(a config.Abuse) abuse.Rules {
 	if !a.Enabled {
 		return abuse.Rules{}
 	}
