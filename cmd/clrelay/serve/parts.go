@@ -96,7 +96,7 @@ func (r *routes) Via(to, domain string) (mail.NextHop, *mail.Reply) {
 
 // start makes all parts, in the order that the package's comment gives.
 func (r *relay) start() error {
-	for _, step := range []func() error{r.startHealth, r.bindSMTP, r.makeLimits, r.makeDelivery, r.makeMember, r.openSpool, r.divideLimits, r.startAdmin, r.startSMTP, r.joinCluster} {
+	for _, step := range []func() error{r.startHealth, r.bindSMTP, r.makeLimits, r.makeShaping, r.makeDelivery, r.makeMember, r.openSpool, r.divideLimits, r.startAdmin, r.startSMTP, r.joinCluster} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -174,10 +174,6 @@ func (r *relay) makeDelivery() error {
 		return fmt.Errorf("senders, domains: %w", err)
 	}
 	r.parts.traces.Tap = trace.NewTap()
-	r.resolver = r.makeResolver()
-	if err := r.makeShaping(); err != nil {
-		return err
-	}
 	r.parts.delivery = delivery.New(delivery.Options{
 		Sites:    r.parts.shaping,
 		Heard:    r.parts.shaping.Heard,
@@ -251,7 +247,7 @@ func (r *relay) openSpool() error {
 		return err
 	}
 	r.parts.rules = holding.New(r.parts.books.Records, runner, r.log) // before there is mail to try
-	r.startShaping()
+	r.parts.shaping.Start(r.parts.books.Records, r.parts.member)
 	if err := runner.Start(sp); err != nil {
 		return err
 	}
@@ -341,9 +337,7 @@ func (r *relay) stop() error {
 	if p.divider != nil {
 		p.divider()
 	}
-	if p.shaping != nil {
-		p.shaping.Close()
-	}
+	p.shaping.Close()
 	if p.known != nil {
 		p.known.Close()
 	}

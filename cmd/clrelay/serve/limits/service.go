@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -25,6 +26,7 @@ import (
 	"github.com/clrelay/clrelay/internal/admin/fleet"
 	"github.com/clrelay/clrelay/internal/admin/jobs"
 	"github.com/clrelay/clrelay/internal/config"
+	section "github.com/clrelay/clrelay/internal/config/limits"
 	"github.com/clrelay/clrelay/internal/limit"
 	"github.com/clrelay/clrelay/internal/limit/local"
 	"github.com/clrelay/clrelay/internal/mail"
@@ -76,14 +78,13 @@ type Lanes interface {
 type Settings struct {
 	Cluster *config.Cluster
 	Router  *route.Table
-	Limits  []limit.Definition // of the configuration
 }
 
 // Service is the LimitService of a node.
 type Service struct {
 	adminv1.UnimplementedLimitServiceServer
 	Node    string
-	Now     func() time.Time
+	Now     func() time.Time // time.Now when nil
 	Set     func() Settings
 	Learned Learned
 	Sites   Sites
@@ -95,13 +96,22 @@ type Service struct {
 	Caller  func(ctx context.Context) string
 }
 
+// Register puts it, and the RouteService, on a server.
+func Register(to grpc.ServiceRegistrar, s *Service) {
+	if s.Now == nil {
+		s.Now = time.Now
+	}
+	adminv1.RegisterLimitServiceServer(to, s)
+	adminv1.RegisterRouteServiceServer(to, &Routes{Set: s.Set, Lanes: s.Lanes, Fleet: s.Fleet})
+}
+
 func invalid(format string, args ...any) error {
 	return admin.InvalidError(fmt.Sprintf(format, args...))
 }
 
 // all gives every limit in force, by name.
 func (s *Service) all() (list []shaping.Stated) {
-	for _, d := range s.Set().Limits {
+	for _, d := range section.Definitions(s.Set().Cluster.Limits) {
 		list = append(list, shaping.Stated{Definition: d, Origin: shaping.Configured})
 	}
 	list = append(list, shaping.InForce(s.Learned, s.Kept, s.Now())...)

@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/clrelay/clrelay/cluster"
+	"github.com/clrelay/clrelay/cluster/fsm"
 	"github.com/clrelay/clrelay/delivery"
 	"github.com/clrelay/clrelay/delivery/shape"
 	"github.com/clrelay/clrelay/delivery/site"
@@ -19,12 +21,27 @@ import (
 	"github.com/clrelay/clrelay/proto/control"
 )
 
-// Cluster is what is asked of a node's cluster.
-type Cluster interface {
+// group is what is asked of a node's cluster.
+type group interface {
 	// Leads tells whether this node leads it.
 	Leads() bool
 	// Size is how many nodes it has.
 	Size() int
+}
+
+// fellows is a cluster.
+type fellows struct{ *cluster.Node }
+
+// Size is of group.
+func (f fellows) Size() (n int) {
+	f.Read(func(s *fsm.State) {
+		for _, node := range s.Nodes() {
+			if node.State != fsm.Removed {
+				n++
+			}
+		}
+	})
+	return n
 }
 
 // Options say what it works with.
@@ -51,7 +68,7 @@ type Shaping struct {
 	shaper atomic.Pointer[shape.Shaper]
 }
 
-// alone is the cluster of a machine that has none.
+// alone is the group of a machine that is in no cluster.
 type alone struct{}
 
 func (alone) Leads() bool { return true }
@@ -68,10 +85,12 @@ func New(o Options) (*Shaping, error) {
 	return s, nil
 }
 
-// Start begins with what the records hold. c is nil on a machine that is alone.
-func (s *Shaping) Start(records shape.Store, c Cluster) {
-	if c == nil {
-		c = alone{}
+// Start begins with what the records hold. member is nil on a machine that is
+// alone.
+func (s *Shaping) Start(records shape.Store, member *cluster.Node) {
+	var c group = alone{}
+	if member != nil {
+		c = fellows{member}
 	}
 	s.shaper.Store(shape.Start(shape.Setup{
 		Core:  shape.Options{Node: s.o.Node, Nodes: c.Size, Ceiling: func() int { return s.o.PerDestination() * max(1, c.Size()) }},
@@ -79,8 +98,11 @@ func (s *Shaping) Start(records shape.Store, c Cluster) {
 	}))
 }
 
-// Close ends it.
+// Close ends it; a nil Shaping has not begun.
 func (s *Shaping) Close() {
+	if s == nil {
+		return
+	}
 	if sh := s.shaper.Load(); sh != nil {
 		sh.Close()
 	}
