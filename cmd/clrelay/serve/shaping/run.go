@@ -13,6 +13,7 @@ import (
 	"github.com/clrelay/clrelay/delivery"
 	"github.com/clrelay/clrelay/delivery/shape"
 	"github.com/clrelay/clrelay/delivery/site"
+	"github.com/clrelay/clrelay/delivery/smtpc"
 	config "github.com/clrelay/clrelay/internal/config/shaping"
 	"github.com/clrelay/clrelay/internal/limit"
 	"github.com/clrelay/clrelay/internal/mail"
@@ -151,9 +152,14 @@ func (s *Shaping) Site(ctx context.Context, hop mail.NextHop) string { return s.
 
 // Heard takes what a host said. It does not wait for anything.
 func (s *Shaping) Heard(w *delivery.Word) {
+	open := w.Open
+	switch w.Stage {
+	case smtpc.StageConnect, smtpc.StageGreeting, smtpc.StageHello, smtpc.StageTLS, smtpc.StageAuth:
+		open++ // one that did not come about is no longer counted
+	}
 	if sh := s.shaper.Load(); sh != nil {
 		sh.Heard(&shape.Word{
-			Site: w.Site, Domain: w.Domain, Source: w.Source, Stage: string(w.Stage), Reply: w.Reply, OK: w.OK, Took: w.Took, Open: w.Open,
+			Site: w.Site, Domain: w.Domain, Source: w.Source, Stage: string(w.Stage), Reply: w.Reply, OK: w.OK, Took: w.Took, Open: open,
 		})
 	}
 }
