@@ -1,0 +1,190 @@
+package limits
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/clrelay/clrelay/delivery/queue"
+	"github.com/clrelay/clrelay/delivery/route"
+	"github.com/clrelay/clrelay/delivery/shape"
+	"github.com/clrelay/clrelay/internal/config"
+	"github.com/clrelay/clrelay/internal/limit"
+	"github.com/clrelay/clrelay/internal/limit/local"
+	"github.com/clrelay/clrelay/internal/mail"
+	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
+	"github.com/clrelay/clrelay/proto/control"
+)
+
+// desk is a Service and all that it asks.
+type desk struct {
+	*Service
+	now     time.Time
+	byKey   map[string]control.Record
+	version uint64
+	listed  []shape.Listed
+	lanes   []queue.Lane
+	verdict []local.Verdict
+	asked   limit.Subject
+}
+
+func newDesk() *desk {
+	d := &desk{now: time.Unix(1e9, 0), byKey: map[string]control.Record{}}
+	table, _ := route.New([]route.Rule{{}})
+	c := &config.Cluster{Routes: []config.Route{{Name: "out", Action: config.Action{MX: true, TLS: "opportunistic"}}}}
+	d.Service = &Service{
+		Node: "mx1", Now: func() time.Time { return d.now }, Set: func() Settings { return Settings{Cluster: c, Router: table} },
+		Learned: d, Sites: d, Limiter: d, Records: d, Kept: d, Lanes: d, Caller: func(context.Context) string { return "jane" },
+	}
+	return d
+}
+
+func (d *desk) Book() *shape.Book {
+	return shape.NewBook(nil, []shape.Default{{Site: "google.com", Connections: 50, Shipped: true}})
+}
+func (d *desk) List() []shape.Listed { return d.listed }
+func (d *desk) Site(_ context.Context, hop mail.NextHop) string {
+	if hop.Domain == "gmail.com" {
+		return "google.com"
+	}
+	return hop.Domain
+}
+func (d *desk) Usage(func(*local.Usage)) {}
+func (d *desk) Explain(_ limit.Side, s *limit.Subject) []local.Verdict {
+	d.asked = *s
+	return d.verdict
+}
+func (d *desk) Record(key string) ([]byte, uint64) { return d.byKey[key].Value, d.byKey[key].Version }
+func (d *desk) Records(prefix string) (list []control.Record) {
+	for k, r := range d.byKey {
+		if strings.HasPrefix(k, prefix) {
+			list = append(list, r)
+		}
+	}
+	return list
+}
+func (d *desk) Put(_ context.Context, key string, value []byte, _ uint64) error {
+	d.version++
+	delete(d.byKey, key)
+	if value != nil {
+		d.byKey[key] = control.Record{Key: key, Value: value, Version: d.version}
+	}
+	return nil
+}
+func (d *desk) Destinations(visit func(*queue.Lane)) {
+	for i := range d.lanes {
+		visit(&d.lanes[i])
+	}
+}
+
+func set(name, field, value string) *adminv1.SetLimitRequest {
+	return &adminv1.SetLimitRequest{Limit: &adminv1.Limit{Name: name, Match: []*adminv1.LimitMatch{{Field: field, Values: []string{value}}}, Rate: "10/m"}, Reason: "INC-1"}
+}
+
+func TestSetAndClear(t *testing.T) {
+	d := newDesk()
+	req := set("slow", "site", "Google.com")
+	req.Hold = durationpb.New(time.Hour)
+	res, err := d.SetLimit(t.Context(), req)
+	if err != nil || res.GetReplaced() || res.GetLimit().GetAuthor() != "jane" || res.GetLimit().GetMatch()[0].GetValues()[0] != "google.com" ||
+		!res.GetLimit().GetUntil().AsTime().Equal(d.now.Add(time.Hour)) {
+		t.Fatalf("%v, %v", res, err)
+	}
+	list, _ := d.ListLimits(t.Context(), nil)
+	if len(list.GetLimits()) != 2 || list.GetLimits()[1].GetName() != "slow" || list.GetLimits()[1].GetReason() != "INC-1" || list.GetLimits()[0].GetOrigin() != "shipped" {
+		t.Errorf("%v", list)
+	}
+	if res, err := d.SetLimit(t.Context(), req); err != nil || !res.GetReplaced() {
+		t.Errorf("again: %v, %v", res, err)
+	}
+	if _, err := d.ClearLimit(t.Context(), &adminv1.ClearLimitRequest{Name: "slow"}); err != nil || len(d.byKey) != 0 {
+		t.Errorf("clear: %v, %v", err, d.byKey)
+	}
+	for want, req := range map[string]*adminv1.SetLimitRequest{
+		"is no site: its mail goes to the hosts of google.com": set("x", "site", "gmail.com"),
+		"is no name":               set("shaping:x", "site", "google.com"),
+		"nothing that a limit can": set("x", "planet", "mars"),
+		"for which mail":           {Limit: &adminv1.Limit{Name: "x", Rate: "1/s"}},
+		"no rate, no connections":  {Limit: &adminv1.Limit{Name: "x", Per: []string{"site"}}},
+		"is no rate":               {Limit: &adminv1.Limit{Name: "x", Per: []string{"site"}, Rate: "fast"}},
+		"1 second to 90 days":      {Limit: &adminv1.Limit{Name: "x", Per: []string{"site"}, Rate: "1/s"}, Hold: durationpb.New(-1)},
+		"more than 500 octets":     {Limit: &adminv1.Limit{Name: "x", Per: []string{"site"}, Rate: "1/s"}, Reason: strings.Repeat("x", 501)},
+	} {
+		if _, err := d.SetLimit(t.Context(), req); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: want %q", err, want)
+		}
+	}
+	for name, want := range map[string]string{"site:google.com": "comes with the program", "other": "there is no limit"} {
+		if _, err := d.ClearLimit(t.Context(), &adminv1.ClearLimitRequest{Name: name}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("clear %s: %v", name, err)
+		}
+	}
+}
+
+// What was learned is cleared as a whole or by its parts.
+func TestClearLearned(t *testing.T) {
+	d := newDesk()
+	state := shape.State{
+		Learned: &shape.Learned{Connections: 3, Until: d.now.Add(time.Hour)},
+		Held:    []shape.Hold{{Rule: "r", Kind: shape.Suspend, Scope: shape.Site, Until: d.now.Add(time.Hour)}},
+	}
+	d.listed = []shape.Listed{{Site: "a.example", State: state}}
+	_ = d.Put(t.Context(), "shaping/a.example", state.Record(), 0)
+	res, err := d.ClearLimit(t.Context(), &adminv1.ClearLimitRequest{Name: "shaping:a.example:r:suspend"})
+	left, _ := shape.ParseState(d.byKey["shaping/a.example"].Value)
+	if err != nil || !slices.Equal(res.GetNames(), []string{"shaping:a.example:r:suspend"}) || left.Learned == nil || len(left.Held) != 0 {
+		t.Errorf("a part: %v, %v, %+v", res, err, left)
+	}
+	res, err = d.ClearLimit(t.Context(), &adminv1.ClearLimitRequest{Name: "shaping:a.example"})
+	if err != nil || len(res.GetNames()) != 2 || len(d.byKey) != 0 {
+		t.Errorf("all: %v, %v, %v", res, err, d.byKey)
+	}
+}
+
+func TestExplain(t *testing.T) {
+	d := newDesk()
+	suspended := limit.Definition{Name: "stop", Suspended: true, Author: "jane", Reason: "INC-1", Until: d.now.Add(30 * time.Minute)}
+	suspended.Match[limit.Site] = []string{"google.com"}
+	_ = d.Put(t.Context(), "limit/stop", shape.WriteOrder(&suspended), 0)
+	other := limit.Definition{Name: "other", Connections: 3}
+	d.lanes = []queue.Lane{{Key: "mx:gmail.com", State: "limited", Recipients: 7, Running: 1, Limit: 20}}
+	d.verdict = []local.Verdict{{Definition: &other, Kind: limit.KindConnections, Allowed: true}, {Definition: &suspended, Kind: limit.KindSuspended, Wait: 30 * time.Minute}}
+	res, err := d.ExplainLimits(t.Context(), &adminv1.ExplainLimitsRequest{Destination: "Jane@GMail.com", From: "News@Example.edu"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "Mail for gmail.com, which is served by google.com, is suspended. Limit stop: nothing is sent; set by jane: INC-1; it ends in 30 min (to end it now: clrelay limit clear stop). On this node 7 recipients are queued for it, and 1 deliveries are under way."
+	if res.GetSummary() != want {
+		t.Errorf("%s\nwant %s", res.GetSummary(), want)
+	}
+	if d.asked.Site != "google.com" || d.asked.Route != "out" || d.asked.Sender != "news@example.edu" || d.asked.SenderDomain != "example.edu" || res.GetVerdicts()[0].GetLimit().GetName() != "stop" {
+		t.Errorf("asked for %+v: %v", d.asked, res)
+	}
+	why := mail.NewReply(451, "4.4.1", "no answer.")
+	d.lanes[0] = queue.Lane{Key: "mx:gmail.com", State: "down", Why: why, Next: d.now.Add(40 * time.Second)}
+	d.verdict = nil
+	res, _ = d.ExplainLimits(t.Context(), &adminv1.ExplainLimitsRequest{Destination: "gmail.com"})
+	if want := "does not move: the last tries failed. The last word was: 451 4.4.1 no answer. It is tried again in 40 s."; !strings.HasSuffix(res.GetSummary(), want) {
+		t.Errorf("%s", res.GetSummary())
+	}
+	if _, err := d.ExplainLimits(t.Context(), &adminv1.ExplainLimitsRequest{Destination: "@"}); err == nil {
+		t.Error("no domain is explained")
+	}
+}
+
+func TestRoutes(t *testing.T) {
+	d := newDesk()
+	d.lanes = []queue.Lane{{Key: "mx:a.example", Recipients: 3}, {Key: "mx:b.example;tls=none", Recipients: 4, State: "down"}, {Key: "smarthost:elsewhere:25", Recipients: 9}}
+	r := &Routes{Set: d.Set, Lanes: d}
+	res, err := r.ListRoutes(t.Context(), &adminv1.ListRoutesRequest{Domain: "c.example"})
+	if err != nil || len(res.GetRoutes()) != 1 || res.GetRoutes()[0].GetName() != "out" || res.GetRoutes()[0].GetRecipients() != 7 || res.GetRoutes()[0].GetDown() != 1 {
+		t.Errorf("%v, %v", res, err)
+	}
+	if _, err := r.ListRoutes(t.Context(), &adminv1.ListRoutesRequest{Name: "other"}); err == nil {
+		t.Error("a route that is not there")
+	}
+}
