@@ -19,6 +19,7 @@ import (
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/known"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/observe"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/pacing"
+	"github.com/clrelay/clrelay/cmd/clrelay/serve/routing"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/shaping"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/suppress"
 	"github.com/clrelay/clrelay/delivery"
@@ -161,7 +162,7 @@ func (r *relay) bindSMTP() error {
 }
 
 func (r *relay) makeDelivery() error {
-	table, err := r.conf().routes()
+	table, err := routing.Table(r.conf().cluster)
 	if err != nil {
 		return err
 	}

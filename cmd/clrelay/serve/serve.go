@@ -17,6 +17,7 @@ import (
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/bundle"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/enrol"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/examine"
+	"github.com/clrelay/clrelay/cmd/clrelay/serve/routing"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/watch"
 	"github.com/clrelay/clrelay/internal/config"
 	"github.com/clrelay/clrelay/internal/config/limits"
@@ -266,7 +267,7 @@ func (r *relay) reloadAll() error {
 func (r *relay) apply(s *settings) error {
 	r.applying.Lock()
 	defer r.applying.Unlock()
-	table, err := s.routes()
+	table, err := routing.Table(s.cluster)
 	if err != nil {
 		return err
 	}

@@ -11,7 +11,6 @@ import (
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/kept"
 	"github.com/clrelay/clrelay/delivery/queue"
 	"github.com/clrelay/clrelay/delivery/queue/sched"
-	"github.com/clrelay/clrelay/delivery/route"
 	"github.com/clrelay/clrelay/internal/config"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/smtpd"
@@ -90,37 +89,6 @@ func (s *settings) policy() policy.Options {
 		o.Domains = append(o.Domains, string(d.Name))
 	}
 	return o
-}
-
-func (s *settings) routes() (*route.Table, error) {
-	var rules []route.Rule
-	for _, r := range s.cluster.Routes {
-		rule := route.Rule{Name: string(r.Name), Action: action(&r.Action)}
-		for _, d := range r.Match.Domains {
-			rule.Domains = append(rule.Domains, string(d))
-		}
-		rules = append(rules, rule)
-	}
-	return route.New(rules)
-}
-
-func action(a *config.Action) route.Action {
-	out := route.Action{LMTP: a.LMTP, EightBitFail: a.EightBit == "bounce"}
-	for _, h := range a.Smarthost {
-		out.Hosts = append(out.Hosts, mail.HostPort{Name: h.Name, Port: h.Port})
-	}
-	switch a.TLS {
-	case config.TLSNone:
-		out.TLS = mail.TLSNone
-	case config.TLSRequire:
-		out.TLS = mail.TLSRequire
-	case config.TLSVerify:
-		out.TLS = mail.TLSVerify
-	}
-	if a.Auth != nil {
-		out.Auth = &mail.Credentials{User: string(a.Auth.User), PasswordFile: string(a.Auth.PasswordFile)}
-	}
-	return out
 }
 
 func (s *settings) schedule() sched.Config {
