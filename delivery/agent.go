@@ -5,12 +5,15 @@ import (
 	"context"
 	"crypto/x509"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"time"
 
 	"github.com/clrelay/clrelay/delivery/allow"
+	"github.com/clrelay/clrelay/delivery/ranking"
 	"github.com/clrelay/clrelay/delivery/smtpc"
+	"github.com/clrelay/clrelay/delivery/source"
 	"github.com/clrelay/clrelay/internal/dialogue"
 	"github.com/clrelay/clrelay/internal/dnsx"
 	"github.com/clrelay/clrelay/internal/limit"
@@ -45,6 +48,14 @@ type Resolver interface {
 	LookupAddrs(ctx context.Context, name string) ([]netip.Addr, error)
 }
 
+// Sources choose the own address that mail leaves from.
+type Sources interface {
+	// Order gives the sources of a pool for a message to a domain, best first;
+	// domain is empty where mail for several goes to the same host. An error
+	// says why there is none now.
+	Order(pool, message, domain string) ([]source.Source, error)
+}
+
 // Limits bound what an agent does. Zero fields get their defaults.
 type Limits struct {
 	Timeouts      smtpc.Timeouts
@@ -58,6 +69,7 @@ type Limits struct {
 	ConnIdle      time.Duration // 10 s
 	IdleConns     int           // 500
 	RememberHosts int           // entries of each memory; 10000
+	RankFor       time.Duration // how long it counts how a host answered; 5 min
 }
 
 // Options set up an Agent. Hostname and Resolver are needed.
@@ -68,10 +80,12 @@ type Options struct {
 	Limits   Limits
 	RootCAs  *x509.CertPool // nil: the system's
 	MXPort   uint16         // 25
-	Dial     func(ctx context.Context, network, addr string) (net.Conn, error)
-	Tap      *dialogue.Tap // who listens to sessions; may be nil
-	Log      *slog.Logger
-	Metrics  *metrics.Delivery
+	Sources  Sources        // nil: the system chooses all
+	// Dial connects where the system chooses the source.
+	Dial    func(ctx context.Context, network, addr string) (net.Conn, error)
+	Tap     *dialogue.Tap // who listens to sessions; may be nil
+	Log     *slog.Logger
+	Metrics *metrics.Delivery
 
 	Limiter allow.Limiter // nil: there are no limits
 	Sites   allow.Sites   // nil: there are no sites
@@ -83,6 +97,11 @@ type Options struct {
 	Shape func(site string) (messages int, ok bool)
 }
 
+const (
+	lostFor = 30 * time.Second // how long an address that this machine did not have is left alone
+	probe   = 0.08             // part of the mail that shows whether a worse host is well again
+)
+
 // Agent delivers.
 type Agent struct {
 	o    Options
@@ -91,6 +110,8 @@ type Agent struct {
 
 	dead      *memory // did not answer
 	plain     *memory // failed in the TLS handshake
+	lost      *memory // addresses of sources, with port 0, that this machine does not have
+	answers   *ranking.Memory
 	unchunked *memory // offered CHUNKING and did not know BDAT
 }
 
@@ -102,6 +123,7 @@ func New(o Options) *Agent {
 	l.HostsFor = cmp.Or(l.HostsFor, 10*time.Minute)
 	l.DeadFor = cmp.Or(l.DeadFor, time.Minute)
 	l.FallbackFor = cmp.Or(l.FallbackFor, 10*time.Minute)
+	l.RankFor = cmp.Or(l.RankFor, 5*time.Minute)
 	l.RememberHosts = cmp.Or(l.RememberHosts, 10000)
 	o.MXPort = cmp.Or(o.MXPort, 25)
 	if o.Log == nil {
@@ -117,9 +139,12 @@ func New(o Options) *Agent {
 			MaxMessages: l.ConnMessages, MaxAge: l.ConnAge, MaxIdle: l.ConnIdle, IdleConns: l.IdleConns,
 			Metrics: o.Metrics,
 		}),
-		self:      newSelf(o.Hostname, o.Self),
-		dead:      newMemory(l.DeadFor, l.RememberHosts),
-		plain:     newMemory(l.FallbackFor, l.RememberHosts),
+		self:  newSelf(o.Hostname, o.Self),
+		dead:  newMemory(l.DeadFor, l.RememberHosts),
+		plain: newMemory(l.FallbackFor, l.RememberHosts),
+		lost:  newMemory(lostFor, l.RememberHosts),
+		answers: ranking.New(ranking.Options{Size: l.RememberHosts, Keep: l.RankFor, Probe: probe,
+			Now: time.Now, Rand: rand.Float64}),
 		unchunked: newMemory(l.FallbackFor, l.RememberHosts),
 	}
 }

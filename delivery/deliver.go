@@ -9,6 +9,7 @@ import (
 
 	"github.com/clrelay/clrelay/delivery/allow"
 	"github.com/clrelay/clrelay/delivery/smtpc"
+	"github.com/clrelay/clrelay/delivery/source"
 	"github.com/clrelay/clrelay/internal/dialogue"
 	"github.com/clrelay/clrelay/internal/mail"
 )
@@ -55,6 +56,11 @@ type attempt struct {
 	limited *allow.Denied
 	left    bool // a host was reached and left behind
 
+	sources []source.Source // to leave from, best first
+	addr    netip.AddrPort  // of the host at hand
+	source  string          // name of where it is spoken to from
+	misfit  *mail.Reply     // a host was left out for want of a source
+
 	rcpts []int // memory of the transactions
 	res   []smtpc.Result
 }
@@ -65,6 +71,7 @@ type failure struct {
 	reply  mail.Reply
 	remote string // empty when nobody was reached
 	tls    string
+	source string
 }
 
 // rank orders failures by what they tell: one temporary failure leaves hope
@@ -90,7 +97,12 @@ func (d *attempt) note(f failure) {
 }
 
 func (d *attempt) run(ctx context.Context) {
-	w := walk{a: d.a, hop: d.hop,
+	var none *mail.Reply
+	if d.sources, none = d.a.sources(d.hop, d.at.Envelope); none != nil {
+		d.note(failure{reply: *none})
+		return
+	}
+	w := walk{a: d.a, hop: d.hop, fits: d.fits,
 		note:  func(r mail.Reply) { d.note(failure{reply: r}) },
 		again: func() bool { return !d.worst.reply.Temporary() }}
 	start := time.Now()
@@ -106,14 +118,15 @@ func (d *attempt) run(ctx context.Context) {
 	}
 }
 
-// target says how to speak to a host of the hop.
-func (d *attempt) target(h host) smtpc.Target {
+// target says how to speak to a host of the hop, from one of our addresses.
+func (d *attempt) target(h host, from source.Source) smtpc.Target {
 	t := smtpc.Target{
 		Name: h.name, Addr: h.addr,
 		LMTP:       d.hop.Kind == mail.HopLMTP,
 		TLS:        d.hop.TLS,
 		Implicit:   h.addr.Port() == 465 && d.hop.Kind == mail.HopSmarthost && d.hop.TLS != mail.TLSNone,
 		NoChunking: d.a.unchunked.has(h.addr),
+		Source:     from,
 	}
 	if c := d.hop.Auth; c != nil {
 		t.User, t.PasswordFile = c.User, c.PasswordFile
@@ -133,7 +146,12 @@ func (d *attempt) target(h host) smtpc.Target {
 func (d *attempt) host(ctx context.Context, h host) {
 	fresh := false
 	for n := 0; n < 4 && len(d.open) > 0; n++ { // kept, fresh, without TLS, without BDAT
-		t := d.target(h)
+		from, ok := d.from(h.addr.Addr())
+		if !ok {
+			return // lost since the host was chosen, which is noted
+		}
+		t := d.target(h, from)
+		d.addr, d.source = h.addr, from.Name
 		said := d.said(&t)
 		var c *smtpc.Conn
 		if !fresh {
@@ -162,6 +180,7 @@ func (d *attempt) host(ctx context.Context, h host) {
 				most, _ := d.a.o.Shape(d.at.Subject.Site)
 				c.Limit(most)
 			}
+			d.a.answers.Greeted(h.addr, c.Greeted())
 		}
 		kept := c.Reused()
 		moved, f := d.converse(ctx, c, &t)
@@ -208,6 +227,12 @@ func (d *attempt) said(t *smtpc.Target) *dialogue.Session {
 // try again at once, in the clear.
 func (d *attempt) refused(t *smtpc.Target, f *smtpc.Failure) bool {
 	addr := t.Addr
+	if errors.Is(f, source.ErrAddress) {
+		d.a.o.Log.Warn("delivery: a source has no address on this machine", "source", t.Source.Name, "address", t.Source.Addr, "error", f.Error())
+		d.a.lost.add(netip.AddrPortFrom(t.Source.Addr, 0))
+		d.fail(t, f, "")
+		return true
+	}
 	if errors.Is(f, smtpc.ErrHandshake) && t.TLS == mail.TLSOpportunistic && !t.Implicit && t.User == "" {
 		d.a.o.Log.Info("delivery: TLS does not work, going on in the clear", "host", t.Label(), "error", f.Error())
 		d.a.plain.add(addr)
@@ -233,8 +258,9 @@ func unrouted(a netip.AddrPort, f *smtpc.Failure) bool {
 
 // fail notes why a host was left.
 func (d *attempt) fail(t *smtpc.Target, f *smtpc.Failure, tls string) {
-	n := failure{reply: f.Reply, tls: tls}
+	n := failure{reply: f.Reply, tls: tls, source: t.Source.Name}
 	if f.Connected() {
+		d.a.answers.Refused(t.Addr)
 		n.remote = t.Label()
 		d.left = true
 	}
@@ -285,12 +311,32 @@ func (d *attempt) converse(ctx context.Context, c *smtpc.Conn, t *smtpc.Target) 
 			d.hear(t, f.Stage, &f.Reply, time.Since(start))
 		}
 		d.hearResults(t, time.Since(start))
+		d.rate()
 		moved = d.take(c, len(batch))
 		if f != nil || !moved || !c.Usable() {
 			break
 		}
 	}
 	return moved, f
+}
+
+// rate remembers how a host took a transaction. What it says of recipients for
+// good is no word about itself.
+func (d *attempt) rate() {
+	turned := false
+	for i := range d.res {
+		switch r := &d.res[i]; {
+		case !r.Done:
+		case r.Reply.Positive():
+			d.a.answers.Took(d.addr)
+			return
+		case r.Reply.Temporary():
+			turned = true
+		}
+	}
+	if turned {
+		d.a.answers.Refused(d.addr)
+	}
 }
 
 // take turns the results of the first n open recipients into outcomes. It
@@ -306,10 +352,10 @@ func (d *attempt) take(c *smtpc.Conn, n int) (moved bool) {
 		case r.Done:
 			moved = true
 			d.out[pos] = mail.Outcome{Recipient: d.at.Recipients[pos], Reply: r.Reply, Remote: remote,
-				TLS: c.TLS(), DSNPassed: r.DSNPassed, Unsure: r.Unsure, At: now}
+				TLS: c.TLS(), Source: d.source, DSNPassed: r.DSNPassed, Unsure: r.Unsure, At: now}
 			continue
 		case r.Again, r.Elsewhere:
-			d.note(failure{reply: r.Reply, remote: remote, tls: c.TLS()})
+			d.note(failure{reply: r.Reply, remote: remote, tls: c.TLS(), source: d.source})
 		}
 		left = append(left, pos)
 	}
@@ -328,11 +374,13 @@ func (d *attempt) giveUp(ctx context.Context) {
 		f = failure{reply: *d.limited.Reply()}
 	case ctx.Err() != nil:
 		f.reply = *mail.NewReply(451, "4.3.2", "delivery was interrupted").WithCause(ctx.Err())
+	case f.reply.Code == 0 && d.misfit != nil:
+		f.reply = *d.misfit
 	case f.reply.Code == 0:
 		f.reply = *mail.NewReply(451, "4.4.4", "no host could be tried")
 	}
 	now := time.Now()
 	for _, pos := range d.open {
-		d.out[pos] = mail.Outcome{Recipient: d.at.Recipients[pos], Reply: f.reply, Remote: f.remote, TLS: f.tls, At: now}
+		d.out[pos] = mail.Outcome{Recipient: d.at.Recipients[pos], Reply: f.reply, Remote: f.remote, TLS: f.tls, Source: f.source, At: now}
 	}
 }

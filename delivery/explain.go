@@ -6,8 +6,10 @@ import (
 	"net/netip"
 	"strings"
 
+	"github.com/clrelay/clrelay/delivery/ranking"
 	"github.com/clrelay/clrelay/delivery/smtpc"
 	"github.com/clrelay/clrelay/delivery/smtpc/wire"
+	"github.com/clrelay/clrelay/delivery/source"
 	"github.com/clrelay/clrelay/internal/mail"
 )
 
@@ -18,6 +20,8 @@ type Candidate struct {
 	Pref   int  // of its MX record; -1 where there is none
 	Silent bool // it did not answer lately, and comes last
 	Plain  bool // TLS failed lately, and is left alone
+	Source source.Source
+	Answer ranking.Record // how it answered lately; zero: nothing is known
 }
 
 // maxCandidates bounds what Candidates looks up.
@@ -34,17 +38,27 @@ func (a *Agent) Candidates(ctx context.Context, hop mail.NextHop) (hosts []Candi
 			prefs[strings.ToLower(strings.TrimSuffix(m.Host, "."))] = int(m.Pref)
 		}
 	}
-	w := walk{a: a, hop: &hop, note: func(r mail.Reply) { notes = append(notes, r) }, again: func() bool { return true }}
+	d := &attempt{a: a, hop: &hop, at: &Attempt{Envelope: &mail.Envelope{}}}
+	var none *mail.Reply
+	if d.sources, none = a.sources(&hop, d.at.Envelope); none != nil {
+		return nil, append(notes, *none)
+	}
+	w := walk{a: a, hop: &hop, fits: d.fits, note: func(r mail.Reply) { notes = append(notes, r) }, again: func() bool { return true }}
 	for len(hosts) < maxCandidates {
 		h, ok := w.next(ctx)
 		if !ok {
 			break
 		}
 		c := Candidate{Name: h.name, Addr: h.addr, Pref: -1, Silent: a.dead.has(h.addr), Plain: a.plain.has(h.addr)}
+		c.Source, _ = d.from(h.addr.Addr()) // the walk has seen that there is one
+		c.Answer, _ = a.answers.Look(h.addr)
 		if p, ok := prefs[h.name]; ok {
 			c.Pref = p
 		}
 		hosts = append(hosts, c)
+	}
+	if d.misfit != nil {
+		notes = append(notes, *d.misfit)
 	}
 	return hosts, notes
 }
@@ -63,7 +77,7 @@ type Probed struct {
 func (a *Agent) Probe(ctx context.Context, hop mail.NextHop, c Candidate, env *mail.Envelope) (Probed, error) {
 	at := &Attempt{Envelope: env, Recipients: []int{0}, Content: nothing{}}
 	d := &attempt{a: a, hop: &hop, at: at}
-	t := d.target(host{name: c.Name, addr: c.Addr})
+	t := d.target(host{name: c.Name, addr: c.Addr}, c.Source)
 	conn, failed := a.pool.Dial(ctx, t, smtpc.Counted{})
 	if failed != nil {
 		return Probed{Remote: t.Label()}, failed

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/clrelay/clrelay/delivery/ranking"
 	"github.com/clrelay/clrelay/internal/dnsx"
 	"github.com/clrelay/clrelay/internal/mail"
 )
@@ -32,6 +33,7 @@ type walk struct {
 	a     *Agent
 	hop   *mail.NextHop
 	note  func(mail.Reply) // what went wrong on the way
+	fits  func(host) bool  // whether there is a way to a host from here
 	again func() bool      // whether a host that is remembered dead may know better
 
 	began  bool
@@ -53,6 +55,9 @@ func (w *walk) next(ctx context.Context) (h host, ok bool) {
 		switch {
 		case len(w.ready) > 0:
 			h, w.ready = w.ready[0], w.ready[1:]
+			if !w.fits(h) {
+				continue
+			}
 			if !w.a.dead.has(h.addr) {
 				w.live = true
 				return h, true
@@ -75,6 +80,12 @@ func (w *walk) next(ctx context.Context) (h host, ok bool) {
 // start finds the names of the hosts.
 func (w *walk) start(ctx context.Context) {
 	if w.hop.Kind != mail.HopMX {
+		if w.hop.Balance {
+			equal := slices.Clone(w.hop.Hosts)
+			rand.Shuffle(len(equal), func(i, j int) { equal[i], equal[j] = equal[j], equal[i] })
+			w.groups = [][]mail.HostPort{equal}
+			return
+		}
 		for _, hp := range w.hop.Hosts {
 			w.groups = append(w.groups, []mail.HostPort{hp})
 		}
@@ -147,7 +158,8 @@ func (w *walk) resolve(ctx context.Context, group []mail.HostPort) {
 		}
 		widest = max(widest, len(lists[i]))
 	}
-	// One address of each host, then the second of each.
+	// One address of each host, then the second of each; and of all of them
+	// first what answers well.
 	for n := range widest {
 		for i, l := range lists {
 			if n < len(l) {
@@ -155,6 +167,7 @@ func (w *walk) resolve(ctx context.Context, group []mail.HostPort) {
 			}
 		}
 	}
+	ranking.Order(w.a.answers, w.ready, func(h *host) netip.AddrPort { return h.addr })
 }
 
 // absent tells that there is certainly nothing, from not knowing.

@@ -1,6 +1,7 @@
 package smtpc
 
 import (
+	"cmp"
 	"context"
 	"strconv"
 	"strings"
@@ -32,6 +33,8 @@ type Conn struct {
 	gone   bool // closed
 	most   int  // transactions; 0: as the pool says
 
+	greeted time.Duration // from born to the greeting
+
 	retired atomic.Bool // it ends after the transaction at hand
 	killed  atomic.Bool // it was ended from outside
 
@@ -49,6 +52,10 @@ func (c *Conn) Remote() string { return c.label }
 
 // TLS gives the facts: "TLSv1.3 TLS_AES_128_GCM_SHA256 verified", or "".
 func (c *Conn) TLS() string { return c.tls }
+
+// Greeted tells how long it took from the start of the connection to the
+// greeting.
+func (c *Conn) Greeted() time.Duration { return c.greeted }
 
 // Reused tells whether an earlier caller left the connection open.
 func (c *Conn) Reused() bool { return c.reused }
@@ -102,7 +109,11 @@ func (p *Pool) Dial(ctx context.Context, t Target, n Counted) (*Conn, *Failure) 
 	start := time.Now()
 	said := dialogue.From(ctx)
 	dctx, cancel := context.WithTimeout(ctx, p.o.Timeouts.Connect)
-	raw, err := p.o.Dial(dctx, "tcp", t.Addr.String())
+	dial := p.o.Dial
+	if t.Source.Addr.IsValid() {
+		dial = t.Source.Dial
+	}
+	raw, err := dial(dctx, "tcp", t.Addr.String())
 	cancel()
 	if err != nil {
 		f := unreachable(&t, err)
@@ -215,6 +226,7 @@ func (c *Conn) start() *Failure {
 		}
 		return refusal(StageGreeting, rep, nil)
 	}
+	c.greeted = time.Since(c.born)
 	if f := c.hello(); f != nil {
 		return f
 	}
@@ -233,11 +245,11 @@ func (c *Conn) start() *Failure {
 // hello says EHLO, or HELO to a host that does not know EHLO (RFC 5321
 // 4.1.4), or LHLO.
 func (c *Conn) hello() *Failure {
-	verb := "EHLO "
+	verb, name := "EHLO ", cmp.Or(c.target.Source.Hello, c.pool.o.Hostname)
 	if c.target.LMTP {
 		verb = "LHLO "
 	}
-	rep, f := c.cmd(StageHello, verb+c.pool.o.Hostname)
+	rep, f := c.cmd(StageHello, verb+name)
 	if f != nil {
 		return f
 	}
@@ -246,7 +258,7 @@ func (c *Conn) hello() *Failure {
 		return nil
 	}
 	if rep.Code/100 == 5 && !c.target.LMTP {
-		if rep, f = c.cmd(StageHello, "HELO "+c.pool.o.Hostname); f != nil {
+		if rep, f = c.cmd(StageHello, "HELO "+name); f != nil {
 			return f
 		}
 		if rep.Positive() {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/clrelay/clrelay/delivery/smtpc/stage"
 	"github.com/clrelay/clrelay/delivery/smtpc/wire"
+	"github.com/clrelay/clrelay/delivery/source"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/internal/metrics"
 )
@@ -103,6 +104,8 @@ func unreachable(t *Target, err error) *Failure {
 	why := "no connection"
 	var errno syscall.Errno
 	switch {
+	case errors.Is(err, source.ErrAddress):
+		return failure(StageConnect, "4.3.5", fmt.Sprintf("this node has lost the address %s of the source %s", t.Source.Addr, t.Source.Name), err)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
 		why = "connection timed out"
 	case errors.As(err, &errno):

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/clrelay/clrelay/delivery/smtpc/stage"
+	"github.com/clrelay/clrelay/delivery/source"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/internal/metrics"
 )
@@ -18,9 +19,10 @@ type Timeouts = stage.Timeouts
 
 // Options set up a Pool. Zero fields get defaults; Hostname is needed.
 type Options struct {
-	Hostname    string // what EHLO says
-	Timeouts    Timeouts
-	RootCAs     *x509.CertPool // nil: the system's
+	Hostname string // what EHLO says, unless the source has a name of its own
+	Timeouts Timeouts
+	RootCAs  *x509.CertPool // nil: the system's
+	// Dial connects where the system chooses the source.
 	Dial        func(ctx context.Context, network, addr string) (net.Conn, error)
 	MaxMessages int           // transactions a connection is used for; 500
 	MaxAge      time.Duration // how old a connection may be when it is used again; 5 min
@@ -49,6 +51,7 @@ func (o Options) withDefaults() Options {
 type Target struct {
 	Name     string // the host's name for TLS, lower-case A-labels; empty or an IP address where it has none
 	Addr     netip.AddrPort
+	Source   source.Source // where from; zero: the system chooses
 	LMTP     bool
 	TLS      mail.TLSMode
 	Implicit bool // TLS from the start (RFC 8314)

@@ -52,6 +52,7 @@ type Outcome struct {
 	Reply  Reply
 	Remote string // "mx.example.org[192.0.2.1]:25", empty when nobody was reached
 	TLS    string // "TLSv1.3 TLS_AES_128_GCM_SHA256 verified", empty in the clear
+	Source string // name of the own address that it left from; empty where the system chose
 	// DSNPassed says that the next hop offered DSN (RFC 3461) and was given
 	// the recipient's parameters: a success report is then its duty.
 	DSNPassed bool
@@ -107,6 +108,8 @@ type NextHop struct {
 	Auth         *Credentials
 	EightBitFail bool   // bounce 8-bit content where the hop lacks 8BITMIME, instead of sending it as it is
 	Route        string // the entry of the setting routes that leads here, "routes[0]"; empty: an operator's word
+	Balance      bool   // Hosts are equal; false: tried in order
+	Pool         string // of own addresses to send from; empty: the system chooses
 }
 
 // Verdict is what policy says about a step of a transaction: nil lets it
