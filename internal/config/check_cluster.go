@@ -23,6 +23,7 @@ func (s check) cluster(c *Cluster) {
 	s.checkDomains(c)
 	s.checkRoutes(c.Routes)
 	limits.Check(s.File, c.Limits, c.names())
+	s.checkPools(c)
 	s.checkQueue(c.Queue)
 	s.checkFailover(c.Failover)
 	s.checkAccess(c.Access)
@@ -253,6 +254,9 @@ func (s check) checkAction(key string, a *Action) {
 	}
 	if a.MX && a.LMTP {
 		s.Bad(key+".lmtp", "LMTP is not spoken to MX hosts: name a smarthost")
+	}
+	if a.Balance && len(a.Smarthost) < 2 && s.Fine(key+".smarthost") {
+		s.Bad(key+".balance", "is between several smarthosts: MX hosts of equal preference are balanced already, and one host needs no balance")
 	}
 	for i := range a.Smarthost {
 		h := &a.Smarthost[i]

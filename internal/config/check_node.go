@@ -27,6 +27,7 @@ func (s check) node(n *Node) {
 		s.checkListener(key, l)
 		s.checkAddress(key+".listen", l.Listen, taken)
 	}
+	s.checkSources(n.Sources)
 	if n.Cluster != nil {
 		s.membership(n, taken)
 	}

@@ -2,6 +2,7 @@ package config
 
 import (
 	"github.com/clrelay/clrelay/internal/config/limits"
+	"github.com/clrelay/clrelay/internal/config/ramp"
 	"github.com/clrelay/clrelay/internal/config/shaping"
 	"github.com/clrelay/clrelay/internal/config/strict"
 )
@@ -21,6 +22,9 @@ type Cluster struct {
 	// Where mail goes. The first route that matches the recipient's domain is
 	// taken; a recipient that none matches bounces.
 	Routes []Route `key:"routes" default:"[{match: {}, action: {mx: true}}]"`
+	// Groups of addresses that mail leaves from, for routes and senders. Each node
+	// uses those that its node.yaml has under sources.
+	Pools []Pool `key:"pools"`
 	// The store of accepted mail.
 	Spool Spool `key:"spool"`
 	// How long a cluster waits before it acts on the loss of a node.
@@ -67,6 +71,8 @@ type Sender struct {
 	// that before bulk, without one of them starving; where the relay is
 	// overloaded bulk is the first to be told to come back later.
 	Class string `key:"class" enum:"transactional|normal|bulk" default:"normal"`
+	// Pool that the group's mail leaves from, where its route has none.
+	Pool Name `key:"pool" derived:"the system chooses the address" example:"bulk"`
 }
 
 // Classes of senders.
@@ -262,6 +268,54 @@ type Action struct {
 	EightBit string `key:"eightbit" enum:"pass|bounce" default:"pass"`
 	// Speak LMTP (RFC 2033) to the smarthost.
 	LMTP bool `key:"lmtp" default:"false"`
+	// The smarthosts are equal: mail goes to any of them, and most of it to those
+	// that answer fast and accept. Left out, they are tried in order.
+	Balance bool `key:"balance" default:"false"`
+	// Pool that the mail leaves from, whoever sends it.
+	Pool Name `key:"pool" derived:"that of the sender, or the system chooses the address" example:"bulk"`
+}
+
+// Pool is a group of addresses that mail leaves from.
+type Pool struct {
+	// Name of the pool.
+	Name Name `key:"name" required:"yes" example:"bulk"`
+	// Its members, by the names that node.yaml gives them.
+	Sources []PoolSource `key:"sources" required:"yes" example:"[{name: out1, weight: 3}, {name: out2}]"`
+	// What is the same for mail that leaves from the same address: domain, all mail
+	// for a domain, which sees one address; message, each message with all its
+	// attempts, so that every domain sees all addresses. Mail to a smarthost is
+	// spread by message.
+	Spread string `key:"spread" enum:"domain|message" default:"domain"`
+	// What a node does that has none of the sources: default, the system chooses
+	// the address; wait, the mail waits, until the node has one or another node
+	// delivers it.
+	OnMissing string `key:"on_missing" enum:"default|wait" default:"default"`
+}
+
+// PoolSource is a member of a pool.
+type PoolSource struct {
+	// Its name in node.yaml.
+	Name Name `key:"name" required:"yes" example:"out1"`
+	// Its part of the mail, compared with the other members.
+	Weight int `key:"weight" default:"1" min:"1" max:"1000"`
+	// Little mail on the first days of a new address, which nobody knows yet. What
+	// is too much leaves from the other sources of the pool, or waits.
+	WarmUp *WarmUp `key:"warm_up"`
+}
+
+// WarmUp says how much may leave from a new address day by day. It counts for
+// all nodes that have the source together. Days begin at midnight UTC.
+type WarmUp struct {
+	// The first day. Nothing leaves from the address before it.
+	Since ramp.Date `key:"since" required:"yes" example:"2026-11-01"`
+	// Messages a day, from the first day on. After the last one there is no limit.
+	Ramp []ramp.PerDay `key:"ramp" derived:"that of the preset" example:"[50/d, 100/d, 200/d, 500/d]"`
+	// A ramp that is made already: gentle, 28 days from 50 messages a day on;
+	// normal, 14 days from 100 on. Both end at some 50000.
+	Preset string `key:"preset" enum:"gentle|normal" derived:"normal, where there is no ramp"`
+	// Whether a ramp counts for each site that receives the mail, or for all of
+	// them together.
+	Per string `key:"per" enum:"site|all" default:"site"`
 }
 
 // Auth is a login at a smarthost.

@@ -15,6 +15,8 @@ func comment(field string) string {
 		return "Limits of what is taken."
 	case "Cluster.Routes":
 		return "Where mail goes. The first route that matches the recipient's domain is taken; a recipient that none matches bounces."
+	case "Cluster.Pools":
+		return "Groups of addresses that mail leaves from, for routes and senders. Each node uses those that its node.yaml has under sources."
 	case "Cluster.Spool":
 		return "The store of accepted mail."
 	case "Cluster.Failover":
@@ -43,6 +45,8 @@ func comment(field string) string {
 		return "Addresses of the group: networks with the number of their fixed bits, or single addresses. Quote IPv6."
 	case "Sender.Class":
 		return "How urgent their mail is. Transactional mail is delivered before normal and that before bulk, without one of them starving; where the relay is overloaded bulk is the first to be told to come back later."
+	case "Sender.Pool":
+		return "Pool that the group's mail leaves from, where its route has none."
 	case "AccessRule.Name":
 		return "Name of the operator, as \"clrelay cert create-admin --name\" was given it."
 	case "AccessRule.Role":
@@ -145,6 +149,32 @@ func comment(field string) string {
 		return "What is done with 8-bit content that the next hop does not offer to take: pass sends it unchanged, bounce returns it."
 	case "Action.LMTP":
 		return "Speak LMTP (RFC 2033) to the smarthost."
+	case "Action.Balance":
+		return "The smarthosts are equal: mail goes to any of them, and most of it to those that answer fast and accept. Left out, they are tried in order."
+	case "Action.Pool":
+		return "Pool that the mail leaves from, whoever sends it."
+	case "Pool.Name":
+		return "Name of the pool."
+	case "Pool.Sources":
+		return "Its members, by the names that node.yaml gives them."
+	case "Pool.Spread":
+		return "What is the same for mail that leaves from the same address: domain, all mail for a domain, which sees one address; message, each message with all its attempts, so that every domain sees all addresses. Mail to a smarthost is spread by message."
+	case "Pool.OnMissing":
+		return "What a node does that has none of the sources: default, the system chooses the address; wait, the mail waits, until the node has one or another node delivers it."
+	case "PoolSource.Name":
+		return "Its name in node.yaml."
+	case "PoolSource.Weight":
+		return "Its part of the mail, compared with the other members."
+	case "PoolSource.WarmUp":
+		return "Little mail on the first days of a new address, which nobody knows yet. What is too much leaves from the other sources of the pool, or waits."
+	case "WarmUp.Since":
+		return "The first day. Nothing leaves from the address before it."
+	case "WarmUp.Ramp":
+		return "Messages a day, from the first day on. After the last one there is no limit."
+	case "WarmUp.Preset":
+		return "A ramp that is made already: gentle, 28 days from 50 messages a day on; normal, 14 days from 100 on. Both end at some 50000."
+	case "WarmUp.Per":
+		return "Whether a ramp counts for each site that receives the mail, or for all of them together."
 	case "Auth.User":
 		return "User name."
 	case "Auth.PasswordFile":
@@ -199,6 +229,8 @@ func comment(field string) string {
 		return "Folder of the queue and of everything else the relay keeps. It is made with mode 0700 where it is missing, and used by one process at a time."
 	case "Node.SMTP":
 		return "Where mail is taken: one entry for each address, at least one."
+	case "Node.Sources":
+		return "Addresses of this machine that mail may leave from, by names that pools in cluster.yaml use. Left out, or for mail without a pool, the system chooses."
 	case "Node.Cluster":
 		return "Membership of a cluster. Left out, the relay runs alone."
 	case "Node.TLSDir":
@@ -211,6 +243,12 @@ func comment(field string) string {
 		return "The other file. A relay that runs alone reads it at every start and on SIGHUP, where a file with errors is reported and changes nothing. A cluster reads it once, when it is founded; from then on clrelay config apply changes the settings of all nodes."
 	case "Node.Log":
 		return "How the log is written."
+	case "Source.Name":
+		return "Name that pools call it by. The same name may mean other addresses on other nodes."
+	case "Source.Address":
+		return "The IPv4 or IPv6 address. The machine must have it; what it lacks is left out of its pools until it has it."
+	case "Source.Hostname":
+		return "Name in EHLO from this address. It should be the name that the address resolves to."
 	case "Membership.Listen":
 		return "Address and port for the other nodes and for the admin commands: what is decided, copies of messages, questions. Mutual TLS."
 	case "Membership.Gossip":

@@ -71,7 +71,7 @@ func flow(t reflect.Type, requiredOnly bool) string {
 				parts = append(parts, f.Key+": "+sample(f))
 			}
 		case f.Required && inner != nil:
-			parts = append(parts, f.Key+": "+flow(inner, false))
+			parts = append(parts, f.Key+": "+sample(f))
 		case inner == nil && (f.Required || !requiredOnly || f.Default != "" && len(f.Enum) > 0):
 			parts = append(parts, f.Key+": "+sample(f))
 		}

@@ -109,6 +109,7 @@ func readCluster(f check, n *Node) (*Cluster, error) {
 	if f.Parsed() {
 		f.cluster(c)
 		f.copies(c, n)
+		f.members(c, n)
 	}
 	if errs := f.Errors(); len(errs) > 0 {
 		return nil, errs

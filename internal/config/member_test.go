@@ -134,3 +134,33 @@ func TestExamples(t *testing.T) {
 		}
 	}
 }
+
+// TestPoolsOfANode: a pool of which a node has nothing is worth a warning, on
+// that node alone.
+func TestPoolsOfANode(t *testing.T) {
+	const text = "pools: [{name: a, sources: [{name: out1}, {name: out2}]}, {name: b, on_missing: wait, sources: [{name: out3}]}]\n" +
+		"senders: [{name: x, networks: [10.0.0.0/8], pool: a}, {name: y, networks: [10.1.0.0/16], pool: b}]\n"
+	for _, c := range []struct {
+		sources []Source
+		want    []string
+	}{
+		{nil, []string{"node.yaml of mx1 has none of the sources of the pool a: the system chooses", "none of the sources of the pool b: its mail waits here"}},
+		{[]Source{{Name: "out2"}}, []string{"", "of the pool b"}},
+		{[]Source{{Name: "out2"}, {Name: "out3"}}, nil},
+	} {
+		n := &Node{Name: "mx1", Sources: c.sources}
+		got, err := readCluster(check{strict.Parse("cluster.yaml", t.TempDir(), []byte(text)), true}, n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := got.Warnings.Error()
+		for _, w := range c.want {
+			if !strings.Contains(all, w) {
+				t.Errorf("%v: %q is missing in %s", c.sources, w, all)
+			}
+		}
+		if n := strings.Count(all, "of the pool"); n != strings.Count(strings.Join(c.want, " "), "of the pool") {
+			t.Errorf("%v: %s", c.sources, all)
+		}
+	}
+}

@@ -20,6 +20,9 @@ type Node struct {
 	DataDir Path `key:"data_dir" default:"/var/lib/clrelay" restart:"yes"`
 	// Where mail is taken: one entry for each address, at least one.
 	SMTP []Listener `key:"smtp" required:"yes" restart:"yes" example:"[{listen: \":25\"}]"`
+	// Addresses of this machine that mail may leave from, by names that pools in
+	// cluster.yaml use. Left out, or for mail without a pool, the system chooses.
+	Sources []Source `key:"sources"`
 	// Membership of a cluster. Left out, the relay runs alone.
 	Cluster *Membership `key:"cluster" restart:"yes"`
 	// Folder of the cluster's certificates: ca.crt, node.crt, node.key, as
@@ -49,6 +52,19 @@ type Node struct {
 	Joining bool
 	// Warnings are what is allowed and yet likely wrong.
 	Warnings strict.Errors
+}
+
+// Source is an address of this machine that mail may leave from.
+type Source struct {
+	// Name that pools call it by. The same name may mean other addresses on other
+	// nodes.
+	Name Name `key:"name" required:"yes" example:"out1"`
+	// The IPv4 or IPv6 address. The machine must have it; what it lacks is left out
+	// of its pools until it has it.
+	Address IP `key:"address" required:"yes" example:"192.0.2.10"`
+	// Name in EHLO from this address. It should be the name that the address
+	// resolves to.
+	Hostname Domain `key:"hostname" derived:"the hostname of the node" example:"out1.example.edu"`
 }
 
 // Membership says how a node finds the others of its cluster and is found.

@@ -19,6 +19,7 @@ type (
 	Pattern  = words.Pattern  // a domain, or all below it
 	Host     = words.Host     // of a smarthost, with a port
 	Address  = words.Address  // of a machine, without a port
+	IP       = words.IP       // of a machine
 	Server   = words.Server   // of a resolver
 	Mailbox  = words.Mailbox  // a mail address with a domain
 )

@@ -272,6 +272,25 @@ func (a *Address) Parse(text string) error {
 // Kind names the type.
 func (*Address) Kind() string { return "address or name" }
 
+// IP is an address of a machine, IPv4 or IPv6.
+type IP struct{ netip.Addr }
+
+// Parse reads what stands in a file.
+func (i *IP) Parse(text string) error {
+	a, err := netip.ParseAddr(strings.Trim(text, "[]"))
+	switch {
+	case err != nil || a.Zone() != "":
+		return fmt.Errorf("%q is no IP address: write 192.0.2.10 or \"2001:db8::10\"", text)
+	case a.IsUnspecified() || a.IsMulticast():
+		return fmt.Errorf("%q is no address of one machine", text)
+	}
+	*i = IP{a.Unmap()}
+	return nil
+}
+
+// Kind names the type.
+func (*IP) Kind() string { return "IP address" }
+
 // splitHost takes "name", "name:port", "192.0.2.1", "[2001:db8::1]:25".
 func splitHost(text string) (name string, port uint16, err error) {
 	if i := strings.Index(text, "://"); i >= 0 {
