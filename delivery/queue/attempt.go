@@ -131,7 +131,7 @@ func (t *try) route(lane string) (send []int) {
 		}
 		if d := t.env.Recipients[it.Recipient].Addr.Domain; i == 0 || d != domain || to != via {
 			domain, via, key = d, to, unroutable
-			if hop, reply = t.r.hop(to, d); reply == nil {
+			if hop, reply = t.r.hop(to, t.env, d); reply == nil {
 				key = hop.Key
 			}
 		}

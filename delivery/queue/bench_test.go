@@ -40,7 +40,7 @@ func instant(_ context.Context, _ mail.NextHop, at *delivery.Attempt) []mail.Out
 
 type keys []mail.NextHop
 
-func (k keys) Route(domain string) (mail.NextHop, *mail.Reply) {
+func (k keys) Route(_, domain string) (mail.NextHop, *mail.Reply) {
 	n := 0
 	for i := range len(domain) {
 		n = n*31 + int(domain[i])
@@ -48,7 +48,9 @@ func (k keys) Route(domain string) (mail.NextHop, *mail.Reply) {
 	return k[uint(n)%uint(len(k))], nil
 }
 
-func (k keys) Via(to, domain string) (mail.NextHop, *mail.Reply) { return k.Route(domain) }
+func (k keys) Via(_, sender, domain string) (mail.NextHop, *mail.Reply) {
+	return k.Route(sender, domain)
+}
 
 func hopKeys(n int) keys {
 	k := make(keys, n)

@@ -153,7 +153,7 @@ func (r *Runner) operate(j *job, ev *event) {
 	}
 	failed = 0
 	for i := range rs {
-		ev.Results[i] = r.followed(j.Op, &rs[i], env.Recipients[rs[i].Recipient].Addr.Domain)
+		ev.Results[i] = r.followed(j.Op, &rs[i], env)
 		r.observeWord(j.Op, m, env, &rs[i], t.Said.Reason)
 	}
 }

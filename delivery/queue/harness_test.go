@@ -27,7 +27,7 @@ type hops struct {
 	other map[string]string // domain -> key
 }
 
-func (h *hops) Route(domain string) (mail.NextHop, *mail.Reply) {
+func (h *hops) Route(_, domain string) (mail.NextHop, *mail.Reply) {
 	if domain == "nowhere.test" {
 		return mail.NextHop{}, mail.NewReply(550, "5.4.4", "no route")
 	}
@@ -39,7 +39,7 @@ func (h *hops) Route(domain string) (mail.NextHop, *mail.Reply) {
 	return mail.NextHop{Key: "mx:" + domain, Domain: domain}, nil
 }
 
-func (h *hops) Via(to, domain string) (mail.NextHop, *mail.Reply) {
+func (h *hops) Via(to, _, domain string) (mail.NextHop, *mail.Reply) {
 	if to == "mx" {
 		return mail.NextHop{Key: "mx:" + domain, Domain: domain}, nil
 	}

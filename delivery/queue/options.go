@@ -15,12 +15,12 @@ import (
 	"github.com/clrelay/clrelay/spool"
 )
 
-// Router says where mail for a domain goes. The Reply, when there is one,
-// says why it goes nowhere.
+// Router says where mail for a domain goes, and from where by its sender, a
+// Client.Sender. The Reply, when there is one, says why it goes nowhere.
 type Router interface {
-	Route(domain string) (mail.NextHop, *mail.Reply)
+	Route(sender, domain string) (mail.NextHop, *mail.Reply)
 	// Via is Route for what an operator sends to another place than the routes.
-	Via(to, domain string) (mail.NextHop, *mail.Reply)
+	Via(to, sender, domain string) (mail.NextHop, *mail.Reply)
 }
 
 // Deliverer tries to deliver: one Outcome for each of at.Recipients. A

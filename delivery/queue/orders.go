@@ -8,18 +8,18 @@ import (
 	"github.com/clrelay/clrelay/spool"
 )
 
-// hop says where mail for a domain goes: to where an operator sends it, if he
-// does, or by the routes.
-func (r *Runner) hop(via, domain string) (mail.NextHop, *mail.Reply) {
+// hop says where a message goes that is for a domain: to where an operator
+// sends it, if he does, or by the routes.
+func (r *Runner) hop(via string, env *mail.Envelope, domain string) (mail.NextHop, *mail.Reply) {
 	if via == "" {
-		return r.o.Router.Route(domain)
+		return r.o.Router.Route(env.Client.Sender, domain)
 	}
-	return r.o.Router.Via(via, domain)
+	return r.o.Router.Via(via, env.Client.Sender, domain)
 }
 
 // lane is the key of hop.
-func (r *Runner) lane(via, domain string) string {
-	hop, reply := r.hop(via, domain)
+func (r *Runner) lane(via string, env *mail.Envelope, domain string) string {
+	hop, reply := r.hop(via, env, domain)
 	if reply != nil {
 		return unroutable
 	}
@@ -27,9 +27,9 @@ func (r *Runner) lane(via, domain string) string {
 }
 
 // obey lets a recipient that comes from the spool go by an operator's orders.
-func (r *Runner) obey(rc *sched.Recipient, o *spool.Orders, domain string) {
+func (r *Runner) obey(rc *sched.Recipient, o *spool.Orders, env *mail.Envelope) {
 	if o.Route != "" {
-		rc.Lane = r.lane(o.Route, domain)
+		rc.Lane = r.lane(o.Route, env, env.Recipients[rc.Index].Addr.Domain)
 	}
 	if o.EndMS != 0 {
 		rc.End = r.clock.ToSched(time.UnixMilli(o.EndMS))
@@ -37,14 +37,14 @@ func (r *Runner) obey(rc *sched.Recipient, o *spool.Orders, domain string) {
 }
 
 // followed is what a recorded word means to the scheduler.
-func (r *Runner) followed(op sched.Op, rs *spool.Result, domain string) sched.Result {
+func (r *Runner) followed(op sched.Op, rs *spool.Result, env *mail.Envelope) sched.Result {
 	res := sched.Result{State: rs.State}
 	if !rs.Next.IsZero() {
 		res.Next = r.clock.ToSched(rs.Next)
 	}
 	switch op {
 	case sched.Reroute:
-		res.Lane = r.lane(rs.Orders.Route, domain)
+		res.Lane = r.lane(rs.Orders.Route, env, env.Recipients[rs.Recipient].Addr.Domain)
 	case sched.Expire:
 		res.End = r.clock.ToSched(time.UnixMilli(rs.Orders.EndMS))
 		now := r.clock.Sched()

@@ -125,7 +125,7 @@ func (r *Runner) Resume(m *spool.Message, env *mail.Envelope, st []spool.Recipie
 		}
 		rc.Attempts = st[i].Attempts
 		if o := &st[i].Orders; *o != (spool.Orders{}) {
-			r.obey(&rc, o, env.Recipients[i].Addr.Domain)
+			r.obey(&rc, o, env)
 		}
 		if !st[i].Next.IsZero() {
 			rc.Next = r.clock.ToSched(st[i].Next)
@@ -146,7 +146,7 @@ func (in *intake) fill(r *Runner, m *spool.Message, env *mail.Envelope) {
 	var number uint16
 	for i := range env.Recipients {
 		if d := env.Recipients[i].Addr.Domain; i == 0 || d != domain {
-			domain, key, number = d, r.lane("", d), keys.Domain(d)
+			domain, key, number = d, r.lane("", env, d), keys.Domain(d)
 		}
 		in.rcpts = append(in.rcpts, sched.Recipient{Index: uint32(i), Lane: key, Domain: number})
 	}

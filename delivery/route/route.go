@@ -39,6 +39,8 @@ type Action struct {
 	TLS          mail.TLSMode
 	Auth         *mail.Credentials
 	EightBitFail bool
+	Balance      bool   // Hosts are equal; false: tried in order
+	Pool         string // of own addresses to send from; empty: the sender's
 }
 
 // Table is a list of rules, ready to be asked.
@@ -48,13 +50,16 @@ type Table struct {
 	all   int            // the first rule that matches everything
 	names []string       // by rule
 	hops  []mail.NextHop // by rule; for MX the Key is what stands behind the domain
+	pools map[string]string
 }
 
 var errHost = errors.New("host without name or port")
 
-// New makes a table. An error names the rule, counted from 1.
-func New(rules []Rule) (*Table, error) {
-	t := &Table{exact: map[string]int{}, below: map[string]int{}, all: len(rules)}
+// New makes a table. pools are those of senders, by the name of their entry:
+// what they send leaves from there, unless a rule has a pool of its own. An
+// error names the rule, counted from 1.
+func New(rules []Rule, pools map[string]string) (*Table, error) {
+	t := &Table{exact: map[string]int{}, below: map[string]int{}, all: len(rules), pools: pools}
 	for i, r := range rules {
 		hop, err := r.Action.hop()
 		if err != nil {
@@ -82,9 +87,9 @@ func New(rules []Rule) (*Table, error) {
 	return t, nil
 }
 
-// Route gives the next hop of a domain as it stands in an address: in any
-// case, with labels of any script, or an address literal.
-func (t *Table) Route(domain string) (mail.NextHop, *mail.Reply) {
+// Route gives the next hop of a sender's mail for a domain as it stands in an
+// address: in any case, with labels of any script, or an address literal.
+func (t *Table) Route(sender, domain string) (mail.NextHop, *mail.Reply) {
 	name, err := Normalize(domain)
 	if err != nil {
 		return mail.NextHop{}, mail.NewReply(550, "5.1.2", "bad domain in the recipient's address").WithCause(err)
@@ -95,29 +100,52 @@ func (t *Table) Route(domain string) (mail.NextHop, *mail.Reply) {
 	}
 	hop := t.hops[i]
 	hop.Route = t.names[i]
+	more := t.from(&hop, sender)
 	if hop.Kind == mail.HopMX {
 		hop.Domain = name
 		hop.Key = "mx:" + name + hop.Key
 	}
+	hop.Key += more
 	return hop, nil
 }
+
+// from gives a hop without a pool that of the sender, and what stands in the
+// Key for it.
+func (t *Table) from(hop *mail.NextHop, sender string) string {
+	if pool := t.pools[sender]; pool != "" && hop.Pool == "" {
+		hop.Pool = pool
+		return poolWord + pool
+	}
+	return ""
+}
+
+// poolWord keeps destinations apart in their Key that are spoken to from
+// different addresses: a host may let in one and not the other.
+const poolWord = ";pool="
 
 // Via gives the next hop of a domain for mail that an operator sends elsewhere
 // than the rules do: to its MX set ("mx"), or to a host, with or without a port.
 // A host that is alone in a rule is spoken to as the first such rule says, and
 // so is the MX set of a domain whose own rule leads there; all else is sent on
 // port 25, and encrypted where that is offered.
-func (t *Table) Via(to, domain string) (mail.NextHop, *mail.Reply) {
-	own, reply := t.Route(domain)
+func (t *Table) Via(to, sender, domain string) (mail.NextHop, *mail.Reply) {
+	own, reply := t.Route(sender, domain)
+	var hop mail.NextHop
 	if to == ToMX {
 		name, err := Normalize(domain)
-		switch {
-		case err != nil || reply == nil && own.Kind == mail.HopMX:
+		if err != nil || reply == nil && own.Kind == mail.HopMX {
 			return own, reply
-		default:
-			return mail.NextHop{Kind: mail.HopMX, Domain: name, Key: "mx:" + name}, nil
 		}
+		hop = mail.NextHop{Kind: mail.HopMX, Domain: name, Key: "mx:" + name}
+	} else if hop, reply = t.host(to); reply != nil {
+		return hop, reply
 	}
+	hop.Key += t.from(&hop, sender)
+	return hop, nil
+}
+
+// host gives the next hop of what an operator sends to a host.
+func (t *Table) host(to string) (mail.NextHop, *mail.Reply) {
 	host, port, err := ParseHost(to)
 	if err != nil {
 		return mail.NextHop{}, mail.NewReply(451, "4.3.5", "the host that an operator chose is none").WithCause(err)
@@ -208,7 +236,7 @@ func (t *Table) find(name string) int {
 
 // hop is the next hop of an action, but for the domain.
 func (a *Action) hop() (mail.NextHop, error) {
-	h := mail.NextHop{Kind: mail.HopMX, Hosts: a.Hosts, TLS: a.TLS, Auth: a.Auth, EightBitFail: a.EightBitFail}
+	h := mail.NextHop{Kind: mail.HopMX, Hosts: a.Hosts, TLS: a.TLS, Auth: a.Auth, EightBitFail: a.EightBitFail, Pool: a.Pool}
 	if len(a.Hosts) == 0 {
 		if a.LMTP || a.Auth != nil {
 			return h, errors.New("LMTP and authentication need hosts that are named")
@@ -216,7 +244,7 @@ func (a *Action) hop() (mail.NextHop, error) {
 		h.Key = a.options()
 		return h, nil
 	}
-	h.Kind = mail.HopSmarthost
+	h.Kind, h.Balance = mail.HopSmarthost, a.Balance && len(a.Hosts) > 1
 	word := "smarthost:"
 	if a.LMTP {
 		h.Kind, word = mail.HopLMTP, "lmtp:"
@@ -253,6 +281,12 @@ func (a *Action) options() string {
 	}
 	if a.EightBitFail {
 		b.WriteString(";eightbit=bounce")
+	}
+	if a.Balance && len(a.Hosts) > 1 {
+		b.WriteString(";balance")
+	}
+	if a.Pool != "" {
+		b.WriteString(poolWord + a.Pool)
 	}
 	return b.String()
 }

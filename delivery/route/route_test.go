@@ -16,7 +16,7 @@ func to(name string) route.Action {
 
 func table(t testing.TB, rules ...route.Rule) *route.Table {
 	t.Helper()
-	tb, err := route.New(rules)
+	tb, err := route.New(rules, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +56,7 @@ func TestFirstMatchWins(t *testing.T) {
 		"straße.example":        "mx:xn--strae-oqa.example",
 		"例え。テスト":                "mx:xn--r8jz45g.xn--zckzah",
 	} {
-		hop, r := tb.Route(domain)
+		hop, r := tb.Route("", domain)
 		if r != nil || hop.Key != want {
 			t.Errorf("%s: %q, %v; want %q", domain, hop.Key, r, want)
 			continue
@@ -88,11 +88,11 @@ func TestNoRoute(t *testing.T) {
 		strings.Repeat("ä", 64):           "550 5.1.2",
 		strings.Repeat("abcd.", 51) + "x": "550 5.1.2",
 	} {
-		if _, r := tb.Route(domain); r == nil || !strings.HasPrefix(r.Line(), want) {
+		if _, r := tb.Route("", domain); r == nil || !strings.HasPrefix(r.Line(), want) {
 			t.Errorf("%q: %v, want %s", domain, r, want)
 		}
 	}
-	if _, r := table(t).Route("example.edu"); r == nil || !r.Permanent() {
+	if _, r := table(t).Route("", "example.edu"); r == nil || !r.Permanent() {
 		t.Errorf("a table without rules: %v", r)
 	}
 }
@@ -108,10 +108,11 @@ func TestKeys(t *testing.T) {
 		{Hosts: hosts[:1]}, {Hosts: hosts[1:]}, {Hosts: hosts}, {Hosts: []mail.HostPort{hosts[1], hosts[0]}},
 		{Hosts: hosts, TLS: mail.TLSNone}, {Hosts: hosts, TLS: mail.TLSRequire}, {Hosts: hosts, TLS: mail.TLSVerify},
 		{Hosts: hosts, LMTP: true}, {Hosts: hosts, EightBitFail: true},
+		{Hosts: hosts, Balance: true}, {Hosts: hosts, Pool: "p"}, {Pool: "p"}, {Pool: "q"},
 		{Hosts: hosts, Auth: cred("u", "/f")}, {Hosts: hosts, Auth: cred("v", "/f")}, {Hosts: hosts, Auth: cred("u", "/g")},
 	} {
 		for range 2 {
-			hop, r := table(t, route.Rule{Action: a}).Route("example.net")
+			hop, r := table(t, route.Rule{Action: a}).Route("", "example.net")
 			if r != nil {
 				t.Fatal(r)
 			}
@@ -124,8 +125,40 @@ func TestKeys(t *testing.T) {
 			}
 		}
 	}
-	if hop, _ := table(t, route.Rule{Action: route.Action{Hosts: hosts}}).Route("example.net"); hop.Key != "smarthost:a.example:25,[2001:db8::1]:465" {
+	if hop, _ := table(t, route.Rule{Action: route.Action{Hosts: hosts}}).Route("", "example.net"); hop.Key != "smarthost:a.example:25,[2001:db8::1]:465" {
 		t.Errorf("key %q", hop.Key)
+	}
+}
+
+// TestPools: a rule's pool counts before the sender's, and each is a
+// destination of its own.
+func TestPools(t *testing.T) {
+	tb, err := route.New([]route.Rule{
+		{Domains: []string{"a.example"}, Action: route.Action{Pool: "rule"}},
+		{Domains: []string{"b.example"}, Action: to("b")},
+		{},
+	}, map[string]string{"list": "bulk"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ via, sender, domain, pool, key string }{
+		{"", "list", "a.example", "rule", "mx:a.example;pool=rule"},
+		{"", "list", "b.example", "bulk", "smarthost:b:25;pool=bulk"},
+		{"", "list", "c.example", "bulk", "mx:c.example;pool=bulk"},
+		{"", "office", "c.example", "", "mx:c.example"},
+		{"", "", "c.example", "", "mx:c.example"},
+		{route.ToMX, "list", "b.example", "bulk", "mx:b.example;pool=bulk"},
+		{route.ToMX, "list", "a.example", "rule", "mx:a.example;pool=rule"},
+		{"x.example", "list", "a.example", "bulk", "smarthost:x.example:25;pool=bulk"},
+		{"x.example", "", "a.example", "", "smarthost:x.example:25"},
+	} {
+		hop, r := tb.Route(c.sender, c.domain)
+		if c.via != "" {
+			hop, r = tb.Via(c.via, c.sender, c.domain)
+		}
+		if r != nil || hop.Pool != c.pool || hop.Key != c.key {
+			t.Errorf("%+v: pool %q, key %q, %v", c, hop.Pool, hop.Key, r)
+		}
 	}
 }
 
@@ -135,7 +168,7 @@ func TestBadRules(t *testing.T) {
 		{Action: route.Action{LMTP: true}}, {Action: route.Action{Auth: &mail.Credentials{User: "u"}}},
 		{Action: route.Action{Hosts: []mail.HostPort{{Name: "a"}}}}, {Action: route.Action{Hosts: []mail.HostPort{{Port: 25}}}},
 	} {
-		if _, err := route.New([]route.Rule{{}, r}); err == nil || !strings.Contains(err.Error(), "rule 2") {
+		if _, err := route.New([]route.Rule{{}, r}, nil); err == nil || !strings.Contains(err.Error(), "rule 2") {
 			t.Errorf("%+v: error %v", r, err)
 		}
 	}
@@ -157,7 +190,7 @@ func TestAgainstTheObvious(t *testing.T) {
 		for i, l := range lists {
 			rules = append(rules, route.Rule{Domains: l, Action: to(string(rune('0' + i)))})
 		}
-		tb, err := route.New(rules)
+		tb, err := route.New(rules, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -174,7 +207,7 @@ func TestAgainstTheObvious(t *testing.T) {
 				break
 			}
 		}
-		hop, r := tb.Route(domain)
+		hop, r := tb.Route("", domain)
 		if hop.Key != want || (r == nil) != (want != "") {
 			t.Fatalf("%s: %q, want %q", domain, hop.Key, want)
 		}
@@ -208,7 +241,7 @@ func BenchmarkRoute(b *testing.B) {
 	tb := table(b, route.Rule{Domains: []string{"example.edu", "*.example.edu"}, Action: to("a")}, route.Rule{})
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, r := tb.Route("mail.example.org"); r != nil {
+		if _, r := tb.Route("", "mail.example.org"); r != nil {
 			b.Fatal(r)
 		}
 	}

@@ -36,9 +36,15 @@ func (trials) Address(_ context.Context, req *adminv1.AddressRequest) (*adminv1.
 		Admission: &adminv1.Admission{Allowed: true, Setting: "senders[0]", Name: "campus", Line: 2},
 		Route:     &adminv1.RouteChoice{Setting: "routes[1]", Line: 9, Kind: "mx", Destination: "mx:partner.example"},
 		Hosts: []*adminv1.NextHost{
-			{Name: "mx1.partner.example", Address: "203.0.113.9:25", Preference: 10},
+			{Name: "mx1.partner.example", Address: "203.0.113.9:25", Preference: 10, Source: "out1",
+				Greeting: durationpb.New(31 * time.Millisecond), Refused: 0.3},
 			{Name: "mx2.partner.example", Address: "203.0.113.10:25", Preference: 20, Silent: true, Plain: true},
 		},
+		Pool: &adminv1.PoolChoice{Name: "bulk", Setting: "senders[0].pool", Line: 2, Spread: "message", Members: []*adminv1.PoolMember{
+			{Name: "out1", Weight: 3, Address: "192.0.2.10", Hello: "out1.example.edu"},
+			{Name: "new1", Weight: 1, Address: "192.0.2.11", WarmUp: "day 3 of 14 of the warm-up of new1: 400 messages for each site"},
+			{Name: "out9", Weight: 1},
+		}},
 		Tls: "opportunistic", TlsReason: "the default",
 		Destination: &adminv1.Destination{Name: "mx:partner.example", State: "down", Running: 1, Limit: 3, Max: 100, Waiting: 2, Recipients: 7,
 			Reason: "451 4.4.1 connection refused", NextTry: timestamppb.New(now().Add(time.Minute))},

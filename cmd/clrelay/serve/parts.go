@@ -87,12 +87,12 @@ type routes struct{ table atomic.Pointer[route.Table] }
 
 func (r *routes) set(t *route.Table) { r.table.Store(t) }
 
-func (r *routes) Route(domain string) (mail.NextHop, *mail.Reply) {
-	return r.table.Load().Route(domain)
+func (r *routes) Route(sender, domain string) (mail.NextHop, *mail.Reply) {
+	return r.table.Load().Route(sender, domain)
 }
 
-func (r *routes) Via(to, domain string) (mail.NextHop, *mail.Reply) {
-	return r.table.Load().Via(to, domain)
+func (r *routes) Via(to, sender, domain string) (mail.NextHop, *mail.Reply) {
+	return r.table.Load().Via(to, sender, domain)
 }
 
 // start makes all parts, in the order that the package's comment gives.
@@ -167,6 +167,7 @@ func (r *relay) makeDelivery() error {
 		return err
 	}
 	r.routes.set(table)
+	r.pools.Configure(r.conf().node, r.conf().cluster, r.log)
 	roots, err := r.conf().roots()
 	if err != nil {
 		return err
@@ -180,6 +181,7 @@ func (r *relay) makeDelivery() error {
 		Heard:    r.parts.shaping.Heard,
 		Shape:    r.parts.shaping.Shape,
 		Tap:      r.parts.traces.Tap,
+		Sources:  &r.pools,
 		Hostname: string(r.conf().node.Hostname),
 		Resolver: r.resolver,
 		Self:     r.conf().self(),

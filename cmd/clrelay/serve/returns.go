@@ -26,7 +26,7 @@ func (r *relay) makeReturns() error {
 	}
 	r.parts.returns = returns.New(returns.Options{
 		Next:  r.parts.delivery,
-		Route: r.routes.Route,
+		Route: func(domain string) (mail.NextHop, *mail.Reply) { return r.routes.Route("", domain) },
 		Accept: func(ctx context.Context, env *mail.Envelope, body io.Reader) error {
 			return observe.Acceptor{Spool: r.parts.spool, Traces: r.parts.traces.Log}.Accept(ctx, env, body)
 		},

@@ -18,6 +18,7 @@ import (
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/enrol"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/examine"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/routing"
+	"github.com/clrelay/clrelay/cmd/clrelay/serve/sources"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/watch"
 	"github.com/clrelay/clrelay/internal/config"
 	"github.com/clrelay/clrelay/internal/config/limits"
@@ -100,6 +101,7 @@ type relay struct {
 
 	parts  parts
 	routes routes
+	pools  sources.Pools
 	// resolver is asked by deliveries and by the doctor.
 	resolver *dnsx.Resolver
 	state    atomic.Int32
@@ -303,6 +305,7 @@ func (r *relay) apply(s *settings) error {
 	r.routes.set(table)
 	r.parts.returns.Set(paths)
 	r.parts.known.Configure(s.cluster)
+	r.pools.Configure(s.node, s.cluster, r.log)
 	r.parts.smtp.Reload(s.limits())
 	r.parts.guard.Configure(s.cluster)
 	r.parts.queue.Configure(s.schedule(), s.mailboxes())

@@ -11,6 +11,7 @@ import (
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/bundle"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/examine"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/explain"
+	"github.com/clrelay/clrelay/cmd/clrelay/serve/sources"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/watch"
 	"github.com/clrelay/clrelay/internal/admin"
 	"github.com/clrelay/clrelay/internal/admin/fleet"
@@ -21,7 +22,11 @@ import (
 
 // inForce is what mail goes by at this moment.
 func (r *relay) inForce() explain.Settings {
-	s := explain.Settings{Name: string(r.conf().node.ClusterConfig), Cluster: r.conf().cluster, Router: r.routes.table.Load()}
+	set := r.conf()
+	s := explain.Settings{
+		Name: string(set.node.ClusterConfig), Cluster: set.cluster, Router: r.routes.table.Load(),
+		Pools: sources.Make(set.node, set.cluster), WarmUps: sources.WarmUps(set.cluster),
+	}
 	if v := r.versions.Load().inForce; v > 0 {
 		s.Name = fmt.Sprintf("cluster configuration %d", v)
 	}

@@ -9,6 +9,7 @@ package adminv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -331,7 +332,10 @@ type AddressResponse struct {
 	// Connections to the destination.
 	Destination *Destination `protobuf:"bytes,10,opt,name=destination,proto3" json:"destination,omitempty"`
 	// What the next hop said; left out where it was not asked.
-	Probe         *HopProbe `protobuf:"bytes,11,opt,name=probe,proto3" json:"probe,omitempty"`
+	Probe *HopProbe `protobuf:"bytes,11,opt,name=probe,proto3" json:"probe,omitempty"`
+	// The pool of own addresses that the mail would leave from; left out where
+	// the system chooses.
+	Pool          *PoolChoice `protobuf:"bytes,20,opt,name=pool,proto3" json:"pool,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -443,6 +447,195 @@ func (x *AddressResponse) GetProbe() *HopProbe {
 	return nil
 }
 
+func (x *AddressResponse) GetPool() *PoolChoice {
+	if x != nil {
+		return x.Pool
+	}
+	return nil
+}
+
+// PoolChoice is the pool that mail leaves from.
+type PoolChoice struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Setting that chose it: routes[0].action.pool, senders[1].pool.
+	Setting string `protobuf:"bytes,2,opt,name=setting,proto3" json:"setting,omitempty"`
+	// Line of the configuration, from 1; 0 where there is none.
+	Line int32 `protobuf:"varint,3,opt,name=line,proto3" json:"line,omitempty"`
+	// What leaves from the same address: domain or message.
+	Spread string `protobuf:"bytes,4,opt,name=spread,proto3" json:"spread,omitempty"`
+	// What happens where the node has no source of it: default or wait.
+	OnMissing string `protobuf:"bytes,5,opt,name=on_missing,json=onMissing,proto3" json:"on_missing,omitempty"`
+	// Its sources.
+	Members       []*PoolMember `protobuf:"bytes,6,rep,name=members,proto3" json:"members,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PoolChoice) Reset() {
+	*x = PoolChoice{}
+	mi := &file_admin_v1_test_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PoolChoice) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PoolChoice) ProtoMessage() {}
+
+func (x *PoolChoice) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_test_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PoolChoice.ProtoReflect.Descriptor instead.
+func (*PoolChoice) Descriptor() ([]byte, []int) {
+	return file_admin_v1_test_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *PoolChoice) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PoolChoice) GetSetting() string {
+	if x != nil {
+		return x.Setting
+	}
+	return ""
+}
+
+func (x *PoolChoice) GetLine() int32 {
+	if x != nil {
+		return x.Line
+	}
+	return 0
+}
+
+func (x *PoolChoice) GetSpread() string {
+	if x != nil {
+		return x.Spread
+	}
+	return ""
+}
+
+func (x *PoolChoice) GetOnMissing() string {
+	if x != nil {
+		return x.OnMissing
+	}
+	return ""
+}
+
+func (x *PoolChoice) GetMembers() []*PoolMember {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+// PoolMember is a source of a pool.
+type PoolMember struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Its part, compared with the others.
+	Weight int32 `protobuf:"varint,2,opt,name=weight,proto3" json:"weight,omitempty"`
+	// Its address on the node; empty where the node does not have the source.
+	Address string `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
+	// The name in EHLO.
+	Hello string `protobuf:"bytes,4,opt,name=hello,proto3" json:"hello,omitempty"`
+	// What is wrong with it on the node.
+	Trouble string `protobuf:"bytes,5,opt,name=trouble,proto3" json:"trouble,omitempty"`
+	// The limit of its warm-up today, in words; empty where there is none.
+	WarmUp        string `protobuf:"bytes,6,opt,name=warm_up,json=warmUp,proto3" json:"warm_up,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PoolMember) Reset() {
+	*x = PoolMember{}
+	mi := &file_admin_v1_test_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PoolMember) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PoolMember) ProtoMessage() {}
+
+func (x *PoolMember) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_test_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PoolMember.ProtoReflect.Descriptor instead.
+func (*PoolMember) Descriptor() ([]byte, []int) {
+	return file_admin_v1_test_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *PoolMember) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PoolMember) GetWeight() int32 {
+	if x != nil {
+		return x.Weight
+	}
+	return 0
+}
+
+func (x *PoolMember) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *PoolMember) GetHello() string {
+	if x != nil {
+		return x.Hello
+	}
+	return ""
+}
+
+func (x *PoolMember) GetTrouble() string {
+	if x != nil {
+		return x.Trouble
+	}
+	return ""
+}
+
+func (x *PoolMember) GetWarmUp() string {
+	if x != nil {
+		return x.WarmUp
+	}
+	return ""
+}
+
 // Admission is what a client would be told.
 type Admission struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -462,7 +655,7 @@ type Admission struct {
 
 func (x *Admission) Reset() {
 	*x = Admission{}
-	mi := &file_admin_v1_test_proto_msgTypes[5]
+	mi := &file_admin_v1_test_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -474,7 +667,7 @@ func (x *Admission) String() string {
 func (*Admission) ProtoMessage() {}
 
 func (x *Admission) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_test_proto_msgTypes[5]
+	mi := &file_admin_v1_test_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -487,7 +680,7 @@ func (x *Admission) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Admission.ProtoReflect.Descriptor instead.
 func (*Admission) Descriptor() ([]byte, []int) {
-	return file_admin_v1_test_proto_rawDescGZIP(), []int{5}
+	return file_admin_v1_test_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Admission) GetAllowed() bool {
@@ -544,7 +737,7 @@ type RouteChoice struct {
 
 func (x *RouteChoice) Reset() {
 	*x = RouteChoice{}
-	mi := &file_admin_v1_test_proto_msgTypes[6]
+	mi := &file_admin_v1_test_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -556,7 +749,7 @@ func (x *RouteChoice) String() string {
 func (*RouteChoice) ProtoMessage() {}
 
 func (x *RouteChoice) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_test_proto_msgTypes[6]
+	mi := &file_admin_v1_test_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -569,7 +762,7 @@ func (x *RouteChoice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteChoice.ProtoReflect.Descriptor instead.
 func (*RouteChoice) Descriptor() ([]byte, []int) {
-	return file_admin_v1_test_proto_rawDescGZIP(), []int{6}
+	return file_admin_v1_test_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RouteChoice) GetSetting() string {
@@ -619,14 +812,23 @@ type NextHost struct {
 	// It did not answer lately: others come first.
 	Silent bool `protobuf:"varint,4,opt,name=silent,proto3" json:"silent,omitempty"`
 	// Its TLS failed lately: it is spoken to in the clear for now.
-	Plain         bool `protobuf:"varint,5,opt,name=plain,proto3" json:"plain,omitempty"`
+	Plain bool `protobuf:"varint,5,opt,name=plain,proto3" json:"plain,omitempty"`
+	// Name of the own address that it would be reached from; empty where the
+	// system chooses.
+	Source string `protobuf:"bytes,20,opt,name=source,proto3" json:"source,omitempty"`
+	// Average from the start of a connection to the greeting, lately; left out
+	// where nothing is known.
+	Greeting *durationpb.Duration `protobuf:"bytes,21,opt,name=greeting,proto3" json:"greeting,omitempty"`
+	// Part of the mail that it turned away lately, 0 to 1: of hosts of equal
+	// preference those come first that are fast and take it.
+	Refused       float64 `protobuf:"fixed64,22,opt,name=refused,proto3" json:"refused,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NextHost) Reset() {
 	*x = NextHost{}
-	mi := &file_admin_v1_test_proto_msgTypes[7]
+	mi := &file_admin_v1_test_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -638,7 +840,7 @@ func (x *NextHost) String() string {
 func (*NextHost) ProtoMessage() {}
 
 func (x *NextHost) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_test_proto_msgTypes[7]
+	mi := &file_admin_v1_test_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -651,7 +853,7 @@ func (x *NextHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NextHost.ProtoReflect.Descriptor instead.
 func (*NextHost) Descriptor() ([]byte, []int) {
-	return file_admin_v1_test_proto_rawDescGZIP(), []int{7}
+	return file_admin_v1_test_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *NextHost) GetName() string {
@@ -689,6 +891,27 @@ func (x *NextHost) GetPlain() bool {
 	return false
 }
 
+func (x *NextHost) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *NextHost) GetGreeting() *durationpb.Duration {
+	if x != nil {
+		return x.Greeting
+	}
+	return nil
+}
+
+func (x *NextHost) GetRefused() float64 {
+	if x != nil {
+		return x.Refused
+	}
+	return 0
+}
+
 // Destination is what the queue of the node knows of a next hop.
 type Destination struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -718,7 +941,7 @@ type Destination struct {
 
 func (x *Destination) Reset() {
 	*x = Destination{}
-	mi := &file_admin_v1_test_proto_msgTypes[8]
+	mi := &file_admin_v1_test_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -730,7 +953,7 @@ func (x *Destination) String() string {
 func (*Destination) ProtoMessage() {}
 
 func (x *Destination) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_test_proto_msgTypes[8]
+	mi := &file_admin_v1_test_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -743,7 +966,7 @@ func (x *Destination) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Destination.ProtoReflect.Descriptor instead.
 func (*Destination) Descriptor() ([]byte, []int) {
-	return file_admin_v1_test_proto_rawDescGZIP(), []int{8}
+	return file_admin_v1_test_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Destination) GetName() string {
@@ -836,7 +1059,7 @@ type HopProbe struct {
 
 func (x *HopProbe) Reset() {
 	*x = HopProbe{}
-	mi := &file_admin_v1_test_proto_msgTypes[9]
+	mi := &file_admin_v1_test_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -848,7 +1071,7 @@ func (x *HopProbe) String() string {
 func (*HopProbe) ProtoMessage() {}
 
 func (x *HopProbe) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_test_proto_msgTypes[9]
+	mi := &file_admin_v1_test_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -861,7 +1084,7 @@ func (x *HopProbe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HopProbe.ProtoReflect.Descriptor instead.
 func (*HopProbe) Descriptor() ([]byte, []int) {
-	return file_admin_v1_test_proto_rawDescGZIP(), []int{9}
+	return file_admin_v1_test_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *HopProbe) GetRemote() string {
@@ -903,7 +1126,7 @@ var File_admin_v1_test_proto protoreflect.FileDescriptor
 
 const file_admin_v1_test_proto_rawDesc = "" +
 	"\n" +
-	"\x13admin/v1/test.proto\x12\badmin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"7\n" +
+	"\x13admin/v1/test.proto\x12\badmin.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"7\n" +
 	"\x0fOutcomesRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05local\x18\x02 \x01(\bR\x05local\"f\n" +
@@ -922,7 +1145,7 @@ const file_admin_v1_test_proto_rawDesc = "" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\tR\x04from\x12\x16\n" +
 	"\x06client\x18\x03 \x01(\tR\x06client\x12\x14\n" +
-	"\x05probe\x18\x04 \x01(\bR\x05probe\"\x85\x03\n" +
+	"\x05probe\x18\x04 \x01(\bR\x05probe\"\xaf\x03\n" +
 	"\x0fAddressResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
 	"\x04rcpt\x18\x02 \x01(\tR\x04rcpt\x12\x16\n" +
@@ -936,7 +1159,25 @@ const file_admin_v1_test_proto_rawDesc = "" +
 	"tls_reason\x18\t \x01(\tR\ttlsReason\x127\n" +
 	"\vdestination\x18\n" +
 	" \x01(\v2\x15.admin.v1.DestinationR\vdestination\x12(\n" +
-	"\x05probe\x18\v \x01(\v2\x12.admin.v1.HopProbeR\x05probe\"}\n" +
+	"\x05probe\x18\v \x01(\v2\x12.admin.v1.HopProbeR\x05probe\x12(\n" +
+	"\x04pool\x18\x14 \x01(\v2\x14.admin.v1.PoolChoiceR\x04pool\"\xb5\x01\n" +
+	"\n" +
+	"PoolChoice\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\asetting\x18\x02 \x01(\tR\asetting\x12\x12\n" +
+	"\x04line\x18\x03 \x01(\x05R\x04line\x12\x16\n" +
+	"\x06spread\x18\x04 \x01(\tR\x06spread\x12\x1d\n" +
+	"\n" +
+	"on_missing\x18\x05 \x01(\tR\tonMissing\x12.\n" +
+	"\amembers\x18\x06 \x03(\v2\x14.admin.v1.PoolMemberR\amembers\"\x9b\x01\n" +
+	"\n" +
+	"PoolMember\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06weight\x18\x02 \x01(\x05R\x06weight\x12\x18\n" +
+	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x14\n" +
+	"\x05hello\x18\x04 \x01(\tR\x05hello\x12\x18\n" +
+	"\atrouble\x18\x05 \x01(\tR\atrouble\x12\x17\n" +
+	"\awarm_up\x18\x06 \x01(\tR\x06warmUp\"}\n" +
 	"\tAdmission\x12\x18\n" +
 	"\aallowed\x18\x01 \x01(\bR\aallowed\x12\x18\n" +
 	"\asetting\x18\x02 \x01(\tR\asetting\x12\x12\n" +
@@ -948,7 +1189,7 @@ const file_admin_v1_test_proto_rawDesc = "" +
 	"\x04line\x18\x02 \x01(\x05R\x04line\x12\x12\n" +
 	"\x04kind\x18\x03 \x01(\tR\x04kind\x12 \n" +
 	"\vdestination\x18\x04 \x01(\tR\vdestination\x12\x14\n" +
-	"\x05reply\x18\x05 \x01(\tR\x05reply\"\x86\x01\n" +
+	"\x05reply\x18\x05 \x01(\tR\x05reply\"\xef\x01\n" +
 	"\bNextHost\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1e\n" +
@@ -956,7 +1197,10 @@ const file_admin_v1_test_proto_rawDesc = "" +
 	"preference\x18\x03 \x01(\x05R\n" +
 	"preference\x12\x16\n" +
 	"\x06silent\x18\x04 \x01(\bR\x06silent\x12\x14\n" +
-	"\x05plain\x18\x05 \x01(\bR\x05plain\"\x96\x02\n" +
+	"\x05plain\x18\x05 \x01(\bR\x05plain\x12\x16\n" +
+	"\x06source\x18\x14 \x01(\tR\x06source\x125\n" +
+	"\bgreeting\x18\x15 \x01(\v2\x19.google.protobuf.DurationR\bgreeting\x12\x18\n" +
+	"\arefused\x18\x16 \x01(\x01R\arefused\"\x96\x02\n" +
 	"\vDestination\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x18\n" +
@@ -995,38 +1239,44 @@ func file_admin_v1_test_proto_rawDescGZIP() []byte {
 	return file_admin_v1_test_proto_rawDescData
 }
 
-var file_admin_v1_test_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_admin_v1_test_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_admin_v1_test_proto_goTypes = []any{
 	(*OutcomesRequest)(nil),       // 0: admin.v1.OutcomesRequest
 	(*OutcomesResponse)(nil),      // 1: admin.v1.OutcomesResponse
 	(*Outcome)(nil),               // 2: admin.v1.Outcome
 	(*AddressRequest)(nil),        // 3: admin.v1.AddressRequest
 	(*AddressResponse)(nil),       // 4: admin.v1.AddressResponse
-	(*Admission)(nil),             // 5: admin.v1.Admission
-	(*RouteChoice)(nil),           // 6: admin.v1.RouteChoice
-	(*NextHost)(nil),              // 7: admin.v1.NextHost
-	(*Destination)(nil),           // 8: admin.v1.Destination
-	(*HopProbe)(nil),              // 9: admin.v1.HopProbe
-	(*timestamppb.Timestamp)(nil), // 10: google.protobuf.Timestamp
+	(*PoolChoice)(nil),            // 5: admin.v1.PoolChoice
+	(*PoolMember)(nil),            // 6: admin.v1.PoolMember
+	(*Admission)(nil),             // 7: admin.v1.Admission
+	(*RouteChoice)(nil),           // 8: admin.v1.RouteChoice
+	(*NextHost)(nil),              // 9: admin.v1.NextHost
+	(*Destination)(nil),           // 10: admin.v1.Destination
+	(*HopProbe)(nil),              // 11: admin.v1.HopProbe
+	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 13: google.protobuf.Duration
 }
 var file_admin_v1_test_proto_depIdxs = []int32{
 	2,  // 0: admin.v1.OutcomesResponse.outcomes:type_name -> admin.v1.Outcome
-	10, // 1: admin.v1.Outcome.at:type_name -> google.protobuf.Timestamp
-	5,  // 2: admin.v1.AddressResponse.admission:type_name -> admin.v1.Admission
-	6,  // 3: admin.v1.AddressResponse.route:type_name -> admin.v1.RouteChoice
-	7,  // 4: admin.v1.AddressResponse.hosts:type_name -> admin.v1.NextHost
-	8,  // 5: admin.v1.AddressResponse.destination:type_name -> admin.v1.Destination
-	9,  // 6: admin.v1.AddressResponse.probe:type_name -> admin.v1.HopProbe
-	10, // 7: admin.v1.Destination.next_try:type_name -> google.protobuf.Timestamp
-	3,  // 8: admin.v1.TestService.Address:input_type -> admin.v1.AddressRequest
-	0,  // 9: admin.v1.TestService.Outcomes:input_type -> admin.v1.OutcomesRequest
-	4,  // 10: admin.v1.TestService.Address:output_type -> admin.v1.AddressResponse
-	1,  // 11: admin.v1.TestService.Outcomes:output_type -> admin.v1.OutcomesResponse
-	10, // [10:12] is the sub-list for method output_type
-	8,  // [8:10] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	12, // 1: admin.v1.Outcome.at:type_name -> google.protobuf.Timestamp
+	7,  // 2: admin.v1.AddressResponse.admission:type_name -> admin.v1.Admission
+	8,  // 3: admin.v1.AddressResponse.route:type_name -> admin.v1.RouteChoice
+	9,  // 4: admin.v1.AddressResponse.hosts:type_name -> admin.v1.NextHost
+	10, // 5: admin.v1.AddressResponse.destination:type_name -> admin.v1.Destination
+	11, // 6: admin.v1.AddressResponse.probe:type_name -> admin.v1.HopProbe
+	5,  // 7: admin.v1.AddressResponse.pool:type_name -> admin.v1.PoolChoice
+	6,  // 8: admin.v1.PoolChoice.members:type_name -> admin.v1.PoolMember
+	13, // 9: admin.v1.NextHost.greeting:type_name -> google.protobuf.Duration
+	12, // 10: admin.v1.Destination.next_try:type_name -> google.protobuf.Timestamp
+	3,  // 11: admin.v1.TestService.Address:input_type -> admin.v1.AddressRequest
+	0,  // 12: admin.v1.TestService.Outcomes:input_type -> admin.v1.OutcomesRequest
+	4,  // 13: admin.v1.TestService.Address:output_type -> admin.v1.AddressResponse
+	1,  // 14: admin.v1.TestService.Outcomes:output_type -> admin.v1.OutcomesResponse
+	13, // [13:15] is the sub-list for method output_type
+	11, // [11:13] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_admin_v1_test_proto_init() }
@@ -1040,7 +1290,7 @@ func file_admin_v1_test_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_v1_test_proto_rawDesc), len(file_admin_v1_test_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -88,6 +88,7 @@ type address struct {
 	Kind        string      `json:"kind"`
 	RouteReply  string      `json:"route_reply"`
 	Hosts       []host      `json:"hosts"`
+	Pool        *pool       `json:"pool"`
 	Notes       []string    `json:"notes"`
 	TLS         string      `json:"tls"`
 	TLSReason   string      `json:"tls_reason"`
@@ -96,11 +97,44 @@ type address struct {
 }
 
 type host struct {
-	Name       string `json:"name"`
-	Address    string `json:"address"`
-	Preference *int32 `json:"preference"`
-	Silent     bool   `json:"silent"`
-	Plain      bool   `json:"plain"`
+	Name       string  `json:"name"`
+	Address    string  `json:"address"`
+	Preference *int32  `json:"preference"`
+	Silent     bool    `json:"silent"`
+	Plain      bool    `json:"plain"`
+	Source     string  `json:"source"`
+	GreetingMS *int64  `json:"greeting_ms"`
+	Refused    float64 `json:"refused"`
+}
+
+// pool is what mail leaves from.
+type pool struct {
+	Name      string   `json:"name"`
+	Setting   string   `json:"setting"`
+	Line      int32    `json:"line"`
+	Spread    string   `json:"spread"`
+	OnMissing string   `json:"on_missing"`
+	Sources   []member `json:"sources"`
+}
+
+type member struct {
+	Name     string `json:"name"`
+	Weight   int32  `json:"weight"`
+	Address  string `json:"address"`
+	Hostname string `json:"hostname"`
+	Trouble  string `json:"trouble"`
+	WarmUp   string `json:"warm_up"`
+}
+
+func poolOut(p *adminv1.PoolChoice) *pool {
+	if p == nil {
+		return nil
+	}
+	out := &pool{p.GetName(), p.GetSetting(), p.GetLine(), p.GetSpread(), p.GetOnMissing(), []member{}}
+	for _, m := range p.GetMembers() {
+		out.Sources = append(out.Sources, member{m.GetName(), m.GetWeight(), m.GetAddress(), m.GetHello(), m.GetTrouble(), m.GetWarmUp()})
+	}
+	return out
 }
 
 type destination struct {
@@ -129,11 +163,15 @@ func addressOut(r *adminv1.AddressResponse) *address {
 		Node: r.GetNode(), Rcpt: r.GetRcpt(), Config: r.GetConfig(),
 		Allowed: r.GetAdmission().GetAllowed(), AllowedBy: r.GetAdmission().GetSetting(), AllowedLine: r.GetAdmission().GetLine(), Reply: r.GetAdmission().GetReply(),
 		Route: r.GetRoute().GetSetting(), RouteLine: r.GetRoute().GetLine(), Kind: r.GetRoute().GetKind(), RouteReply: r.GetRoute().GetReply(),
-		Hosts: []host{}, Notes: append([]string{}, r.GetNotes()...), TLS: r.GetTls(), TLSReason: r.GetTlsReason(),
+		Hosts: []host{}, Pool: poolOut(r.GetPool()), Notes: append([]string{}, r.GetNotes()...), TLS: r.GetTls(), TLSReason: r.GetTlsReason(),
 		Destination: destination{d.GetName(), d.GetState(), d.GetRunning(), d.GetLimit(), d.GetMax(), d.GetWaiting(), d.GetRecipients(), d.GetReason(), cmdline.Stamp(d.GetNextTry())},
 	}
 	for _, h := range r.GetHosts() {
-		one := host{Name: h.GetName(), Address: h.GetAddress(), Silent: h.GetSilent(), Plain: h.GetPlain()}
+		one := host{Name: h.GetName(), Address: h.GetAddress(), Silent: h.GetSilent(), Plain: h.GetPlain(), Source: h.GetSource(), Refused: h.GetRefused()}
+		if g := h.GetGreeting(); g != nil {
+			ms := g.AsDuration().Milliseconds()
+			one.GreetingMS = &ms
+		}
 		if p := h.GetPreference(); p >= 0 {
 			one.Preference = &p
 		}
@@ -197,8 +235,9 @@ func (n *noun) addressTable(w io.Writer, r *adminv1.AddressResponse, a *address)
 		if h.Plain {
 			state += "  TLS failed lately: in the clear for now"
 		}
-		row([]string{"hosts", ""}[min(i, 1)], "%s%s %s%s", h.Name, pref, h.Address, state)
+		row([]string{"hosts", ""}[min(i, 1)], "%s%s %s%s", h.Name, pref, h.Address, state+h.answers())
 	}
+	a.Pool.rows(a, row)
 	for _, note := range a.Notes {
 		row("note", "%s", note)
 	}
@@ -228,6 +267,55 @@ func (n *noun) addressTable(w io.Writer, r *adminv1.AddressResponse, a *address)
 		row("", "RCPT: %s", p.Rcpt)
 	}
 	return err
+}
+
+// answers says why a host comes before or behind others.
+func (h *host) answers() (s string) {
+	if h.Source != "" {
+		s += "  from " + h.Source
+	}
+	if h.GreetingMS != nil {
+		s += fmt.Sprintf("  greets in %d ms", *h.GreetingMS)
+	}
+	if h.Refused >= 0.05 {
+		s += fmt.Sprintf("  turned away %.0f %% lately", 100*h.Refused)
+	}
+	return s
+}
+
+// rows write what the mail would leave from.
+func (p *pool) rows(a *address, row func(what, format string, args ...any)) {
+	if p == nil {
+		return
+	}
+	row("pool", "%s  %s", p.Name, place(p.Setting, "", a.Config, p.Line))
+	here := 0
+	for _, m := range p.Sources {
+		state := m.Address
+		if m.Hostname != "" {
+			state += "  EHLO " + m.Hostname
+		}
+		switch {
+		case m.Address == "":
+			state = "not on " + a.Node
+		case m.Trouble != "":
+			state += "  " + m.Trouble
+		default:
+			here++
+		}
+		if m.WarmUp != "" {
+			state += "  " + m.WarmUp
+		}
+		row("", "%s (%d) %s", m.Name, m.Weight, state)
+	}
+	switch {
+	case here > 1 && p.Spread == "message":
+		row("", "each message leaves from one of them")
+	case here == 0 && p.OnMissing == "wait":
+		row("", "%s has none of them: the mail waits", a.Node)
+	case here == 0:
+		row("", "%s has none of them: the system chooses the address", a.Node)
+	}
 }
 
 // place says where a setting stands.

@@ -60,8 +60,8 @@ func (p *Policy) Recipient(c *mail.Client, from mail.Address, to *mail.Recipient
 
 // Table says where mail goes.
 type Table interface {
-	Route(domain string) (mail.NextHop, *mail.Reply)
-	Via(to, domain string) (mail.NextHop, *mail.Reply)
+	Route(sender, domain string) (mail.NextHop, *mail.Reply)
+	Via(to, sender, domain string) (mail.NextHop, *mail.Reply)
 }
 
 // Router leads the domain of return paths to them.
@@ -70,12 +70,12 @@ type Router struct {
 	Returns *returns.Returns
 }
 
-// Route gives the next hop of a domain.
-func (r *Router) Route(domain string) (mail.NextHop, *mail.Reply) {
+// Route gives the next hop of a sender's mail for a domain.
+func (r *Router) Route(sender, domain string) (mail.NextHop, *mail.Reply) {
 	if hop, ok := r.Returns.Hop(domain); ok {
 		return hop, nil
 	}
-	return r.Table.Route(domain)
+	return r.Table.Route(sender, domain)
 }
 
 // Observer tells log, traces and figures what came back.

@@ -14,10 +14,13 @@ import (
 	"time"
 
 	"golang.org/x/net/idna"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/clrelay/clrelay/delivery"
 	"github.com/clrelay/clrelay/delivery/queue"
+	"github.com/clrelay/clrelay/delivery/source"
+	"github.com/clrelay/clrelay/delivery/source/warmup"
 	"github.com/clrelay/clrelay/internal/admin"
 	"github.com/clrelay/clrelay/internal/config"
 	"github.com/clrelay/clrelay/internal/mail"
@@ -35,7 +38,7 @@ type Policy interface {
 
 // Router says where mail goes; delivery/route's Table.
 type Router interface {
-	Route(domain string) (mail.NextHop, *mail.Reply)
+	Route(sender, domain string) (mail.NextHop, *mail.Reply)
 	Rule(domain string) (int, bool)
 }
 
@@ -54,6 +57,8 @@ type Lanes interface {
 type Settings struct {
 	Name    string // what the configuration is called
 	Cluster *config.Cluster
+	Pools   []source.Pool // those of Cluster, with the sources of this node
+	WarmUps []warmup.Ramp
 	Router  Router
 }
 
@@ -154,7 +159,7 @@ func (q *question) route(ctx context.Context, out *adminv1.AddressResponse, prob
 		r.Setting = "routes[" + strconv.Itoa(i) + "]"
 		r.Line = int32(q.lines(r.Setting))
 	}
-	hop, reply := q.set.Router.Route(domain)
+	hop, reply := q.set.Router.Route(q.client.Sender, domain)
 	if reply != nil {
 		r.Reply = reply.Line()
 		return
@@ -163,11 +168,17 @@ func (q *question) route(ctx context.Context, out *adminv1.AddressResponse, prob
 	r.Kind = map[mail.HopKind]string{mail.HopMX: "mx", mail.HopSmarthost: "smarthost", mail.HopLMTP: "lmtp"}[hop.Kind]
 	out.Tls, out.TlsReason = tls(&hop, r.Setting)
 	out.Destination = q.destination(hop.Key)
+	out.Pool = q.pool(hop.Pool, r.Setting)
 	hosts, notes := q.s.Hosts.Candidates(ctx, hop)
 	for _, h := range hosts {
-		out.Hosts = append(out.Hosts, &adminv1.NextHost{
+		one := &adminv1.NextHost{
 			Name: h.Name, Address: h.Addr.String(), Preference: int32(h.Pref), Silent: h.Silent, Plain: h.Plain,
-		})
+			Source: h.Source.Name, Refused: h.Answer.Refused,
+		}
+		if h.Answer.Greeting > 0 {
+			one.Greeting = durationpb.New(h.Answer.Greeting)
+		}
+		out.Hosts = append(out.Hosts, one)
 	}
 	for i := range notes {
 		out.Notes = append(out.Notes, text(notes[i].Error()))

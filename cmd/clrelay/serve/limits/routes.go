@@ -40,7 +40,7 @@ func (s *Routes) ListRoutes(ctx context.Context, req *adminv1.ListRoutesRequest)
 	if d := req.GetDomain(); d != "" {
 		i, ok := s.Set().Router.Rule(d)
 		if !ok {
-			_, reply := s.Set().Router.Route(d)
+			_, reply := s.Set().Router.Route("", d)
 			if reply != nil {
 				out.Reply = text(reply.Line())
 			}

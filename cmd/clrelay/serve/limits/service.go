@@ -270,7 +270,7 @@ func domainOf(v string) string {
 func (s *Service) sitesAre(ctx context.Context, sites []string) error {
 	for i, v := range sites {
 		sites[i] = strings.ToLower(v)
-		hop, reply := s.Set().Router.Route(v)
+		hop, reply := s.Set().Router.Route("", v)
 		if strings.Contains(v, "*") || reply != nil || hop.Kind != mail.HopMX {
 			continue
 		}

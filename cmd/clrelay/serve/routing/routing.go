@@ -9,6 +9,12 @@ import (
 
 // Table makes the table of the settings.
 func Table(c *config.Cluster) (*route.Table, error) {
+	pools := map[string]string{}
+	for _, e := range c.Senders {
+		if e.Pool != "" {
+			pools[string(e.Name)] = string(e.Pool)
+		}
+	}
 	var rules []route.Rule
 	for _, r := range c.Routes {
 		rule := route.Rule{Name: string(r.Name), Action: action(&r.Action)}
@@ -17,11 +23,11 @@ func Table(c *config.Cluster) (*route.Table, error) {
 		}
 		rules = append(rules, rule)
 	}
-	return route.New(rules)
+	return route.New(rules, pools)
 }
 
 func action(a *config.Action) route.Action {
-	out := route.Action{LMTP: a.LMTP, EightBitFail: a.EightBit == "bounce"}
+	out := route.Action{LMTP: a.LMTP, EightBitFail: a.EightBit == "bounce", Balance: a.Balance, Pool: string(a.Pool)}
 	for _, h := range a.Smarthost {
 		out.Hosts = append(out.Hosts, mail.HostPort{Name: h.Name, Port: h.Port})
 	}
