@@ -81,6 +81,7 @@ func (l *Log) delivery(event string, d *Delivery) {
 	ln.addr("from", d.From)
 	ln.addr("to", d.To)
 	ln.str("relay", d.Outcome.Remote)
+	ln.str("source", d.Outcome.Source)
 	ln.num("attempt", int64(d.Attempt))
 	ln.reply(&d.Outcome.Reply)
 	ln.str("class", d.Class)

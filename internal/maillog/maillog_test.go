@@ -50,6 +50,7 @@ func everyEvent(l *maillog.Log) {
 		Reply:  *mail.NewReply(250, "2.0.0", "Ok: queued as 4Xy7"),
 		Remote: "mx.partner.example[203.0.113.9]:25", TLS: "TLSv1.3 TLS_AES_256_GCM_SHA384 verified"}}
 	l.Delivered(d)
+	d.Outcome.Source = "out1"
 	d.Outcome.Reply = *mail.NewReply(451, "4.7.1", "Greylisting in action\nplease come back \"later\"\x00\x1b[31m")
 	d.Next = testNow.Add(time.Minute)
 	l.Deferred(d)

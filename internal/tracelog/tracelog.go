@@ -266,6 +266,7 @@ func (l *Log) Recipient(f *Fate) {
 	w.Addr(record.FieldTo, f.To)
 	if o := f.Outcome; o != nil {
 		w.Str(record.FieldRelay, o.Remote)
+		w.Str(record.FieldSource, o.Source)
 		w.Str(record.FieldTLS, o.TLS)
 		w.Reply(&o.Reply)
 	}

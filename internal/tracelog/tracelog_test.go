@@ -83,7 +83,7 @@ func envelope(n int, at time.Time) *mail.Envelope {
 
 func (w *world) delivered(l *Log, env *mail.Envelope, text string) {
 	l.Recipient(&Fate{Kind: record.Delivered, ID: env.ID, From: env.From, To: env.Recipients[0].Addr, Attempt: 2, Delay: 3 * time.Second,
-		Outcome: &mail.Outcome{Reply: *mail.NewReply(250, "2.0.0", text), Remote: "mx.example.org[192.0.2.1]:25", TLS: "TLSv1.3 verified"}})
+		Outcome: &mail.Outcome{Reply: *mail.NewReply(250, "2.0.0", text), Remote: "mx.example.org[192.0.2.1]:25", TLS: "TLSv1.3 verified", Source: "out1"}})
 }
 
 // An event comes back as it was, and can be found by all that it has.
@@ -138,7 +138,7 @@ func TestFoundByEverything(t *testing.T) {
 		e.MessageID != "m1@example.edu" || e.Client != env.Client || e.Size != 4711 || e.Took != 21*time.Millisecond || fmt.Sprint(e.Copies) != "[mx1 mx3]" {
 		t.Errorf("accepted is %+v", e)
 	}
-	if e := a[1]; e.Relay != "mx.example.org[192.0.2.1]:25" || e.TLS != "TLSv1.3 verified" || e.Reply.Line() != "250 2.0.0 Ok: queued as 4Xy7" || e.Attempt != 2 || e.Delay != 3*time.Second {
+	if e := a[1]; e.Relay != "mx.example.org[192.0.2.1]:25" || e.TLS != "TLSv1.3 verified" || e.Source != "out1" || e.Reply.Line() != "250 2.0.0 Ok: queued as 4Xy7" || e.Attempt != 2 || e.Delay != 3*time.Second {
 		t.Errorf("delivered is %+v", e)
 	}
 	if e := a[2]; e.ID != dsn || e.Of != env.ID || e.Report != "failure" {

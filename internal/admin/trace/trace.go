@@ -133,7 +133,7 @@ func eventOut(node string, e *tracelog.Event) *adminv1.TraceEvent {
 	out := &adminv1.TraceEvent{
 		Time: stamp(e.Time), Node: node, Event: e.Kind.String(), From: e.From, Rcpts: e.To[:min(len(e.To), maxRcptsSent)], Recipients: int64(e.Recipients),
 		MessageId: e.MessageID, Size: e.Size, Took: span(e.Took), Copies: e.Copies, Arrived: stamp(e.Arrived),
-		Relay: e.Relay, Tls: e.TLS, Attempt: int32(e.Attempt), Code: int32(e.Reply.Code), Reason: e.Reason,
+		Relay: e.Relay, Source: e.Source, Tls: e.TLS, Attempt: int32(e.Attempt), Code: int32(e.Reply.Code), Reason: e.Reason,
 		Delay: span(e.Delay), Next: stamp(e.Next), Kind: e.Report,
 	}
 	if !e.ID.IsZero() {

@@ -94,6 +94,7 @@ type Event struct {
 	Arrived    time.Time     // TakenOver: when the message was accepted
 	Copies     []string      // nodes that have it
 	Relay, TLS string        // the next hop
+	Source     string        // name of the own address that it was spoken to from
 	Reply      mail.Reply    // without its cause, which is in Reason
 	Reason     string
 	Attempt    int
@@ -123,6 +124,7 @@ const (
 	FieldOf        = 14
 	FieldCopy      = 15
 	FieldClass     = 16
+	FieldSource    = 17
 
 	FieldAttempt    = numeric | 1
 	FieldCode       = numeric | 2
@@ -360,6 +362,8 @@ func (e *Event) text(field byte, text []byte) {
 		}
 	case FieldClass:
 		e.Class = s
+	case FieldSource:
+		e.Source = s
 	case FieldCopy:
 		e.Copies = append(e.Copies, s)
 	}

@@ -360,7 +360,10 @@ type TraceEvent struct {
 	Kind string `protobuf:"bytes,23,opt,name=kind,proto3" json:"kind,omitempty"`
 	// deferred, bounced, expired, double_bounce: the class of the reply, such as
 	// mailbox-full. returned: that of what came back.
-	Class         string `protobuf:"bytes,24,opt,name=class,proto3" json:"class,omitempty"`
+	Class string `protobuf:"bytes,24,opt,name=class,proto3" json:"class,omitempty"`
+	// Name of the own address that an attempt left from; empty where the system
+	// chose.
+	Source        string `protobuf:"bytes,25,opt,name=source,proto3" json:"source,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -559,6 +562,13 @@ func (x *TraceEvent) GetKind() string {
 func (x *TraceEvent) GetClass() string {
 	if x != nil {
 		return x.Class
+	}
+	return ""
+}
+
+func (x *TraceEvent) GetSource() string {
+	if x != nil {
+		return x.Source
 	}
 	return ""
 }
@@ -1270,7 +1280,7 @@ const file_admin_v1_trace_proto_rawDesc = "" +
 	"\aoutcome\x18\b \x01(\tR\aoutcome\x12,\n" +
 	"\x06events\x18\t \x03(\v2\x14.admin.v1.TraceEventR\x06events\x12)\n" +
 	"\x06queued\x18\n" +
-	" \x01(\v2\x11.admin.v1.MessageR\x06queued\"\xb9\x05\n" +
+	" \x01(\v2\x11.admin.v1.MessageR\x06queued\"\xd1\x05\n" +
 	"\n" +
 	"TraceEvent\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x12\n" +
@@ -1300,7 +1310,8 @@ const file_admin_v1_trace_proto_rawDesc = "" +
 	"\x04next\x18\x15 \x01(\v2\x1a.google.protobuf.TimestampR\x04next\x12\x0e\n" +
 	"\x02of\x18\x16 \x01(\tR\x02of\x12\x12\n" +
 	"\x04kind\x18\x17 \x01(\tR\x04kind\x12\x14\n" +
-	"\x05class\x18\x18 \x01(\tR\x05class\"\xe3\x01\n" +
+	"\x05class\x18\x18 \x01(\tR\x05class\x12\x16\n" +
+	"\x06source\x18\x19 \x01(\tR\x06source\"\xe3\x01\n" +
 	"\rSearchRequest\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\tR\x04term\x12\x10\n" +
 	"\x03ids\x18\x02 \x03(\tR\x03ids\x120\n" +

@@ -161,6 +161,7 @@ type event struct {
 	Copies      []string   `json:"copies"`
 	Arrived     *time.Time `json:"arrived"`
 	Relay       string     `json:"relay"`
+	Source      string     `json:"source"`
 	TLS         string     `json:"tls"`
 	Attempt     int32      `json:"attempt"`
 	Code        int32      `json:"code"`
@@ -193,7 +194,7 @@ func eventOf(e *adminv1.TraceEvent) event {
 	out := event{
 		Time: cmdline.Stamp(e.GetTime()), Node: e.GetNode(), Event: e.GetEvent(), ID: e.GetId(), From: e.GetFrom(), Rcpts: list(e.GetRcpts()),
 		Recipients: e.GetRecipients(), MessageID: e.GetMessageId(), Size: e.GetSize(), Took: e.GetTook().AsDuration().Seconds(), Copies: list(e.GetCopies()),
-		Arrived: cmdline.Stamp(e.GetArrived()), Relay: e.GetRelay(), TLS: e.GetTls(), Attempt: e.GetAttempt(), Code: e.GetCode(), Reply: e.GetReply(),
+		Arrived: cmdline.Stamp(e.GetArrived()), Relay: e.GetRelay(), Source: e.GetSource(), TLS: e.GetTls(), Attempt: e.GetAttempt(), Code: e.GetCode(), Reply: e.GetReply(),
 		Reason: e.GetReason(), Delay: e.GetDelay().AsDuration().Seconds(), NextAttempt: cmdline.Stamp(e.GetNext()), Of: e.GetOf(), Kind: e.GetKind(), Class: e.GetClass(),
 	}
 	if c := e.GetClient(); c != nil {
@@ -389,6 +390,9 @@ func detail(e *event, id string) string {
 	default:
 		add("%s", strings.TrimSpace(e.Relay+" "+e.Reply))
 		add("%s", e.Class)
+		if e.Source != "" {
+			add("from %s", e.Source)
+		}
 		if e.TLS != "" {
 			add("%s", e.TLS)
 		} else if e.Relay != "" {
