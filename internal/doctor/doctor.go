@@ -1,16 +1,17 @@
 // Package doctor looks for what is wrong with a node and its surroundings
 // before it shows in the mail: disk, clock, DNS, limits, certificates,
-// listeners, next hops, and the cluster as a whole.
+// listeners, next hops, sources, and the cluster as a whole.
 //
 // It only judges. What it judges it asks for through small interfaces, which
 // cmd fills in from the machine, so that tests can have a full disk, a wrong
-// clock and a lying resolver. It changes nothing. Checks of what others see of
-// our domains (SPF, DKIM, reverse DNS) are not made.
+// clock and a lying resolver. It changes nothing. What others see of our
+// domains (SPF, DKIM) is not looked at; of sources, their reverse DNS is.
 package doctor
 
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"sort"
 	"sync"
 	"time"
@@ -68,6 +69,10 @@ type Clock interface {
 type DNS interface {
 	// Exists asks for the addresses of a name. An error is no answer.
 	Exists(ctx context.Context, name string) (bool, error)
+	// Addrs gives the addresses of a name, none if it does not exist.
+	Addrs(ctx context.Context, name string) ([]netip.Addr, error)
+	// Names gives the names of an address, none if it has none.
+	Names(ctx context.Context, a netip.Addr) ([]string, error)
 }
 
 // Net reaches others.
@@ -99,6 +104,7 @@ type Facts struct {
 	Peers       []Peer   // SMTP ports of other nodes
 	Certs       []Cert
 	Kernel      []Setting
+	Sources     []Source
 }
 
 // Limit is something of which there is only so much.
@@ -123,6 +129,14 @@ type Cert struct {
 	BadName   string // the name it should have and has not
 	Err       error
 	Renew     string // how to get a new one
+}
+
+// Source is an own address that mail may leave from.
+type Source struct {
+	Name  string
+	Addr  netip.Addr
+	Hello string // what EHLO says from there
+	Err   error  // the machine does not have it
 }
 
 // Setting is one of the kernel's.
@@ -160,6 +174,7 @@ func (n *Node) Examine(ctx context.Context) []Finding {
 		func(ctx context.Context) []Finding { return n.listeners(ctx, &facts) },
 		func(ctx context.Context) []Finding { return n.peers(ctx, &facts) },
 		func(ctx context.Context) []Finding { return n.smarthosts(ctx, &facts) },
+		func(ctx context.Context) []Finding { return n.sources(ctx, &facts) },
 		func(context.Context) []Finding { return n.certs(&facts) },
 		func(context.Context) []Finding { return kernel(&facts) },
 		func(context.Context) []Finding { return configuration(&facts) },

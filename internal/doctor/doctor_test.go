@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -24,6 +25,17 @@ type world struct {
 	later      atomic.Int64 // the checks run at the same time
 	greetings  map[string]string
 	closed     map[string]bool
+	names      map[netip.Addr][]string
+	addrs      map[string]netip.Addr
+}
+
+func (w *world) Names(_ context.Context, a netip.Addr) ([]string, error) { return w.names[a], w.dnsErr }
+
+func (w *world) Addrs(_ context.Context, name string) ([]netip.Addr, error) {
+	if a, ok := w.addrs[name]; ok {
+		return []netip.Addr{a}, w.dnsErr
+	}
+	return nil, w.dnsErr
 }
 
 func (w *world) Space() (uint64, uint64, error)                     { return w.free, w.size, w.spaceErr }

@@ -3,6 +3,7 @@
 package examine
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"encoding/pem"
@@ -18,6 +19,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/clrelay/clrelay/delivery/source"
 	"github.com/clrelay/clrelay/internal/admin"
 	"github.com/clrelay/clrelay/internal/admin/fleet"
 	"github.com/clrelay/clrelay/internal/config"
@@ -230,6 +232,10 @@ func (s *Service) facts(cluster *admin.ClusterStatus) doctor.Facts {
 		if l.TLS != nil {
 			f.Certs = append(f.Certs, certificate("listener "+addr, string(l.TLS.Cert), string(node.Hostname), "put a new certificate into that file, then: systemctl reload clrelay"))
 		}
+	}
+	for _, o := range node.Sources {
+		s := source.Source{Name: string(o.Name), Addr: o.Address.Addr, Hello: string(cmp.Or(o.Hostname, node.Hostname))}
+		f.Sources = append(f.Sources, doctor.Source{Name: s.Name, Addr: s.Addr, Hello: s.Hello, Err: s.Check()})
 	}
 	for _, r := range shared.Routes {
 		for _, h := range r.Action.Smarthost {

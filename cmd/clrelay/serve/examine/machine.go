@@ -86,6 +86,24 @@ func (r resolver) Exists(ctx context.Context, name string) (bool, error) {
 	return err == nil, err
 }
 
+// Addrs is of doctor.DNS.
+func (r resolver) Addrs(ctx context.Context, name string) ([]netip.Addr, error) {
+	return none(r.r.LookupAddrs(ctx, name))
+}
+
+// Names is of doctor.DNS.
+func (r resolver) Names(ctx context.Context, a netip.Addr) ([]string, error) {
+	return none(r.r.LookupPTR(ctx, a))
+}
+
+// none takes what does not exist for an answer.
+func none[T any](list []T, err error) ([]T, error) {
+	if errors.Is(err, dnsx.ErrNotFound) || errors.Is(err, dnsx.ErrName) {
+		return nil, nil
+	}
+	return list, err
+}
+
 // network reaches others from this machine.
 type network struct{}
 
