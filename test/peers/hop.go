@@ -50,6 +50,10 @@ type Mail struct {
 	Data []byte   // the content
 	TLS  bool
 	At   time.Time
+
+	Client string // IP address of the client
+	Hello  string // what it said in EHLO
+	Conn   int    // number of the connection, from 1
 }
 
 // Rcpts gives the recipients' addresses, without "<", ">" and parameters.
@@ -138,9 +142,10 @@ func (h *Hop) accept() {
 			return
 		}
 		h.live[c] = true
+		number := h.conns
 		h.mu.Unlock()
 		h.wg.Go(func() {
-			hc := &hopConn{hop: h, conn: c, r: bufio.NewReaderSize(c, 64<<10)}
+			hc := &hopConn{hop: h, conn: c, number: number, r: bufio.NewReaderSize(c, 64<<10)}
 			_ = hc.serve() // the client is gone, and that is all it tells
 			c.Close()
 			h.mu.Lock()
@@ -156,6 +161,9 @@ type hopConn struct {
 	r    *bufio.Reader
 	tls  bool
 	mail Mail
+
+	number int
+	hello  string
 }
 
 var errHangup = errors.New("hangup")
@@ -198,6 +206,7 @@ func (c *hopConn) command(line string) error {
 	verb, arg, _ := strings.Cut(line, " ")
 	switch strings.ToUpper(verb) {
 	case "EHLO", "LHLO":
+		c.hello = arg
 		_, err := c.answer(line, c.offer())
 		return err
 	case "MAIL":
@@ -305,7 +314,8 @@ func (c *hopConn) bdat(arg string) error {
 
 func (c *hopConn) finish() error {
 	m := c.mail
-	m.At = time.Now()
+	m.At, m.Hello, m.Conn = time.Now(), c.hello, c.number
+	m.Client, _, _ = net.SplitHostPort(c.conn.RemoteAddr().String())
 	c.mail = Mail{}
 	// What was answered 250 is kept before the answer can be seen.
 	reply := "250 2.0.0 Ok"
