@@ -26,7 +26,7 @@ func byHand(t *testing.T) []string {
 	if err != nil || len(runbooks) < 11 {
 		t.Fatalf("runbooks: %d pages, %v", len(runbooks), err)
 	}
-	return append([]string{pagesDir + "tasks.md", pagesDir + "card.md", pagesDir + "operations.md", pagesDir + "failures.md", pagesDir + "monitoring.md", "../../README.md"}, runbooks...)
+	return append([]string{pagesDir + "tasks.md", pagesDir + "card.md", pagesDir + "operations.md", pagesDir + "sources.md", pagesDir + "failures.md", pagesDir + "monitoring.md", "../../README.md"}, runbooks...)
 }
 
 // said is a command as a page has it.
