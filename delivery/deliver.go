@@ -60,6 +60,7 @@ type attempt struct {
 	addr    netip.AddrPort  // of the host at hand
 	source  string          // name of where it is spoken to from
 	misfit  *mail.Reply     // a host was left out for want of a source
+	spent   *allow.Denied   // a source was left out because of this
 
 	rcpts []int // memory of the transactions
 	res   []smtpc.Result
@@ -97,11 +98,12 @@ func (d *attempt) note(f failure) {
 }
 
 func (d *attempt) run(ctx context.Context) {
-	var none *mail.Reply
-	if d.sources, none = d.a.sources(d.hop, d.at.Envelope); none != nil {
-		d.note(failure{reply: *none})
+	g := d.at.Permit.granted
+	if g.none != nil {
+		d.note(failure{reply: *g.none})
 		return
 	}
+	d.sources = g.sources
 	w := walk{a: d.a, hop: d.hop, fits: d.fits,
 		note:  func(r mail.Reply) { d.note(failure{reply: r}) },
 		again: func() bool { return !d.worst.reply.Temporary() }}
@@ -146,9 +148,9 @@ func (d *attempt) target(h host, from source.Source) smtpc.Target {
 func (d *attempt) host(ctx context.Context, h host) {
 	fresh := false
 	for n := 0; n < 4 && len(d.open) > 0; n++ { // kept, fresh, without TLS, without BDAT
-		from, ok := d.from(h.addr.Addr())
+		from, ok := d.leave(h.addr.Addr())
 		if !ok {
-			return // lost since the host was chosen, which is noted
+			return // lost or used up since the host was chosen, which is noted
 		}
 		t := d.target(h, from)
 		d.addr, d.source = h.addr, from.Name
@@ -374,6 +376,8 @@ func (d *attempt) giveUp(ctx context.Context) {
 		f = failure{reply: *d.limited.Reply()}
 	case ctx.Err() != nil:
 		f.reply = *mail.NewReply(451, "4.3.2", "delivery was interrupted").WithCause(ctx.Err())
+	case f.reply.Code == 0 && d.spent != nil:
+		f.reply = *d.a.denied(d.spent).Reply()
 	case f.reply.Code == 0 && d.misfit != nil:
 		f.reply = *d.misfit
 	case f.reply.Code == 0:

@@ -3,6 +3,7 @@ package delivery
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/clrelay/clrelay/delivery/source"
 	"github.com/clrelay/clrelay/internal/mail"
@@ -34,6 +35,32 @@ func (d *attempt) from(host netip.Addr) (s source.Source, ok bool) {
 		}
 	}
 	return source.Source{}, false
+}
+
+// leave settles from where to speak to a host. Where that is not the source
+// that the limits have granted, they are asked about it; ok is false where none
+// of those that fit may be used.
+func (d *attempt) leave(host netip.Addr) (s source.Source, ok bool) {
+	sub := &d.at.Subject
+	for {
+		if s, ok = d.from(host); !ok || s.Name == sub.Source || d.a.o.Limiter == nil {
+			return s, ok
+		}
+		other := *sub
+		other.Source = s.Name
+		ticket, denied := d.a.o.Limiter.Reserve(&other, min(len(d.open), d.a.o.Limits.Recipients), d.at.Content.Size())
+		if denied == nil {
+			d.at.Permit.Drop()
+			d.at.Permit.granted.ticket, *sub = ticket, other
+			return s, true
+		}
+		if !elsewhere(denied) {
+			d.limited = d.a.denied(denied)
+			return s, false
+		}
+		d.spent = denied
+		d.sources = slices.DeleteFunc(slices.Clone(d.sources), func(o source.Source) bool { return o == s })
+	}
 }
 
 // unfit is what is said where no host could be tried for want of a source.

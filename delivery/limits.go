@@ -8,6 +8,8 @@ import (
 
 	"github.com/clrelay/clrelay/delivery/allow"
 	"github.com/clrelay/clrelay/delivery/smtpc"
+	"github.com/clrelay/clrelay/delivery/source"
+	"github.com/clrelay/clrelay/internal/limit"
 	"github.com/clrelay/clrelay/internal/mail"
 )
 
@@ -25,8 +27,10 @@ const maxRoom = 4
 type Permit struct{ granted *granted }
 
 type granted struct {
-	ticket allow.Ticket // for the first transaction
-	place  *place       // for the first connection; nil: one is kept
+	sources []source.Source // that are left to go out from, first the one that was granted
+	none    *mail.Reply     // there is no source
+	ticket  allow.Ticket    // for the first transaction
+	place   *place          // for the first connection; nil: one is kept
 }
 
 // Drop gives back what was not used. It may be called again.
@@ -64,14 +68,17 @@ func (a *Agent) Admit(ctx context.Context, hop *mail.NextHop, at *Attempt) *allo
 	if a.o.Sites != nil {
 		at.Subject.Site = a.o.Sites.Site(ctx, *hop)
 	}
+	if g.sources, g.none = a.sources(hop, at.Envelope); g.none != nil {
+		return nil // Deliver says so
+	}
+	at.Subject.Source = g.sources[0].Name
 	if a.o.Limiter == nil {
 		return nil
 	}
-	ticket, denied := a.o.Limiter.Reserve(&at.Subject, min(len(at.Recipients), a.o.Limits.Recipients), at.Content.Size())
+	denied := a.reserve(at)
 	if denied != nil {
 		return a.denied(denied)
 	}
-	g.ticket = ticket
 	if !a.pool.HasIdle(tag(hop, at)) {
 		if g.place, denied = a.place(at); denied != nil && (denied.Key != "" || !a.pool.HasIdle("")) {
 			at.Permit.Drop()
@@ -79,6 +86,33 @@ func (a *Agent) Admit(ctx context.Context, hop *mail.NextHop, at *Attempt) *allo
 		}
 	}
 	return nil
+}
+
+// reserve finds the first source from which a message may go out now.
+func (a *Agent) reserve(at *Attempt) (least *allow.Denied) {
+	p := at.Permit.granted
+	for i, s := range p.sources {
+		at.Subject.Source = s.Name
+		ticket, denied := a.o.Limiter.Reserve(&at.Subject, min(len(at.Recipients), a.o.Limits.Recipients), at.Content.Size())
+		if denied == nil {
+			p.ticket, p.sources = ticket, p.sources[i:]
+			return nil
+		}
+		if least == nil || denied.Wait < least.Wait {
+			least = denied
+		}
+		if !elsewhere(denied) {
+			break
+		}
+	}
+	return least
+}
+
+// elsewhere tells whether another source is to stand in. What is used up for
+// hours goes from there; a rate is waited for, since a receiver is to see the
+// same address.
+func elsewhere(d *allow.Denied) bool {
+	return d.Kind == limit.KindBudget || d.Kind == limit.KindSuspended
 }
 
 // tag is what connections count together by.

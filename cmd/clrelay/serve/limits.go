@@ -6,8 +6,8 @@ import (
 
 	"github.com/clrelay/clrelay/cluster/clock"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/door"
+	"github.com/clrelay/clrelay/cmd/clrelay/serve/sources"
 	"github.com/clrelay/clrelay/internal/abuse"
-	"github.com/clrelay/clrelay/internal/config/limits"
 	"github.com/clrelay/clrelay/internal/limit/local"
 	"github.com/clrelay/clrelay/internal/overload"
 )
@@ -19,10 +19,19 @@ func (r *relay) sinceStart() time.Duration { return time.Since(r.started) }
 func (r *relay) makeLimits() error {
 	r.parts.guard.Abuse = abuse.New(r.sinceStart, 0)
 	r.parts.limits = local.New(local.Options{Now: clock.Boot, Wall: time.Now})
-	if err := r.parts.limits.Configure(limits.Definitions(r.conf().cluster.Limits)); err != nil {
+	if err := r.parts.limits.Configure(sources.Limits(r.conf().cluster, time.Now())); err != nil {
 		return fmt.Errorf("limits: %w", err)
 	}
 	return nil
+}
+
+// renewLimits puts the limits of the day into force.
+func (r *relay) renewLimits() {
+	r.applying.Lock()
+	defer r.applying.Unlock()
+	if err := r.parts.limits.Configure(sources.Limits(r.conf().cluster, time.Now())); err != nil {
+		r.log.Error("the limits of the day", "error", err)
+	}
 }
 
 // divideLimits gives a machine that is alone all of them; in a cluster the nodes

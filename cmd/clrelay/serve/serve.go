@@ -21,7 +21,6 @@ import (
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/sources"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/watch"
 	"github.com/clrelay/clrelay/internal/config"
-	"github.com/clrelay/clrelay/internal/config/limits"
 	"github.com/clrelay/clrelay/internal/dnsx"
 	"github.com/clrelay/clrelay/internal/maillog"
 	"github.com/clrelay/clrelay/internal/metrics"
@@ -196,6 +195,7 @@ func (r *relay) warnOfFiles(c *config.Cluster) {
 // run waits for the end, reloading meanwhile. The error is that of a server
 // that ended by itself.
 func (r *relay) run(ctx context.Context, reload <-chan os.Signal) error {
+	go sources.Daily(ctx, r.renewLimits)
 	r.tell(r.notify.Ready("taking mail"))
 	r.log.Info("the relay takes mail", "version", r.o.Version, "smtp", r.parts.addresses(), "data_dir", string(r.conf().node.DataDir))
 	var watchdog <-chan time.Time
@@ -293,7 +293,7 @@ func (r *relay) apply(s *settings) error {
 	if err := r.parts.policy.Reload(s.policy()); err != nil {
 		return fmt.Errorf("senders, domains: %w", err)
 	}
-	if err := r.parts.limits.Configure(limits.Definitions(s.cluster.Limits)); err != nil {
+	if err := r.parts.limits.Configure(sources.Limits(s.cluster, time.Now())); err != nil {
 		return fmt.Errorf("limits: %w", err)
 	}
 	if err := r.parts.shaping.Reload(&s.cluster.Shaping); err != nil {

@@ -21,7 +21,7 @@ import (
 
 // Router says where mail goes.
 type Router interface {
-	Route(domain string) (mail.NextHop, *mail.Reply)
+	Route(sender, domain string) (mail.NextHop, *mail.Reply)
 }
 
 // Hosts finds and asks next hops; delivery's Agent.
@@ -120,7 +120,7 @@ type asker struct{ o Options }
 
 // Ask is of recipients.Asker.
 func (a *asker) Ask(ctx context.Context, to mail.Address) (recipients.Answer, error) {
-	hop, reply := a.o.Router.Route(to.Domain)
+	hop, reply := a.o.Router.Route("", to.Domain)
 	if reply != nil {
 		return recipients.NoAnswer, reply
 	}

@@ -21,7 +21,7 @@ import (
 // smarthost routes everything to one port; what ends in .none nowhere.
 type smarthost uint16
 
-func (s smarthost) Route(domain string) (mail.NextHop, *mail.Reply) {
+func (s smarthost) Route(_, domain string) (mail.NextHop, *mail.Reply) {
 	if strings.HasSuffix(domain, ".none") {
 		return mail.NextHop{}, mail.NewReply(550, "5.4.4", "no route")
 	}

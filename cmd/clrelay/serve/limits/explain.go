@@ -39,7 +39,7 @@ func (s *Service) ExplainLimits(ctx context.Context, req *adminv1.ExplainLimitsR
 	}
 	out := &adminv1.ExplainLimitsResponse{Node: s.Node, Domain: domain}
 	set := s.Set()
-	hop, reply := set.Router.Route("", domain)
+	hop, reply := set.Router.Route(subject.Group, domain)
 	if reply != nil {
 		out.Reply = text(reply.Line())
 		out.Summary = summary(out, s.Now())

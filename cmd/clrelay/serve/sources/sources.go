@@ -3,13 +3,17 @@
 package sources
 
 import (
+	"context"
 	"log/slog"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/clrelay/clrelay/delivery/source"
 	"github.com/clrelay/clrelay/delivery/source/warmup"
 	"github.com/clrelay/clrelay/internal/config"
+	"github.com/clrelay/clrelay/internal/config/limits"
+	"github.com/clrelay/clrelay/internal/limit"
 )
 
 // Pools are those in force. The zero value has none; Configure sets them.
@@ -53,6 +57,33 @@ func Make(n *config.Node, c *config.Cluster) (out []source.Pool) {
 		out = append(out, one)
 	}
 	return out
+}
+
+// Limits are those of a configuration: the section limits, and what the
+// warm-ups come to at a moment.
+func Limits(c *config.Cluster, now time.Time) []limit.Definition {
+	return append(limits.Definitions(c.Limits), warmup.Definitions(WarmUps(c), now)...)
+}
+
+// Daily calls what puts Limits into force, each time that they change with the
+// day, until ctx ends.
+func Daily(ctx context.Context, renew func()) {
+	for {
+		// By the clock on the wall, which may be set: a wait of a minute at most
+		// sees that.
+		now := time.Now()
+		next := warmup.Next(now)
+		timer := time.NewTimer(min(next.Sub(now), time.Minute))
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+		if !time.Now().Before(next) {
+			renew()
+		}
+	}
 }
 
 // WarmUps are the ramps of all pools.
