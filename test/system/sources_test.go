@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/clrelay/clrelay/test/peers"
 	"github.com/clrelay/clrelay/test/relayproc"
@@ -134,5 +135,36 @@ func explained(t *testing.T, r *relayproc.Relay) {
 		case c.pool == "billing" && !strings.Contains(got.Pool.Sources[0].Trouble, "no address of this machine"):
 			t.Errorf("nothing is wrong with the address that is gone: %v", got.Pool)
 		}
+	}
+}
+
+// TestWarmUp: of a new address three messages go today, and the fourth from the
+// other source of the pool.
+func TestWarmUp(t *testing.T) {
+	t.Parallel()
+	hop := startHop(t, &peers.Hop{})
+	today := time.Now().UTC()
+	if next := today.Truncate(24 * time.Hour).Add(24 * time.Hour); next.Sub(today) < time.Minute {
+		t.Skip("the day ends while this runs")
+	}
+	r := startRelay(t, relayproc.Options{Node: sourcesNode, Cluster: fmt.Sprintf(`senders:
+  - {name: local, networks: [127.0.0.0/8], pool: bulk}
+pools:
+  - name: bulk
+    sources:
+      - {name: out1, weight: 1000, warm_up: {since: %s, ramp: [3/d, 6/d], per: all}}
+      - {name: out2}
+routes:
+  - {match: {}, action: {smarthost: [%q]}}
+queue: {retry: [1s, 1s, 5s], expire: 1h}
+`, today.Format(time.DateOnly), hop.Addr())})
+	from := map[string]int{}
+	for i := range 12 {
+		sender := fmt.Sprintf("s%d@client.test", i)
+		submit(t, r.SMTP, sender, "u@x.test", note(sender))
+		from[mailsFrom(t, hop, sender, 1)[0].Client]++
+	}
+	if from["127.0.0.2"] != 3 || from["127.0.0.3"] != 9 {
+		t.Errorf("messages by address: %v, want 3 and 9", from)
 	}
 }
