@@ -2,10 +2,7 @@ package smtpc
 
 import (
 	"encoding/base64"
-	"errors"
 	"fmt"
-	"io"
-	"os"
 	"strings"
 
 	"github.com/clrelay/clrelay/delivery/smtpc/sasl"
@@ -14,15 +11,12 @@ import (
 )
 
 const (
-	maxPassword = 4096
 	// maxInitial is how long a command with an initial response may get
 	// (RFC 4954 4); longer ones wait for the host's 334.
 	maxInitial = 500
 	// maxChallenges is more than any mechanism here has.
 	maxChallenges = 4
 )
-
-var errPassword = errors.New("password file is empty, too long or holds NUL")
 
 // auth logs in where the target has a user (RFC 4954). secure has seen to it
 // that there is TLS; the password never leaves without.
@@ -33,7 +27,7 @@ func (c *Conn) auth() *Failure {
 	if c.tls == "" {
 		return failure(StageAuth, "4.7.4", "authentication needs TLS", ErrNoTLS)
 	}
-	password, err := readPassword(c.target.PasswordFile)
+	password, err := sasl.ReadPassword(c.target.PasswordFile)
 	if err != nil {
 		return authFailure("no credentials for the next hop", err)
 	}
@@ -109,22 +103,4 @@ func lastWord(text []byte) string {
 		return ""
 	}
 	return string(b)
-}
-
-// readPassword takes the file as it is but for a line end at its end.
-func readPassword(name string) (string, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return "", err
-	}
-	b, err := io.ReadAll(io.LimitReader(f, maxPassword+1))
-	_ = f.Close() // it was only read
-	if err != nil {
-		return "", err
-	}
-	s := strings.TrimSuffix(strings.TrimSuffix(string(b), "\n"), "\r")
-	if s == "" || len(b) > maxPassword || strings.IndexByte(s, 0) >= 0 {
-		return "", errPassword
-	}
-	return s, nil
 }
