@@ -34,7 +34,7 @@ type desk struct {
 
 func newDesk() *desk {
 	d := &desk{now: time.Unix(1e9, 0), byKey: map[string]control.Record{}}
-	table, _ := route.New([]route.Rule{{}})
+	table, _ := route.New([]route.Rule{{}}, nil)
 	c := &config.Cluster{Routes: []config.Route{{Name: "out", Action: config.Action{MX: true, TLS: "opportunistic"}}}}
 	d.Service = &Service{
 		Node: "mx1", Now: func() time.Time { return d.now }, Set: func() Settings { return Settings{Cluster: c, Router: table} },
