@@ -11,11 +11,11 @@ import (
 const (
 	// LeaseFor is how long a node may use its part after it sent the report that
 	// the leader answered, by its own clock, which goes on in suspend.
-	LeaseFor = 5 * time.Second
+	LeaseFor = 4 * time.Second
 	// Silent is after what time without a report a node has no lease any more,
 	// by the leader's clock. The difference to LeaseFor is for clocks that are
 	// not equally fast.
-	Silent = 6 * time.Second
+	Silent = 5 * time.Second
 	// ReportEvery is how often a node reports, if nothing presses.
 	ReportEvery = time.Second
 	// RoundEvery is how often the leader decides.

@@ -311,7 +311,7 @@ func (l *Limiter) attach(fresh []*rule, v *revokes, now time.Duration) {
 // patience, so that shares do not swing with every second.
 const (
 	smoothing = 2 * time.Second
-	patience  = 3 * time.Second
+	patience  = 2 * time.Second
 )
 
 // activate has Demands look at st. Its shard is locked.
@@ -340,6 +340,9 @@ type demand struct {
 // Demands is a method of Local.
 func (l *Limiter) Demands(list []limit.Demand, limit int) []limit.Demand {
 	now := l.opts.Now()
+	l.mu.RLock()
+	seats := l.told.seats
+	l.mu.RUnlock()
 	var out []demand
 	for i := range l.shards {
 		sh := &l.shards[i]
@@ -350,7 +353,7 @@ func (l *Limiter) Demands(list []limit.Demand, limit int) []limit.Demand {
 				continue
 			}
 			st.measure(now)
-			out = st.demands(out, l.opts.Wall, now)
+			out = st.demands(out, l.opts.Wall, now, seats)
 			if st.quiet(now) {
 				st.active, st.pace = false, 0
 				continue
@@ -388,16 +391,20 @@ func (st *state) measure(now time.Duration) {
 		return
 	}
 	share := 1 - math.Exp(-float64(d)/float64(smoothing))
-	st.pace += share * (float64(max(st.used, st.asked))/float64(d) - st.pace)
+	n := max(st.used, st.asked)
+	st.pressed = st.denials-st.before > uint64(max(n, 1))
+	st.before = st.denials
+	st.recent = float64(n) / float64(d)
+	st.pace += share * (st.recent - st.pace)
 	st.used, st.asked, st.measured = 0, 0, now
 }
 
-func (st *state) demands(out []demand, wall func() time.Time, now time.Duration) []demand {
-	short := st.short > 0 && now-st.short <= patience
+func (st *state) demands(out []demand, wall func() time.Time, now time.Duration, seats int) []demand {
+	short, lacking := st.short > 0 && now-st.short <= patience, st.lacked > 0 && now-st.lacked <= patience
 	r, words := st.rule, st.words()
 	if r.Rate.N > 0 && (short || st.rate.shared) {
 		out = append(out, demand{Demand: limit.Demand{
-			Key: limit.KeyOf(r.Name, limit.KindRate, words), Kind: limit.KindRate, Units: r.rateUnits, Want: st.wantRate(short),
+			Key: limit.KeyOf(r.Name, limit.KindRate, words), Kind: limit.KindRate, Units: r.rateUnits, Want: st.wantRate(lacking, seats),
 		}, weight: st.denials})
 	}
 	if c := st.conns; c != nil && r.Connections > 0 && (c.shared || c.over() || c.refused > 0 || short && r.Rate.N == 0) {
@@ -426,16 +433,29 @@ func (st *state) demands(out []demand, wall func() time.Time, now time.Duration)
 	return out
 }
 
-// wantRate is as many units as were used lately and a quarter more; all, if there
-// were not enough: how much is behind that nobody knows here.
-func (st *state) wantRate(short bool) uint32 {
-	r := st.rule
-	if short {
-		return r.rateUnits
+// A node is up against its part of a rate when it used nearly all of it. One
+// that uses less is denied now and then as well, since what comes in bursts finds
+// the bucket empty: more would lie idle there, and be missed elsewhere.
+const nearly = 0.8
+
+// wantRate is what was used lately and some more; where there was not enough,
+// half as much again as there is, and so on: how much is behind that nobody
+// knows here. Where more is denied than goes there is much: it wants twice what
+// there is, and an even part at least.
+func (st *state) wantRate(short bool, seats int) uint32 {
+	r, own := st.rule, float64(st.rate.own)
+	units := float64(r.rateUnits) / r.Rate.PerNano()
+	want := 1.1 * st.pace * units
+	switch used := max(st.pace, st.recent) * units; {
+	case !short:
+	case own == 0:
+		want = max(1, float64(r.rateUnits)/8)
+	case st.pressed:
+		want = max(want, 2*own, float64(r.rateUnits)/float64(max(seats, 1)))
+	case used >= nearly*own || float64(st.rate.reserved) >= nearly*st.rate.cap:
+		want = max(want, 1.5*own+1)
+	default:
+		want = max(want, used/nearly)
 	}
-	if st.pace == 0 {
-		return 0
-	}
-	want := math.Ceil(1.25 * st.pace / r.Rate.PerNano() * float64(r.rateUnits))
-	return uint32(min(want, float64(r.rateUnits)))
+	return uint32(min(math.Ceil(want), float64(r.rateUnits)))
 }

@@ -138,6 +138,7 @@ func (l *Limiter) reserve(t *Ticket, r *rule, s *limit.Subject, n int64, now tim
 			if b.cap > 0 {
 				base = max(b.lack(b.need(n)+float64(b.reserved), b.tokens)-lead, time.Millisecond)
 			}
+			st.lacked = max(now, 1)
 			return st.deny(l, limit.KindRate, b.turn(n, base, now, st.crowd), base, now)
 		}
 	}
@@ -199,6 +200,7 @@ func (l *Limiter) take(c claim, now time.Duration) time.Duration {
 	if r.Rate.N > 0 {
 		b.settle(now)
 		if l.lapsed(r, now) || b.cap <= 0 || b.tokens < b.need(c.n) {
+			st.lacked = max(now, 1)
 			st.denied(l, now)
 			return max(b.lack(b.need(c.n), b.tokens), time.Millisecond)
 		}

@@ -547,9 +547,10 @@ func TestDemandsOfARate(t *testing.T) {
 	default:
 		t.Fatal("Wanting says nothing when a key is short")
 	}
+	c.now += time.Second
 	d := l.Demands(nil, 10)
-	if len(d) != 1 || d[0] != (limit.Demand{Key: "sites#rate,site=a", Kind: limit.KindRate, Units: 100, Want: 100}) {
-		t.Fatalf("demands %+v, want all of it", d)
+	if len(d) != 1 || d[0] != (limit.Demand{Key: "sites#rate,site=a", Kind: limit.KindRate, Units: 100, Want: 51}) {
+		t.Fatalf("demands %+v, want half as much again as the 33 there are", d)
 	}
 	l.Apply(limit.Update{Seats: 3, Leased: true, Shares: share("sites#rate,site=a", 80, 100)})
 	for range 100 { // ten seconds of 20/s
@@ -559,6 +560,19 @@ func TestDemandsOfARate(t *testing.T) {
 	d = l.Demands(nil, 10)
 	if len(d) != 1 || d[0].Want < 20 || d[0].Want > 30 {
 		t.Fatalf("demands %+v, want a bit more than the 20 in use", d)
+	}
+	// What comes in bursts is denied now and then, and needs no more than it uses
+	// and some.
+	for range 10 {
+		c.now += time.Second
+		for range 3 {
+			send(l, s, 81)
+			l.Demands(nil, 10)
+		}
+		c.now += 3 * time.Second
+	}
+	if d = l.Demands(nil, 10); len(d) != 1 || d[0].Want > 60 {
+		t.Errorf("demands %+v of what comes in bursts of 80 every 4 seconds", d)
 	}
 	c.now += time.Minute
 	if d = l.Demands(nil, 10); len(d) != 1 || d[0].Want > 1 {

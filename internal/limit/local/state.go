@@ -43,7 +43,11 @@ type state struct {
 	asked    int64         // of a budget
 	measured time.Duration // when used and asked were 0
 	pace     float64       // used or asked a nanosecond, smoothed
+	recent   float64       // the same, not smoothed
+	before   uint64        // denials until then
+	pressed  bool          // more was denied than used
 	short    time.Duration // when it was denied last; 0: not lately
+	lacked   time.Duration // when that was for want of tokens
 }
 
 func (st *state) words() string {
