@@ -13,8 +13,10 @@ package site
 import (
 	"container/list"
 	"context"
+	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -95,7 +97,7 @@ func (s *Sites) Site(ctx context.Context, hop mail.NextHop) string {
 		if len(hop.Hosts) == 0 {
 			return hop.Domain
 		}
-		return strings.ToLower(hop.Hosts[0].Name)
+		return host(hop.Hosts[0])
 	}
 	domain := hop.Domain
 	if domain == "" || domain[0] == '[' {
@@ -120,6 +122,17 @@ func (s *Sites) Site(ctx context.Context, hop mail.NextHop) string {
 	case <-ctx.Done():
 		return domain
 	}
+}
+
+// host is the site of a host that is named. Behind a port of its own there is
+// another server, which has nothing to do with the others.
+func host(h mail.HostPort) string {
+	name := strings.ToLower(h.Name)
+	switch h.Port {
+	case 0, 24, 25, 465, 587:
+		return name
+	}
+	return net.JoinHostPort(name, strconv.Itoa(int(h.Port)))
 }
 
 // Known gives the site of a domain as far as it is remembered.

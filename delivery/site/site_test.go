@@ -91,6 +91,8 @@ func TestSiteOfHops(t *testing.T) {
 		want string
 	}{
 		{mail.NextHop{Kind: mail.HopSmarthost, Hosts: []mail.HostPort{{Name: "Out.Example.org", Port: 25}, {Name: "b", Port: 25}}}, "out.example.org"},
+		{mail.NextHop{Kind: mail.HopSmarthost, Hosts: []mail.HostPort{{Name: "Out.Example.org", Port: 587}}}, "out.example.org"},
+		{mail.NextHop{Kind: mail.HopSmarthost, Hosts: []mail.HostPort{{Name: "127.0.0.1", Port: 10026}}}, "127.0.0.1:10026"},
 		{mail.NextHop{Kind: mail.HopLMTP, Hosts: []mail.HostPort{{Name: "192.0.2.1", Port: 24}}}, "192.0.2.1"},
 		{hop("[192.0.2.1]"), "[192.0.2.1]"},
 	} {
