@@ -55,7 +55,7 @@ type LimitMatch struct {
 	// Domains of recipients: "example.org" that one, "*.example.org" all below it.
 	Domains []words.Pattern `key:"domains" example:"[example.org]"`
 	// Sites: the domain under which the mail hosts of recipients' domains are.
-	Sites []words.Pattern `key:"sites" example:"[google.com]"`
+	Sites []words.Site `key:"sites" example:"[google.com]"`
 	// Envelope senders. "<>" is the sender of bounces.
 	Senders []Originator `key:"senders" example:"[news@example.edu]"`
 	// Domains of envelope senders, in the same forms as domains.

@@ -14,18 +14,16 @@ import (
 // Site is the name of a site, or the domain of a host.
 type Site string
 
-var siteForm = regexp.MustCompile(`^[a-z0-9_]([a-z0-9._-]{0,251}[a-z0-9])?$`)
-
 // Parse reads what stands in a file.
 func (s *Site) Parse(text string) error {
-	low := strings.ToLower(strings.TrimSuffix(text, "."))
 	if strings.HasPrefix(text, "*.") {
 		return fmt.Errorf("%q: write %q, which stands for all hosts below it", text, text[2:])
 	}
-	if !siteForm.MatchString(low) {
-		return fmt.Errorf("%q is no site: write a domain name such as google.com, international ones as A-labels (xn--...)", text)
+	var w words.Site
+	if err := w.Parse(text); err != nil {
+		return err
 	}
-	*s = Site(low)
+	*s = Site(w)
 	return nil
 }
 
