@@ -25,7 +25,7 @@ receive: {max_connections: 1000, per_client_connections: 1000}
 routes:
   - {match: {}, action: {smarthost: ["%s"]}}
 queue: {retry: [1s], expire: 1h}
-`
+%s`
 
 // diskSize is how large a node's own disk is.
 const diskSize = 3 << 30
@@ -39,6 +39,10 @@ type Options struct {
 	Loopback, Plain bool
 	// Log is told what happens.
 	Log func(format string, args ...any)
+
+	more string          // of cluster.yaml
+	sink *peers.Sink     // nil: one that is slow and sometimes refuses
+	load []time.Duration // between two messages of a client, by node; nil: the same for all
 }
 
 // fleet is a cluster under load before one sink, and the books.
@@ -79,16 +83,18 @@ func open(ctx context.Context, o Options) (f *fleet, err error) {
 	if f.lab != nil {
 		host = f.lab.outside()
 	}
-	f.sink = &peers.Sink{Hash: true, Delay: 5 * time.Millisecond, Seen: func(int64, []string) string {
-		if f.away.Load() {
-			return "451 4.3.2 Not now"
-		}
-		return ""
-	}}
+	if f.sink = o.sink; f.sink == nil {
+		f.sink = &peers.Sink{Hash: true, Delay: 5 * time.Millisecond, Seen: func(int64, []string) string {
+			if f.away.Load() {
+				return "451 4.3.2 Not now"
+			}
+			return ""
+		}}
+	}
 	if err := f.sink.Listen(host + ":0"); err != nil {
 		return f, err
 	}
-	co := relayproc.ClusterOptions{Binary: o.Binary, Dir: o.Dir, Nodes: o.Nodes, Cluster: fmt.Sprintf(clusterText, f.sink.Addr())}
+	co := relayproc.ClusterOptions{Binary: o.Binary, Dir: o.Dir, Nodes: o.Nodes, Cluster: f.text(o.more)}
 	if f.lab != nil {
 		co.Host, co.Wrap = f.lab.host, f.lab.wrap
 	}
@@ -112,13 +118,19 @@ func open(ctx context.Context, o Options) (f *fleet, err error) {
 	f.stop = stop
 	f.wg.Go(func() { f.counted.run(background) })
 	f.wg.Go(func() { f.supervise(background) })
-	f.load = &load{sessions: 4, every: 80 * time.Millisecond, text: peers.Source{From: "source@load.test", Size: 4 << 10, Body: peers.RandomBody}}
+	f.load = &load{sessions: 4, every: o.load, text: peers.Source{From: "source@load.test", Size: 4 << 10, Body: peers.RandomBody}}
 	for _, r := range f.cluster.Nodes {
 		f.load.addrs = append(f.load.addrs, r.SMTP)
+		if o.load == nil {
+			f.load.every = append(f.load.every, 80*time.Millisecond)
+		}
 	}
 	f.load.start()
 	return f, nil
 }
+
+// text is the cluster.yaml of the fleet, with more sections.
+func (f *fleet) text(more string) string { return fmt.Sprintf(clusterText, f.sink.Addr(), more) }
 
 // surroundings makes the namespaces and the disks, where the machine has them.
 func (f *fleet) surroundings() (err error) {

@@ -29,8 +29,8 @@ type try struct {
 // load is the clients of all nodes.
 type load struct {
 	addrs    []string
-	sessions int           // a node
-	every    time.Duration // between two messages of a session
+	sessions int             // a node
+	every    []time.Duration // between two messages of a session, by node
 	text     peers.Source
 
 	next atomic.Int64
@@ -77,7 +77,7 @@ const answerWait = 40 * time.Second
 func (s *session) run(ctx context.Context) {
 	defer s.drop()
 	for {
-		t := time.NewTimer(time.Duration(float64(s.l.every) * (0.5 + rand.Float64())))
+		t := time.NewTimer(time.Duration(float64(s.l.every[s.node]) * (0.5 + rand.Float64())))
 		select {
 		case <-ctx.Done():
 			t.Stop()

@@ -173,7 +173,7 @@ func (u *upgrade) takesOver(heir, victim int) error {
 // level.
 func (u *upgrade) configures(through int, reason string, want int) error {
 	file := filepath.Join(u.o.Dir, "changed.yaml")
-	text := strings.Replace(fmt.Sprintf(clusterText, u.sink.Addr()), "expire: 1h", fmt.Sprintf("expire: %dh", 1+u.rounds), 1)
+	text := strings.Replace(u.text(u.o.more), "expire: 1h", fmt.Sprintf("expire: %dh", 1+u.rounds), 1)
 	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 		return err
 	}

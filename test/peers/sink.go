@@ -37,6 +37,10 @@ type Sink struct {
 	Seen func(seq int64, rcpts []string) string
 	// Delay holds back each 250 for that long.
 	Delay time.Duration
+	// Began is called when a MAIL was read; Open once a connection was opened,
+	// with how many there are. Both may be nil.
+	Began func(time.Time)
+	Open  func(conns int)
 
 	messages atomic.Int64
 	octets   atomic.Int64
@@ -159,13 +163,18 @@ func (s *Sink) accept() {
 		s.conns.Add(1)
 		s.mu.Lock()
 		s.live[c] = true
+		open := len(s.live)
 		s.mu.Unlock()
+		if s.Open != nil {
+			s.Open(open)
+		}
 		s.wg.Go(func() {
 			(&sinkConn{sink: s, conn: c, buf: make([]byte, 0, 64<<10)}).serve()
-			c.Close()
+			// Whoever sees the end of a connection may open the next one at once.
 			s.mu.Lock()
 			delete(s.live, c)
 			s.mu.Unlock()
+			c.Close()
 		})
 	}
 }
@@ -209,6 +218,9 @@ func (c *sinkConn) command(line []byte) error {
 		}
 		c.out = append(c.out, "250 ok\r\n"...)
 	case "MAIL", "RSET":
+		if verb[0] == 'M' && c.sink.Began != nil {
+			c.sink.Began(time.Now())
+		}
 		c.rcpts = c.rcpts[:0]
 		c.out = append(c.out, "250 ok\r\n"...)
 	case "DATA":

@@ -56,3 +56,16 @@ func TestClusterRaftEntries(t *testing.T) {
 		t.Errorf("%v entries, want at most %.0f", entries, allowed)
 	}
 }
+
+// TestClusterLimits: a limit holds for all nodes together whatever happens to
+// them, and is used.
+func TestClusterLimits(t *testing.T) {
+	bin := binary(t)
+	began := time.Now()
+	err := faults.Limits(t.Context(), faults.Options{Binary: bin, Dir: workDir(t), Log: func(format string, args ...any) {
+		t.Logf("%6.1f  "+format, append([]any{time.Since(began).Seconds()}, args...)...)
+	}}, seed(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+}
