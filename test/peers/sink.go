@@ -37,6 +37,11 @@ type Sink struct {
 	Seen func(seq int64, rcpts []string) string
 	// Delay holds back each 250 for that long.
 	Delay time.Duration
+	// Most is how many connections are served at a time; those beyond it are
+	// told 421 4.7.0. 0: all.
+	Most int
+	// Refused is called for each of those. It may be nil.
+	Refused func(time.Time)
 	// Began is called when a MAIL was read; Open once a connection was opened,
 	// with how many there are. Both may be nil.
 	Began func(time.Time)
@@ -168,6 +173,10 @@ func (s *Sink) accept() {
 		if s.Open != nil {
 			s.Open(open)
 		}
+		if s.Most > 0 && open > s.Most {
+			s.refuse(c)
+			continue
+		}
 		s.wg.Go(func() {
 			(&sinkConn{sink: s, conn: c, buf: make([]byte, 0, 64<<10)}).serve()
 			// Whoever sees the end of a connection may open the next one at once.
@@ -177,6 +186,20 @@ func (s *Sink) accept() {
 			c.Close()
 		})
 	}
+}
+
+// refuse turns a connection away that is one too many.
+func (s *Sink) refuse(c net.Conn) {
+	if s.Refused != nil {
+		s.Refused(time.Now())
+	}
+	s.wg.Go(func() {
+		_, _ = c.Write([]byte("421 4.7.0 Too many concurrent connections from this network\r\n"))
+		s.mu.Lock()
+		delete(s.live, c)
+		s.mu.Unlock()
+		c.Close()
+	})
 }
 
 // sinkConn is one connection: buf holds what was read and not yet used.
