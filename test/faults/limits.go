@@ -18,16 +18,13 @@ import (
 // What the fleet of Limits is held to.
 const (
 	limitRate  = 100 // messages a second
-	limitBurst = 20
+	limitBurst = 100
 	limitConns = 10
 	// limitSlack is how much later than it was counted a message may come.
 	limitSlack = 100 * time.Millisecond
-	// limitSteady is the part of the rate that is used while nothing is wrong,
-	// limitOverall that of the whole run.
-	limitSteady, limitOverall = 0.90, 0.75
 	// limitFor is how long the rate is measured, limitBegins when it has had
 	// time to settle, and limitFaults when the first fault comes.
-	limitFor, limitBegins, limitFaults = 60 * time.Second, 5 * time.Second, 15 * time.Second
+	limitFor, limitBegins, limitFaults = 60 * time.Second, 8 * time.Second, 18 * time.Second
 )
 
 // limitText limits the sink. Without it all is sent at once.
@@ -88,11 +85,15 @@ func count(times []time.Time, from, to time.Time) (n int) {
 	return n
 }
 
+// Used is which parts of a limit are to be used: while nothing is wrong, and of
+// all the time.
+type Used struct{ Steady, Overall float64 }
+
 // Limits lets a fleet with uneven load and a limit for its only destination run
 // for a minute, in which the busiest node is killed, then the leader, and then
 // a node is cut off, and judges what the destination sees. Its report is
 // printed by Options.Log.
-func Limits(ctx context.Context, o Options, seed uint64) (err error) {
+func Limits(ctx context.Context, o Options, seed uint64, least Used) (err error) {
 	g := &gauge{}
 	o.more, o.load = limitText, []time.Duration{25 * time.Millisecond, 160 * time.Millisecond, 800 * time.Millisecond}
 	o.sink = &peers.Sink{Hash: true, Delay: 5 * time.Millisecond, Began: g.began, Open: g.open}
@@ -108,7 +109,7 @@ func Limits(ctx context.Context, o Options, seed uint64) (err error) {
 	if err := r.limited(&nemesis{fleet: f, ctx: ctx, rng: rng}, began); err != nil {
 		return fmt.Errorf("%w (logs: %s)", err, strings.Join(f.keepLogs(), " "))
 	}
-	r.limits(g, began)
+	r.limits(g, began, least)
 	if err := r.unlimited(); err != nil {
 		return err
 	}
@@ -144,7 +145,7 @@ func (r *run) limited(n *nemesis, began time.Time) error {
 }
 
 // limits judges what the sink saw of the minute.
-func (r *run) limits(g *gauge, began time.Time) {
+func (r *run) limits(g *gauge, began time.Time, least Used) {
 	times, most := g.seen()
 	over := excess(times)
 	steady := float64(count(times, began.Add(limitBegins), began.Add(limitFaults))) / (limitRate * (limitFaults - limitBegins).Seconds())
@@ -160,7 +161,7 @@ func (r *run) limits(g *gauge, began time.Time) {
 	if most > limitConns {
 		r.judge.fail("the sink saw %d connections at a time, and %d are allowed", most, limitConns)
 	}
-	if steady < limitSteady || overall < limitOverall {
+	if steady < least.Steady || overall < least.Overall {
 		r.judge.fail("too little of the limit was used: %.3f before the first fault, %.3f in all", steady, overall)
 	}
 }

@@ -1,6 +1,7 @@
 package system
 
 import (
+	"flag"
 	"sync"
 	"testing"
 	"time"
@@ -57,14 +58,20 @@ func TestClusterRaftEntries(t *testing.T) {
 	}
 }
 
+var quiet = flag.Bool("quiet", false, "the machine has nothing else to do: figures are held to what they are on such a one")
+
 // TestClusterLimits: a limit holds for all nodes together whatever happens to
-// them, and is used.
+// them, and is used. How much of it depends on what else the machine does.
 func TestClusterLimits(t *testing.T) {
 	bin := binary(t)
+	least := faults.Used{Steady: 0.6, Overall: 0.4}
+	if *quiet {
+		least = faults.Used{Steady: 0.90, Overall: 0.75}
+	}
 	began := time.Now()
 	err := faults.Limits(t.Context(), faults.Options{Binary: bin, Dir: workDir(t), Log: func(format string, args ...any) {
 		t.Logf("%6.1f  "+format, append([]any{time.Since(began).Seconds()}, args...)...)
-	}}, seed(t))
+	}}, seed(t), least)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,16 +11,16 @@ import (
 	"github.com/clrelay/clrelay/test/peers"
 )
 
-// narrow is a receiver that bears few connections.
-type narrow struct {
+// narrowSink is a receiver that bears few connections.
+type narrowSink struct {
 	*peers.Sink
 	mu      sync.Mutex
 	served  []time.Time
 	refused []time.Time
 }
 
-func newNarrow(t *testing.T, most int, delay time.Duration) *narrow {
-	n := &narrow{}
+func newNarrow(t *testing.T, most int, delay time.Duration) *narrowSink {
+	n := &narrowSink{}
 	n.Sink = startSink(t, &peers.Sink{
 		Most: most, Delay: delay,
 		Refused: func(at time.Time) { n.note(&n.refused, at) },
@@ -29,14 +29,14 @@ func newNarrow(t *testing.T, most int, delay time.Duration) *narrow {
 	return n
 }
 
-func (n *narrow) note(list *[]time.Time, at time.Time) {
+func (n *narrowSink) note(list *[]time.Time, at time.Time) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	*list = append(*list, at)
 }
 
 // between counts what was served and what was refused between two moments.
-func (n *narrow) between(from, to time.Time) (served, refused int) {
+func (n *narrowSink) between(from, to time.Time) (served, refused int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	in := func(at time.Time) bool { return !at.Before(from) && at.Before(to) }
@@ -156,10 +156,13 @@ func TestClusterNarrowReceiver(t *testing.T) {
 	if refused > 10 {
 		t.Errorf("%d connections were refused in the last %v: it was not found out what the receiver bears", refused, end.Sub(found).Round(time.Second))
 	}
-	if rate < pace/2 {
+	if rate < pace/2 && *quiet || rate < pace/4 {
 		t.Errorf("%.1f messages a second: the receiver takes %.0f", rate, pace)
 	}
-	if after[1] > 2*before[1]+100*time.Millisecond {
+	if *quiet && float64(after[1]) > 1.2*float64(before[1]) {
+		t.Errorf("other mail was slowed down by more than a fifth: p99 %v, and %v before", after[1], before[1])
+	}
+	if after[1] > 2*before[1]+time.Second {
 		t.Errorf("other mail was slowed down: p99 %v, and %v before", after[1], before[1])
 	}
 }
