@@ -68,12 +68,11 @@ type Origins interface {
 
 // Suppression is an address to which nothing should be sent any more.
 type Suppression struct {
-	Address mail.Address
-	Sender  mail.Address // who sent to it
-	Reason  string       // the diagnostic, or the kind of complaint
-	Source  string       // "bounce" or "complaint"
-	Class   string       // of a bounce
-	Until   time.Time    // zero: the list's own time
+	Of        mail.ID // the message that was sent to it
+	Address   mail.Address
+	Sender    mail.Address // of that message
+	Reason    string       // the reply with its codes, or the kind of complaint
+	Complaint bool         // it bounced otherwise
 }
 
 // Suppressor keeps such addresses. Adding one twice does no harm.

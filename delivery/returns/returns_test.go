@@ -271,9 +271,9 @@ func TestBack(t *testing.T) {
 	for name, c := range map[string]struct {
 		text, kind, class, listed string
 	}{
-		"hard":      {hardBounce, "bounce", "no-mailbox", "bounce no-mailbox"},
+		"hard":      {hardBounce, "bounce", "no-mailbox", "550 5.1.1 User unknown"},
 		"soft":      {softBounce, "bounce", "mailbox-full", ""},
-		"complaint": {complaint, "complaint", "", "complaint "},
+		"complaint": {complaint, "complaint", "", "complaint abuse"},
 		"not spam":  {strings.Replace(complaint, "abuse", "not-spam", 1), "complaint", "", ""},
 		"machine":   {autoReply, "auto_reply", "", ""},
 		"person":    {person, "unknown", "", ""},
@@ -295,8 +295,11 @@ func TestBack(t *testing.T) {
 		}
 		listed := ""
 		for _, s := range w.listed {
-			listed += s.Source + " " + s.Class
-			if s.Address.String() != "b@example.org" || s.Sender.String() != "jane@example.edu" {
+			if s.Complaint {
+				listed = "complaint "
+			}
+			listed += s.Reason
+			if s.Of != env.ID || s.Address.String() != "b@example.org" || s.Sender.String() != "jane@example.edu" {
 				t.Errorf("%s: listed %+v", name, s)
 			}
 		}

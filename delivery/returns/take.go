@@ -162,12 +162,12 @@ func (r *Returns) suppress(ctx context.Context, at *delivery.Attempt, back *Retu
 	if r.o.Suppress == nil || back.To.IsNull() {
 		return nil
 	}
-	add := Suppression{Address: back.To, Sender: back.From, Reason: back.Text}
+	add := Suppression{Of: back.Of.ID, Address: back.To, Sender: back.From, Reason: back.Text}
 	switch {
 	case back.Kind == received.Complaint && back.Text != "not-spam":
-		add.Source = "complaint"
+		add.Complaint = true
 	case back.Kind == received.Bounce && back.Verdict.Hard:
-		add.Source, add.Class = "bounce", back.Verdict.Class.String()
+		add.Reason = (&mail.Reply{Code: back.Code, Enhanced: back.Verdict.Status, Text: back.Text}).Line()
 	default:
 		return nil
 	}

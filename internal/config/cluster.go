@@ -396,10 +396,10 @@ type Trace struct {
 // Suppression says how addresses come onto the suppression list by themselves.
 // What operators put there with clrelay suppress counts whatever stands here.
 type Suppression struct {
-	// Put an address on the list when a next hop says that there is no such
-	// mailbox: off, never; per_sender, for the envelope sender alone that the mail
-	// was from; global, for everybody who relays through us. Recipients in domains
-	// are never put there.
+	// Put an address on the list when a next hop, or a bounce to one of our return
+	// paths, says that there is no such mailbox or domain: off, never; per_sender,
+	// for the envelope sender alone that the mail was from; global, for everybody
+	// who relays through us. Recipients in domains are never put there.
 	Automatic string `key:"automatic" enum:"off|per_sender|global" default:"off"`
 	// After so many bounces, counted by each node.
 	After int `key:"after" default:"1" min:"1" max:"100"`
@@ -407,6 +407,11 @@ type Suppression struct {
 	Within Duration `key:"within" default:"7d" min:"1m" max:"365d"`
 	// How long such an entry stays.
 	Expire Duration `key:"expire" default:"90d" off:"never" min:"1h" max:"3650d"`
+	// Put an address on the list for so long when a complaint about mail to it
+	// comes to one of our return paths (a feedback loop), after the first. It is
+	// for the envelope sender of that mail alone, unless automatic is global, and
+	// needs no automatic.
+	Complaints Duration `key:"complaints" default:"off" off:"off" min:"1h" max:"3650d" example:"365d"`
 }
 
 // DNS says how names are resolved.

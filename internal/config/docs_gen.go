@@ -212,13 +212,15 @@ func comment(field string) string {
 	case "Trace.MaxSize":
 		return "Disk space that they may take in data_dir; the oldest go first."
 	case "Suppression.Automatic":
-		return "Put an address on the list when a next hop says that there is no such mailbox: off, never; per_sender, for the envelope sender alone that the mail was from; global, for everybody who relays through us. Recipients in domains are never put there."
+		return "Put an address on the list when a next hop, or a bounce to one of our return paths, says that there is no such mailbox or domain: off, never; per_sender, for the envelope sender alone that the mail was from; global, for everybody who relays through us. Recipients in domains are never put there."
 	case "Suppression.After":
 		return "After so many bounces, counted by each node."
 	case "Suppression.Within":
 		return "Within this time."
 	case "Suppression.Expire":
 		return "How long such an entry stays."
+	case "Suppression.Complaints":
+		return "Put an address on the list for so long when a complaint about mail to it comes to one of our return paths (a feedback loop), after the first. It is for the envelope sender of that mail alone, unless automatic is global, and needs no automatic."
 	case "DNS.Servers":
 		return "Resolvers, an address each with a port if it is not 53."
 	case "Node.Name":

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/clrelay/clrelay/cluster/fsm"
 	"github.com/clrelay/clrelay/test/peers"
 	"github.com/clrelay/clrelay/test/relayproc"
 )
@@ -28,17 +29,15 @@ const lateBounce = "From: MAILER-DAEMON@x.test\r\nMIME-Version: 1.0\r\nContent-T
 const spamComplaint = "From: feedback@x.test\r\nMIME-Version: 1.0\r\nContent-Type: multipart/report; report-type=feedback-report; boundary=b\r\n\r\n" +
 	"--b\r\nContent-Type: message/feedback-report\r\n\r\nFeedback-Type: abuse\r\nUser-Agent: x/1\r\nVersion: 1\r\n--b--\r\n"
 
-// TestReturns: mail leaves with return paths, and what comes back to them, at
-// whichever node, is known to be about the recipient that they stand for and
-// goes on to the sender. Nobody here may relay: return paths need no senders.
-func TestReturns(t *testing.T) {
-	t.Parallel()
+// openReturns starts three nodes that give mail return paths.
+func openReturns(t *testing.T, more string) (*peers.Hop, *relayproc.Cluster) {
+	t.Helper()
 	hop := startHop(t, &peers.Hop{})
 	key := filepath.Join(t.TempDir(), "returns.key")
 	if err := os.WriteFile(key, []byte("0123456789abcdef0123456789abcdef\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c, err := relayproc.NewCluster(relayproc.ClusterOptions{Binary: binary(t), Dir: workDir(t), Nodes: 3, Cluster: fmt.Sprintf(returnsYAML, hop.Addr(), key)})
+	c, err := relayproc.NewCluster(relayproc.ClusterOptions{Binary: binary(t), Dir: workDir(t), Nodes: 3, Cluster: fmt.Sprintf(returnsYAML, hop.Addr(), key) + more})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,6 +45,15 @@ func TestReturns(t *testing.T) {
 	if err := c.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	return hop, c
+}
+
+// TestReturns: mail leaves with return paths, and what comes back to them, at
+// whichever node, is known to be about the recipient that they stand for and
+// goes on to the sender. Nobody here may relay: return paths need no senders.
+func TestReturns(t *testing.T) {
+	t.Parallel()
+	hop, c := openReturns(t, "")
 	cl := greeted(t, c.Nodes[0].SMTP)
 	cl.envelope("<jane@client.test>", "<a@x.test>", "<b@x.test>")
 	id := cl.data(note("hello"))
@@ -100,6 +108,48 @@ func TestReturns(t *testing.T) {
 	}
 	if counted != 2 {
 		t.Errorf("%v returns were counted", counted)
+	}
+}
+
+// TestReturnsSuppress: what comes back to one node puts the recipient on the
+// list of all, as a bounce and as a complaint, for the sender of the original.
+// senders is there for those who are refused: mail for our own domains is not.
+func TestReturnsSuppress(t *testing.T) {
+	t.Parallel()
+	hop, c := openReturns(t, "senders: [{name: local, networks: [127.0.0.0/8]}]\nsuppression: {automatic: per_sender, complaints: 365d}\n")
+	var st struct {
+		Level uint32 `json:"feature_level"`
+	}
+	eventually(t, 30*time.Second, "the feature level", func() bool {
+		told(t, &st, c.Nodes[0], "cluster", "status", "-o", "json")
+		return st.Level >= fsm.LimitLevel
+	})
+	cl := greeted(t, c.Nodes[0].SMTP)
+	cl.envelope("<jane@client.test>", "<gone@far.test>", "<cross@far.test>")
+	paths := returnPaths(t, hop, cl.data(note("hello")))
+	for to, back := range map[string]string{"gone@far.test": lateBounce, "cross@far.test": spamComplaint} {
+		cl = greeted(t, c.Nodes[1].SMTP)
+		cl.envelope("<>", "<"+paths[to]+">")
+		cl.data(back)
+	}
+	for to, want := range map[string]string{
+		"gone@far.test":  `hard bounce on [-0-9]{10} \("550 5\.1\.1 No such user"\)`,
+		"cross@far.test": `complaint on [-0-9]{10} \("abuse"\)`,
+	} {
+		form := regexp.MustCompile(`^550 5\.1\.1 <` + to + `> is on the suppression list: ` + want)
+		got := ""
+		eventually(t, 20*time.Second, to+" is refused at another node", func() bool {
+			cl := greeted(t, c.Nodes[2].SMTP)
+			cl.do("MAIL FROM:<jane@client.test>", "250 ")
+			got = cl.do("RCPT TO:<"+to+">", "")
+			return strings.HasPrefix(got, "550 ")
+		})
+		if !form.MatchString(got) {
+			t.Errorf("%s hears %q", to, got)
+		}
+		cl := greeted(t, c.Nodes[2].SMTP)
+		cl.do("MAIL FROM:<joe@client.test>", "250 ")
+		cl.do("RCPT TO:<"+to+">", "250 ")
 	}
 }
 

@@ -198,13 +198,13 @@ func (r *relay) makeDelivery() error {
 
 func (r *relay) openSpool() error {
 	watch := &observe.Deliveries{Log: r.maillog, Metrics: r.metrics.Queue, Duplicates: &r.metrics.PossibleDuplicates}
-	if err := r.makeReturns(); err != nil {
-		return err
-	}
 	r.parts.suppress = suppress.New(suppress.Options{
 		DataDir: string(r.conf().node.DataDir), Member: r.parts.member, Ours: r.parts.policy.Ours, Refusal: refusal,
 		Conf: func() *config.Cluster { return r.conf().cluster }, Metrics: r.metrics.SMTP, Log: r.log,
 	})
+	if err := r.makeReturns(); err != nil {
+		return err
+	}
 	o := queue.Options{
 		Router:    &back.Router{Table: &r.routes, Returns: r.parts.returns},
 		Deliverer: r.parts.suppress.Deliverer(r.parts.returns),

@@ -30,6 +30,7 @@ func (r *relay) makeReturns() error {
 		Accept: func(ctx context.Context, env *mail.Envelope, body io.Reader) error {
 			return observe.Acceptor{Spool: r.parts.spool, Traces: r.parts.traces.Log}.Accept(ctx, env, body)
 		},
+		Suppress:   r.parts.suppress.Suppressor(),
 		Origins:    back.Origins{Search: r.origin},
 		Observer:   &back.Observer{Log: r.maillog, Traces: func() *tracelog.Log { return r.parts.traces.Log }, Metrics: r.metrics.Queue},
 		Postmaster: func() mail.Address { return r.conf().postmaster() },

@@ -2,6 +2,7 @@ package suppress
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"sync"
@@ -9,6 +10,8 @@ import (
 
 	"github.com/clrelay/clrelay/cluster/fsm/suppressed"
 	"github.com/clrelay/clrelay/delivery/queue"
+	"github.com/clrelay/clrelay/delivery/returns"
+	"github.com/clrelay/clrelay/internal/bounce"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/proto/control"
 )
@@ -31,16 +34,16 @@ type Settings struct {
 	After     int           // bounces
 	Within    time.Duration // of each other
 	Expire    time.Duration // 0: never
+
+	Complaints time.Duration // how long one that complained stays; 0: complaints put nobody there
 }
 
-// Suppressor hears of recipients that a next hop does not know.
-type Suppressor interface{ Bounced(b Bounce) }
-
-// Bounce is one such recipient.
-type Bounce struct {
-	ID       mail.ID
-	From, To mail.Address
-	Reply    mail.Reply
+// Trouble is a recipient whose mail should not be sent again.
+type Trouble struct {
+	ID        mail.ID // of the message
+	From, To  mail.Address
+	Text      string // what a next hop said, or what kind of complaint it is
+	Complaint bool   // it bounced otherwise
 }
 
 // Store is where the list is kept.
@@ -48,8 +51,8 @@ type Store interface {
 	Suppress(ctx context.Context, c control.SuppressOps) ([]control.OpResult, error)
 }
 
-// Auto puts addresses on the list by the rules of the Settings. It is a
-// Suppressor, and never blocks.
+// Auto puts addresses on the list by the rules of the Settings: with Bounced,
+// which never blocks, within a second; with Add, which waits for it, at once.
 type Auto struct {
 	Store    Store
 	Settings func() Settings
@@ -59,37 +62,104 @@ type Auto struct {
 
 	mu      sync.Mutex
 	waiting map[control.SuppressKey]control.Suppression
-	counted map[control.SuppressKey][]int64 // when it bounced, Unix time in milliseconds
+	counted map[control.SuppressKey][]once
 	lost    int
+	begun   int // flushes; written with turn held as well
+
+	turn   sync.Mutex // of the one who flushes; before mu
+	failed error      // what the last of them said
 }
 
-// Bounced is of Suppressor.
-func (a *Auto) Bounced(b Bounce) {
-	set := a.Settings()
-	if !set.On || a.Ours(b.To.Domain) || set.PerSender && b.From.IsNull() {
-		return
+// once is a message that bounced.
+type once struct {
+	atMS int64 // Unix time in milliseconds
+	id   mail.ID
+}
+
+// Bounced takes in a recipient that a next hop refused for good.
+func (a *Auto) Bounced(b Trouble) {
+	if set := a.Settings(); set.On {
+		_, _ = a.note(&b, set) // what is too much is counted
 	}
-	key := control.SuppressKey{}
+}
+
+// errFull says that more came at once than the list takes in.
+var errFull = errors.New("too many addresses wait to get onto the suppression list")
+
+// Add is of returns.Suppressor: it takes in what came back later, and returns
+// when that is on the list or need not be.
+func (a *Auto) Add(ctx context.Context, s returns.Suppression) error {
+	set := a.Settings()
+	if s.Complaint {
+		set.On, set.After, set.Expire = set.Complaints > 0, 1, set.Complaints
+	}
+	if !set.On {
+		return nil
+	}
+	key, err := a.note(&Trouble{ID: s.Of, From: s.Sender, To: s.Address, Text: s.Reason, Complaint: s.Complaint}, set)
+	for err == nil {
+		begun, waits := a.state(key)
+		if !waits {
+			return nil
+		}
+		err = a.flushAfter(ctx, begun)
+	}
+	return err
+}
+
+// state tells how many flushes have begun, and whether a key waits for one.
+func (a *Auto) state(key control.SuppressKey) (begun int, waits bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	_, waits = a.waiting[key]
+	return a.begun, waits
+}
+
+// flushAfter flushes, unless a flush that began after so many others has failed
+// already: many who wait together fail together.
+func (a *Auto) flushAfter(ctx context.Context, begun int) error {
+	a.turn.Lock()
+	defer a.turn.Unlock()
+	if a.failed != nil && a.begun > begun {
+		return a.failed
+	}
+	err := a.flush(ctx)
+	if a.failed = err; ctx.Err() != nil {
+		a.failed = nil // no fault of the list's
+	}
+	return err
+}
+
+// note has an address put on the list at the next flush, if the Settings want it
+// there. The key is the zero one, which never waits, if they do not.
+func (a *Auto) note(b *Trouble, set Settings) (key control.SuppressKey, err error) {
+	if a.Ours(b.To.Domain) || set.PerSender && b.From.IsNull() {
+		return key, nil
+	}
+	var none control.SuppressKey
 	var ok bool
 	if key.Address, ok = suppressed.Key(b.To); !ok {
-		return
+		return none, nil
 	}
 	if set.PerSender {
 		if key.Scope, ok = suppressed.Key(b.From); !ok {
-			return
+			return none, nil
 		}
 	}
 	now := a.Now()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if !a.often(key, set, now.UnixMilli()) {
-		return
+	if !a.often(key, set, once{now.UnixMilli(), b.ID}) {
+		return none, nil
 	}
-	if len(a.waiting) >= maxWaiting {
+	if _, there := a.waiting[key]; !there && len(a.waiting) >= maxWaiting {
 		a.lost++
-		return
+		return none, errFull
 	}
-	e := control.Suppression{SuppressKey: key, Reason: control.SuppressHardBounce, Text: b.Reply.Line(), Source: b.ID.String(), CreatedMS: now.UnixMilli()}
+	e := control.Suppression{SuppressKey: key, Reason: control.SuppressHardBounce, Text: b.Text, Source: b.ID.String(), CreatedMS: now.UnixMilli()}
+	if b.Complaint {
+		e.Reason = control.SuppressComplaint
+	}
 	if set.Expire > 0 {
 		e.ExpiresMS = now.Add(set.Expire).UnixMilli()
 	}
@@ -97,20 +167,21 @@ func (a *Auto) Bounced(b Bounce) {
 		a.waiting = map[control.SuppressKey]control.Suppression{}
 	}
 	a.waiting[key] = e.Cut()
+	return key, nil
 }
 
-// often counts a bounce, and tells whether it is one too many. It is called with
-// mu held.
-func (a *Auto) often(key control.SuppressKey, set Settings, nowMS int64) bool {
+// often counts a bounce, and tells whether it is one too many. One message
+// counts once, however often it is told of. It is called with mu held.
+func (a *Auto) often(key control.SuppressKey, set Settings, now once) bool {
 	if set.After <= 1 {
 		return true
 	}
-	from := nowMS - set.Within.Milliseconds()
+	from := now.atMS - set.Within.Milliseconds()
 	if a.counted == nil || len(a.counted) >= maxCounted && a.counted[key] == nil {
-		a.counted = map[control.SuppressKey][]int64{} // to forget all is better than to grow
+		a.counted = map[control.SuppressKey][]once{} // to forget all is better than to grow
 	}
-	times := slices.DeleteFunc(a.counted[key], func(at int64) bool { return at <= from })
-	times = append(times, nowMS)
+	times := slices.DeleteFunc(a.counted[key], func(o once) bool { return o.atMS <= from || o.id == now.id })
+	times = append(times, now)
 	if len(times) < set.After {
 		a.counted[key] = times
 		return false
@@ -129,7 +200,8 @@ func (a *Auto) Run(ctx context.Context) {
 			return
 		case <-t.C:
 		}
-		err := a.flush(ctx)
+		begun, _ := a.state(control.SuppressKey{})
+		err := a.flushAfter(ctx, begun)
 		if err != nil && !warned && ctx.Err() == nil {
 			a.Log.Warn("addresses that bounced do not get onto the suppression list for now", "error", err)
 		}
@@ -140,6 +212,7 @@ func (a *Auto) Run(ctx context.Context) {
 // flush puts what waits on the list. What cannot be put there waits on.
 func (a *Auto) flush(ctx context.Context) error {
 	a.mu.Lock()
+	a.begun++
 	list := make([]control.Suppression, 0, min(len(a.waiting), control.MaxOps/2)) // a command of the longest texts fits
 	for _, e := range a.waiting {
 		if len(list) == cap(list) {
@@ -182,30 +255,19 @@ func (a *Auto) flush(ctx context.Context) error {
 	return nil
 }
 
-// Observer tells a Suppressor of recipients that a next hop does not know, and
-// then next of all that happens.
-func Observer(s Suppressor, next queue.Observer) queue.Observer { return &ear{next, s} }
+// observer tells an Auto of recipients that a next hop refused because they are
+// not there, and then next of all that happens.
+func observer(to *Auto, next queue.Observer) queue.Observer { return &ear{next, to} }
 
 type ear struct {
 	queue.Observer
-	to Suppressor
+	to *Auto
 }
 
 // Recipient is of queue.Observer.
 func (e *ear) Recipient(ev *queue.Event) {
-	if ev.Kind == queue.Bounced && ev.Tried && ev.Outcome.Remote != "" && noMailbox(&ev.Outcome.Reply) {
-		e.to.Bounced(Bounce{ID: ev.ID, From: ev.From, To: ev.To, Reply: ev.Outcome.Reply})
+	if ev.Kind == queue.Bounced && ev.Tried && ev.Outcome.Remote != "" && bounce.Of(&ev.Outcome.Reply).Hard {
+		e.to.Bounced(Trouble{ID: ev.ID, From: ev.From, To: ev.To, Text: ev.Outcome.Reply.Line()})
 	}
 	e.Observer.Recipient(ev)
-}
-
-// noMailbox tells whether a reply says for good that there is no such mailbox:
-// it is unknown, has moved without a new address, or is disabled (RFC 3463 3.2,
-// 3.3). A reply without an enhanced code says too little.
-func noMailbox(r *mail.Reply) bool {
-	switch r.Enhanced {
-	case mail.EnhancedCode{5, 1, 1}, mail.EnhancedCode{5, 1, 2}, mail.EnhancedCode{5, 1, 6}, mail.EnhancedCode{5, 2, 1}:
-		return r.Permanent()
-	}
-	return false
 }

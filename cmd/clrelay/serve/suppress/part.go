@@ -14,6 +14,7 @@ import (
 	"github.com/clrelay/clrelay/cluster/fsm/suppressed"
 	"github.com/clrelay/clrelay/cluster/ledger"
 	"github.com/clrelay/clrelay/delivery/queue"
+	"github.com/clrelay/clrelay/delivery/returns"
 	"github.com/clrelay/clrelay/internal/admin"
 	"github.com/clrelay/clrelay/internal/admin/suppress"
 	"github.com/clrelay/clrelay/internal/config"
@@ -89,6 +90,7 @@ func (p *Part) settings() Settings {
 	return Settings{
 		On: s.Automatic != "off", PerSender: s.Automatic == "per_sender", After: s.After,
 		Within: time.Duration(s.Within), Expire: time.Duration(s.Expire),
+		Complaints: time.Duration(s.Complaints),
 	}
 }
 
@@ -106,10 +108,10 @@ func (p *Part) Trial(next smtpd.Policy) smtpd.Policy {
 func (p *Part) Deliverer(next queue.Deliverer) queue.Deliverer { return p.list.Deliverer(next) }
 
 // Observer has what bounces put on the list, as far as that is configured.
-func (p *Part) Observer(next queue.Observer) queue.Observer { return Observer(&p.auto, next) }
+func (p *Part) Observer(next queue.Observer) queue.Observer { return observer(&p.auto, next) }
 
-// Suppressor is told of recipients that are not there.
-func (p *Part) Suppressor() Suppressor { return &p.auto }
+// Suppressor is told of what comes back later.
+func (p *Part) Suppressor() returns.Suppressor { return &p.auto }
 
 // Len counts the entries.
 func (p *Part) Len() int64 { return int64(p.list.Table.Len()) }

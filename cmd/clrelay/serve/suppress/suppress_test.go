@@ -17,6 +17,7 @@ import (
 	"github.com/clrelay/clrelay/cluster/fsm/suppressed"
 	"github.com/clrelay/clrelay/delivery"
 	"github.com/clrelay/clrelay/delivery/queue"
+	"github.com/clrelay/clrelay/delivery/returns"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/internal/metrics"
 	"github.com/clrelay/clrelay/proto/control"
@@ -173,7 +174,7 @@ func bounced(t *testing.T, from, to, reply, remote string) *queue.Event {
 	if _, err := fmt.Sscan(code, &n); err != nil {
 		t.Fatal(err)
 	}
-	return &queue.Event{Kind: queue.Bounced, Tried: true, From: address(t, from), To: address(t, to), Outcome: mail.Outcome{Reply: *mail.NewReply(n, enhanced, text), Remote: remote}}
+	return &queue.Event{Kind: queue.Bounced, ID: mail.NewID(time.Now()), Tried: true, From: address(t, from), To: address(t, to), Outcome: mail.Outcome{Reply: *mail.NewReply(n, enhanced, text), Remote: remote}}
 }
 
 type deaf struct{ queue.Observer }
@@ -186,7 +187,7 @@ func TestWhatBouncesIsPutThere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		set := Settings{On: true, After: 1, Expire: time.Hour}
 		a, k := auto(t, &set)
-		o := Observer(a, deaf{})
+		o := observer(a, deaf{})
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() { a.Run(ctx); close(done) }()
@@ -197,7 +198,8 @@ func TestWhatBouncesIsPutThere(t *testing.T) {
 		for _, e := range []*queue.Event{
 			bounced(t, "jane@example.edu", "own@example.edu", "550 5.1.1 no such user", "mx"),
 			bounced(t, "jane@example.edu", "spam@example.org", "550 5.7.1 spam", "mx"),
-			bounced(t, "jane@example.edu", "plain@example.org", "550 no such user", "mx"),
+			bounced(t, "jane@example.edu", "full@example.org", "552 5.2.2 mailbox full", "mx"),
+			bounced(t, "jane@example.edu", "bare@example.org", "550  not today", "mx"),
 			bounced(t, "jane@example.edu", "list@example.org", "550 5.1.1 is on the suppression list", ""),
 		} {
 			o.Recipient(e)
@@ -228,7 +230,7 @@ func TestHowOftenItMayBounce(t *testing.T) {
 		set := Settings{On: true, PerSender: true, After: 3, Within: time.Hour}
 		a, k := auto(t, &set)
 		bounce := func(from string) int {
-			Observer(a, deaf{}).Recipient(bounced(t, from, "u@example.org", "550 5.1.1 no such user", "mx"))
+			observer(a, deaf{}).Recipient(bounced(t, from, "u@example.org", "550 5.1.1 no such user", "mx"))
 			if err := a.flush(t.Context()); err != nil {
 				t.Fatal(err)
 			}
@@ -254,21 +256,82 @@ func TestHowOftenItMayBounce(t *testing.T) {
 	})
 }
 
+// What comes back later is there when Add returns, many of it by few changes,
+// and told to be done again when the list cannot be written.
+func TestWhatComesBackIsPutThere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		set := Settings{Expire: time.Hour, After: 1}
+		a, k := auto(t, &set)
+		sent := mail.NewID(time.Now())
+		add := func(to string, complaint bool) error {
+			return a.Add(t.Context(), returns.Suppression{Of: sent, Address: address(t, to), Sender: address(t, "jane@example.edu"), Reason: "why", Complaint: complaint})
+		}
+		if add("u@example.org", false) != nil || add("u@example.org", true) != nil || k.calls != 0 {
+			t.Error("it is off, and adds")
+		}
+		set.Complaints, set.PerSender = 2*time.Hour, true
+		if err := add("u@example.org", true); err != nil || add("u@example.org", false) != nil || add("own@example.edu", true) != nil {
+			t.Error(err)
+		}
+		e := k.table.Get("u@example.org")
+		if len(e) != 1 || k.table.Len() != 1 || e[0].Reason != control.SuppressComplaint || e[0].Scope != "jane@example.edu" || e[0].Text != "why" ||
+			e[0].ExpiresMS-e[0].CreatedMS != 2*time.Hour.Milliseconds() || e[0].Source != sent.String() {
+			t.Errorf("the entries are %+v", e)
+		}
+
+		set.On = true
+		k.fail(errors.New("no leader"))
+		if err := add("v@example.org", false); err == nil {
+			t.Error("the list was not written, and nobody was told")
+		}
+		k.fail(nil)
+		calls := k.calls
+		var all sync.WaitGroup
+		for i := range 400 {
+			all.Go(func() {
+				if err := add(fmt.Sprint("w", i, "@example.org"), false); err != nil {
+					t.Error(err)
+				}
+				if len(k.table.Get(fmt.Sprint("w", i, "@example.org"))) != 1 {
+					t.Error("it is not there")
+				}
+			})
+		}
+		all.Wait()
+		if k.table.Len() != 402 { // with what failed before
+			t.Errorf("%d entries", k.table.Len())
+		}
+		t.Logf("%d changes", k.calls-calls)
+
+		set.After, set.Within = 2, time.Hour
+		if add("x@example.org", false) != nil || add("x@example.org", false) != nil || len(k.table.Get("x@example.org")) != 0 {
+			t.Error("one message counted twice")
+		}
+		sent = mail.NewID(time.Now())
+		if add("x@example.org", false) != nil || len(k.table.Get("x@example.org")) != 1 {
+			t.Error("the second message did not count")
+		}
+	})
+}
+
 // A flood of bounces is bounded.
 func TestAFlood(t *testing.T) {
 	set := Settings{On: true, After: 2, Within: time.Hour}
 	a, _ := auto(t, &set)
 	for i := range maxCounted + 10 {
-		a.Bounced(Bounce{To: mail.Address{Local: fmt.Sprint(i), Domain: "example.org"}})
+		a.Bounced(Trouble{ID: mail.NewID(at()), To: mail.Address{Local: fmt.Sprint(i), Domain: "example.org"}})
 	}
 	if len(a.counted) > maxCounted || len(a.waiting) != 0 {
 		t.Errorf("%d counted, %d wait", len(a.counted), len(a.waiting))
 	}
 	set.After = 1
 	for i := range maxWaiting + 10 {
-		a.Bounced(Bounce{To: mail.Address{Local: fmt.Sprint(i), Domain: "example.org"}})
+		a.Bounced(Trouble{ID: mail.NewID(at()), To: mail.Address{Local: fmt.Sprint(i), Domain: "example.org"}})
 	}
 	if len(a.waiting) != maxWaiting || a.lost != 10 {
 		t.Errorf("%d wait, %d lost", len(a.waiting), a.lost)
+	}
+	if err := a.Add(t.Context(), returns.Suppression{Address: mail.Address{Local: "one-more", Domain: "example.org"}}); err == nil {
+		t.Error("there is no room, and nobody is told")
 	}
 }
