@@ -95,6 +95,9 @@ type Options struct {
 	// Shape gives how many messages a connection to a site is used for; ok is
 	// false where Limits say it. It may be nil.
 	Shape func(site string) (messages int, ok bool)
+	// Wait gives how long a message that was told this is not to be tried again;
+	// 0: that is not known. It may be nil.
+	Wait func(site string, at smtpc.Stage, reply *mail.Reply) time.Duration
 }
 
 const (

@@ -73,6 +73,7 @@ type failure struct {
 	remote string // empty when nobody was reached
 	tls    string
 	source string
+	wait   time.Duration
 }
 
 // rank orders failures by what they tell: one temporary failure leaves hope
@@ -260,7 +261,7 @@ func unrouted(a netip.AddrPort, f *smtpc.Failure) bool {
 
 // fail notes why a host was left.
 func (d *attempt) fail(t *smtpc.Target, f *smtpc.Failure, tls string) {
-	n := failure{reply: f.Reply, tls: tls, source: t.Source.Name}
+	n := failure{reply: f.Reply, tls: tls, source: t.Source.Name, wait: d.wait(f.Stage, &f.Reply)}
 	if f.Connected() {
 		d.a.answers.Refused(t.Addr)
 		n.remote = t.Label()
@@ -354,10 +355,10 @@ func (d *attempt) take(c *smtpc.Conn, n int) (moved bool) {
 		case r.Done:
 			moved = true
 			d.out[pos] = mail.Outcome{Recipient: d.at.Recipients[pos], Reply: r.Reply, Remote: remote,
-				TLS: c.TLS(), Source: d.source, DSNPassed: r.DSNPassed, Unsure: r.Unsure, At: now}
+				TLS: c.TLS(), Source: d.source, DSNPassed: r.DSNPassed, Unsure: r.Unsure, Wait: d.wait(r.Stage, &r.Reply), At: now}
 			continue
 		case r.Again, r.Elsewhere:
-			d.note(failure{reply: r.Reply, remote: remote, tls: c.TLS(), source: d.source})
+			d.note(failure{reply: r.Reply, remote: remote, tls: c.TLS(), source: d.source, wait: d.wait(r.Stage, &r.Reply)})
 		}
 		left = append(left, pos)
 	}
@@ -375,7 +376,7 @@ func (d *attempt) giveUp(ctx context.Context) {
 	case d.limited != nil && !d.left:
 		f = failure{reply: *d.limited.Reply()}
 	case ctx.Err() != nil:
-		f.reply = *mail.NewReply(451, "4.3.2", "delivery was interrupted").WithCause(ctx.Err())
+		f.reply, f.wait = *mail.NewReply(451, "4.3.2", "delivery was interrupted").WithCause(ctx.Err()), 0
 	case f.reply.Code == 0 && d.spent != nil:
 		f.reply = *d.a.denied(d.spent).Reply()
 	case f.reply.Code == 0 && d.misfit != nil:
@@ -385,6 +386,6 @@ func (d *attempt) giveUp(ctx context.Context) {
 	}
 	now := time.Now()
 	for _, pos := range d.open {
-		d.out[pos] = mail.Outcome{Recipient: d.at.Recipients[pos], Reply: f.reply, Remote: f.remote, TLS: f.tls, Source: f.source, At: now}
+		d.out[pos] = mail.Outcome{Recipient: d.at.Recipients[pos], Reply: f.reply, Remote: f.remote, TLS: f.tls, Source: f.source, Wait: f.wait, At: now}
 	}
 }

@@ -381,6 +381,43 @@ func TestRateAtTheHost(t *testing.T) {
 	}
 }
 
+// TestWaits: how long a host asks to be left alone is told with the outcome,
+// whether it says so to a session, to a message or to a recipient.
+func TestWaits(t *testing.T) {
+	for _, c := range []struct {
+		verb, says string
+		want       time.Duration
+	}{
+		{"", "", 0},
+		{smtpctest.Connect, "450 4.7.1 greylisted", 6 * time.Minute},
+		{"MAIL", "450 4.7.1 greylisted", 6 * time.Minute},
+		{"RCPT", "450 4.7.1 greylisted", 6 * time.Minute},
+		{"RCPT", "550 5.7.1 greylisted", 0},
+		{smtpctest.Dot, "451 4.7.1 greylisted", 6 * time.Minute},
+		{"DATA", "451 4.3.0 later", 0},
+		{"EHLO", smtpctest.Close, 0},
+	} {
+		a := agent(t, delivery.Options{Sites: here{}, Wait: func(site string, at smtpc.Stage, r *mail.Reply) time.Duration {
+			if site != "here" || at == "" {
+				t.Errorf("asked about %q at %q of %s", r.Line(), at, site)
+			}
+			if strings.Contains(r.Text, "greylisted") {
+				return 6 * time.Minute
+			}
+			return 0
+		}})
+		outs := a.Deliver(t.Context(), smarthost(listen(t, &smtpctest.Server{Say: func(_ int, verb, _ string) string {
+			if verb == c.verb {
+				return c.says
+			}
+			return ""
+		}})), message(hello, "a"))
+		if len(outs) != 1 || outs[0].Wait != c.want {
+			t.Errorf("%s %q: %+v, want a wait of %s", c.verb, c.says, outs, c.want)
+		}
+	}
+}
+
 // TestWords: what hosts say is passed on, each word once, with its stage.
 func TestWords(t *testing.T) {
 	for _, c := range []struct{ verb, says, want string }{

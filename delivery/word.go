@@ -38,6 +38,14 @@ func (d *attempt) hear(t *smtpc.Target, s smtpc.Stage, r *mail.Reply, took time.
 	})
 }
 
+// wait is how long the host asks to be left alone with the message.
+func (d *attempt) wait(s smtpc.Stage, r *mail.Reply) time.Duration {
+	if d.a.o.Wait == nil || s == "" || !r.Temporary() {
+		return 0
+	}
+	return d.a.o.Wait(d.at.Subject.Site, s, r)
+}
+
 // hearResults passes on what was said in a transaction, each word once.
 func (d *attempt) hearResults(t *smtpc.Target, took time.Duration) {
 	if d.a.o.Heard == nil {

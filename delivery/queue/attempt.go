@@ -280,9 +280,18 @@ func (t *try) judge(ctx context.Context) {
 	}
 }
 
-// postpone lets a recipient wait by its schedule.
+// waitTries is how many tries come when the next hop asked for them, also where
+// the schedule's would be later: one that goes on asking is tried by both.
+const waitTries = 3
+
+// postpone lets a recipient wait by its schedule, or as long as the next hop
+// asked for.
 func (t *try) postpone(i int) {
-	t.results[i] = sched.Result{State: mail.StateDeferred, Next: t.r.clock.Sched().Add(t.items[i].Delay)}
+	delay := t.items[i].Delay
+	if wait := t.outcomes[i].Wait; wait > delay || wait > 0 && t.items[i].Attempts < waitTries {
+		delay = wait
+	}
+	t.results[i] = sched.Result{State: mail.StateDeferred, Next: t.r.clock.Sched().Add(delay)}
 }
 
 // reach draws from the outcomes what they say of the destination.

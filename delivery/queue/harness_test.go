@@ -173,6 +173,8 @@ func (w *world) byName(at *delivery.Attempt) []mail.Outcome {
 			outs[i].Reply = *mail.NewReply(550, "5.1.1", "no such user")
 		case "later":
 			outs[i].Reply = *mail.NewReply(450, "4.2.0", "greylisted")
+		case "grey":
+			outs[i].Reply, outs[i].Wait = *mail.NewReply(450, "4.7.1", "greylisted for 6m"), 6*time.Minute
 		case "dead":
 			outs[i].Reply, outs[i].Remote = *mail.NewReply(451, "4.4.1", "connection refused"), ""
 		case "dsn":

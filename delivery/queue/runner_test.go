@@ -151,6 +151,27 @@ func TestSuccessReport(t *testing.T) {
 	})
 }
 
+// A next hop that asks for a while is given it: not less at any time, and three
+// times not more than that.
+func TestWaitAsAsked(t *testing.T) {
+	play(t, queue.Options{}, func(t *testing.T, w *world) {
+		w.send(envelope("a@b", "grey@x.org"))
+		time.Sleep(time.Second) // of the bubble
+		w.wantRows("grey@x.org deferred #1 in 6m0s: 450 4.7.1 greylisted for 6m")
+		time.Sleep(6 * time.Minute)
+		w.wantRows("grey@x.org deferred #2 in 6m0s: 450 4.7.1 greylisted for 6m")
+		w.restart()
+		time.Sleep(6 * time.Minute)
+		w.wantRows("grey@x.org deferred #3 in 6m0s: 450 4.7.1 greylisted for 6m")
+		time.Sleep(6 * time.Minute)
+		before := w.tried()
+		time.Sleep(7 * time.Minute)
+		if w.tried() != before || before != 4 {
+			t.Errorf("%d tries, and %d with the fourth, which waits by the schedule", w.tried(), before)
+		}
+	})
+}
+
 func TestExpiryAndWarning(t *testing.T) {
 	o := queue.Options{Schedule: sched.Config{Expire: time.Hour, Warn: 10 * time.Minute}}
 	play(t, o, func(t *testing.T, w *world) {

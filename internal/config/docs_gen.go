@@ -376,7 +376,7 @@ func comment(field string) string {
 	case "ShapingRule.MessagesPerConnection":
 		return "Send no more messages over one connection."
 	case "ShapingRule.Wait":
-		return "Try the message that was told so not sooner than in this time, as for greylisting."
+		return "Try the message that was told so again after this time, as for greylisting: never sooner, and the first three times not later, whatever queue.retry says."
 	case "ShapingRule.Example":
 		return "A reply that the rule is for. It is held against the rule when the file is read."
 	}

@@ -59,7 +59,10 @@ type Outcome struct {
 	// Unsure says that the final dot was sent and no answer came: the next
 	// hop may have the message (RFC 1047). Reply is temporary then.
 	Unsure bool
-	At     time.Time
+	// Wait is how long to wait until the next try, where the reply is known to
+	// ask for that (greylisting); 0: as for any other.
+	Wait time.Duration
+	At   time.Time
 }
 
 // TLSMode says how a next hop is spoken to.

@@ -180,6 +180,7 @@ func (r *relay) makeDelivery() error {
 		Sites:    r.parts.shaping,
 		Heard:    r.parts.shaping.Heard,
 		Shape:    r.parts.shaping.Shape,
+		Wait:     r.parts.shaping.Wait,
 		Tap:      r.parts.traces.Tap,
 		Sources:  &r.pools,
 		Hostname: string(r.conf().node.Hostname),

@@ -74,8 +74,8 @@ type ShapingRule struct {
 	Rate Slowing `key:"rate" default:"unlimited" off:"unlimited" example:"10/m"`
 	// Send no more messages over one connection.
 	MessagesPerConnection Amount `key:"messages_per_connection" default:"unlimited" off:"unlimited"`
-	// Try the message that was told so not sooner than in this time, as for
-	// greylisting.
+	// Try the message that was told so again after this time, as for greylisting:
+	// never sooner, and the first three times not later, whatever queue.retry says.
 	Wait words.Duration `key:"wait" default:"0" off:"0" min:"1s" max:"1d"`
 	// A reply that the rule is for. It is held against the rule when the file is
 	// read.

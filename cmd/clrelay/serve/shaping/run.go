@@ -164,6 +164,15 @@ func (s *Shaping) Heard(w *delivery.Word) {
 	}
 }
 
+// Wait gives how long a message that a site has answered so is not to be tried
+// again; 0: the rules do not say.
+func (s *Shaping) Wait(site string, at smtpc.Stage, reply *mail.Reply) time.Duration {
+	if b := s.book.Load(); b != nil {
+		return b.Wait(site, string(at), reply)
+	}
+	return 0
+}
+
 // Shape tells how many messages a connection to a site may carry; ok is false
 // where the configuration says it.
 func (s *Shaping) Shape(at string) (messages int, ok bool) {
