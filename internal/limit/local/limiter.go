@@ -176,25 +176,29 @@ func (t *Ticket) Use() (wait time.Duration) {
 		return 0
 	}
 	now := t.l.opts.Now()
+	last := t.n - 1
 	for i := range t.n {
 		c := t.at(i)
-		if wait = t.l.take(c, now); wait > 0 {
+		if wait = t.l.take(c, now, i == last); wait > 0 {
 			for j := range i {
 				t.at(j).giveBack()
 			}
 			return wait
 		}
 	}
-	t.n = 0
+	t.n = last
+	t.Cancel()
 	return 0
 }
 
-func (l *Limiter) take(c claim, now time.Duration) time.Duration {
+// take counts c. What was reserved for it stays so until all of the Ticket is
+// counted, but for the last: nothing that is claimed may be forgotten meanwhile.
+func (l *Limiter) take(c claim, now time.Duration, last bool) time.Duration {
 	st := c.s
 	st.home.mu.Lock()
 	defer st.home.mu.Unlock()
 	if st.gone {
-		return 0
+		return 0 // the limit is no more, or counts by something else since
 	}
 	b, r := &st.rate, st.rule
 	if r.Rate.N > 0 {
@@ -218,7 +222,9 @@ func (l *Limiter) take(c claim, now time.Duration) time.Duration {
 		st.used += c.n
 	}
 	st.total += uint64(c.n)
-	b.reserved -= c.n
+	if last {
+		b.reserved -= c.n
+	}
 	return 0
 }
 
@@ -245,7 +251,6 @@ func (c claim) giveBack() {
 		st.budget.Spend(-c.n)
 	}
 	st.total -= uint64(c.n)
-	st.rate.reserved += c.n
 }
 
 // Free tells whether no limit counts the Ticket.

@@ -158,6 +158,57 @@ func TestUseTakesAllOrNone(t *testing.T) {
 	}
 }
 
+// A key whose bucket is full again in the instant between the parts of a Use is
+// not forgotten: the second Use counts there as well.
+func TestUseIsNotForgotten(t *testing.T) {
+	var l *Limiter
+	var first *state
+	now, swept := time.Hour, false
+	wall := func() time.Time { // asked for the second part, with its shard locked
+		if first != nil && !swept {
+			swept = true
+			for range 10 {
+				l.sweep(first.home, 10, now+time.Second)
+			}
+		}
+		return epoch.Add(now)
+	}
+	budget := limit.Definition{Name: "z-budget", Match: [limit.Fields][]string{limit.Sender: {"a@x"}}, Budget: rate(5, 24*time.Hour)}
+	for first == nil { // until the two are in different shards
+		l = New(Options{Now: func() time.Duration { return now }, Wall: wall})
+		if err := l.Configure([]limit.Definition{perSite(1000, 1000), budget}); err != nil {
+			t.Fatal(err)
+		}
+		now = time.Hour
+		l.Apply(alone())
+		now += time.Hour
+		day := uint64(epoch.Unix() / 86400)
+		l.Apply(limit.Update{Seats: 1, Leased: true, Grants: []limit.Grant{{Key: "z-budget#budget", Window: day, Ends: epoch.Add(20 * time.Hour), Granted: 2}}})
+		tk, d := l.Reserve(limit.Deliver, &limit.Subject{Site: "g", Sender: "a@x"}, one)
+		if d != nil || tk.n != 2 {
+			t.Fatalf("%+v, of %d limits", d, tk.n)
+		}
+		if tk.at(0).s.home == tk.at(1).s.home {
+			continue
+		}
+		if tk.at(0).s.rule.Name != "sites" {
+			t.Fatal("the budget is asked first")
+		}
+		tk.at(1).s.budget.Spend(2)
+		first = tk.at(0).s
+		if tk.Use() == 0 || !swept {
+			t.Fatal("the budget is used up, and nothing keeps it")
+		}
+		tk.at(1).s.budget.Spend(-2)
+		if w := tk.Use(); w > 0 {
+			t.Fatal(w)
+		}
+		if first.gone || first.total != 1 || first.rate.reserved != 0 || tk.at(1).s.rate.reserved != 0 {
+			t.Errorf("forgotten: %v, counted %d, reserved %d", first.gone, first.total, first.rate.reserved)
+		}
+	}
+}
+
 func TestGrowthIsEmptyAndShrinkingSettles(t *testing.T) {
 	c := &clock{}
 	l := c.limiter(t, perSite(100, 100))
