@@ -55,6 +55,11 @@ func (c *Cluster) names() (n limits.Names) {
 			n.Routes = append(n.Routes, string(r.Name))
 		}
 	}
+	for i := range c.Pools {
+		for _, one := range c.Pools[i].Sources {
+			n.Sources = append(n.Sources, string(one.Name))
+		}
+	}
 	return n
 }
 

@@ -302,7 +302,7 @@ func comment(field string) string {
 	case "Limit.Match":
 		return "What it is for: of each key that is there one value must match. Left out, everything."
 	case "Limit.Per":
-		return "What is counted by itself: each value of these, or each combination, has the whole limit. Left out, all that matches is counted together. A client is an IPv4 address or an IPv6 /64; a site is whoever runs the mail hosts of a domain; a group is an entry of senders; a source is an own address."
+		return "What is counted by itself: each value of these, or each combination, has the whole limit. Left out, all that matches is counted together. A client is an IPv4 address or an IPv6 /64; a site is whoever runs the mail hosts of a domain; a group is an entry of senders; a source is an own address to send from, by its name in sources of node.yaml."
 	case "Limit.Count":
 		return "What rate and budget count. Recipients of one message count when it goes out, or at RCPT; octets are those of the message."
 	case "Limit.Rate":
@@ -330,7 +330,7 @@ func comment(field string) string {
 	case "LimitMatch.Clients":
 		return "Networks of clients."
 	case "LimitMatch.Sources":
-		return "Own addresses that mail leaves from."
+		return "Names of sources (node.yaml): own addresses that mail leaves from. Mail whose address the system chooses has none."
 	case "LimitMatch.Routes":
 		return "Names of routes."
 	case "Shaping.Shipped":

@@ -181,7 +181,7 @@ func CheckMatch(f Field, v string) error {
 	if strings.Contains(v, "*") && (f == RecipientDomain || f == SenderDomain || f == Site) {
 		return fmt.Errorf("the %v %q: an asterisk stands alone before the first dot, as in *.example.org", f, v)
 	}
-	if f != User && f != Group && f != Route && f != Sender && v != strings.ToLower(v) {
+	if f != User && f != Group && f != Source && f != Route && f != Sender && v != strings.ToLower(v) {
 		return fmt.Errorf("the %v %q has capital letters: names are compared in small ones", f, v)
 	}
 	return nil

@@ -3,7 +3,7 @@ package limits
 
 import (
 	"fmt"
-	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -28,7 +28,8 @@ type Limit struct {
 	// What is counted by itself: each value of these, or each combination, has
 	// the whole limit. Left out, all that matches is counted together. A client is
 	// an IPv4 address or an IPv6 /64; a site is whoever runs the mail hosts of a
-	// domain; a group is an entry of senders; a source is an own address.
+	// domain; a group is an entry of senders; a source is an own address to send from, by
+	// its name in sources of node.yaml.
 	Per []string `key:"per" enum:"site|domain|sender|sender_domain|user|group|client|source|route" example:"[site]"`
 	// What rate and budget count. Recipients of one message count when it goes
 	// out, or at RCPT; octets are those of the message.
@@ -66,8 +67,9 @@ type LimitMatch struct {
 	Groups []words.Name `key:"groups" example:"[campus]"`
 	// Networks of clients.
 	Clients []words.Network `key:"clients" example:"[192.0.2.0/24]"`
-	// Own addresses that mail leaves from.
-	Sources []words.Address `key:"sources" example:"[192.0.2.25]"`
+	// Names of sources (node.yaml): own addresses that mail leaves from. Mail whose
+	// address the system chooses has none.
+	Sources []words.Name `key:"sources" example:"[out1]"`
 	// Names of routes.
 	Routes []words.Name `key:"routes" example:"[big]"`
 }
@@ -202,8 +204,9 @@ func (l *Limit) burst() int64 {
 
 // Names are what limits may name elsewhere in the file.
 type Names struct {
-	Groups []string // entries of senders
-	Routes []string
+	Groups  []string // entries of senders
+	Routes  []string
+	Sources []string // of pools
 }
 
 // Check says what is wrong with the limits together, and what is likely wrong.
@@ -222,6 +225,7 @@ func Check(f *strict.File, list []Limit, names Names) {
 		s.checkUseful(key, l)
 		s.checkNamed(key+".match.groups", l.Match.Groups, names.Groups, "entry of senders")
 		s.checkNamed(key+".match.routes", l.Match.Routes, names.Routes, "route with this name")
+		s.checkSources(key+".match.sources", l.Match.Sources, names.Sources)
 	}
 }
 
@@ -265,11 +269,6 @@ func (s check) checkLimit(key string, l *Limit) {
 			s.Bad(at, "is empty: leave it out for all of them")
 		}
 	}
-	for j, a := range m.Sources {
-		if _, err := netip.ParseAddr(string(a)); err != nil {
-			s.Bad(fmt.Sprintf("%s.match.sources[%d]", key, j), "%q is no IP address", a)
-		}
-	}
 }
 
 func (s check) checkNamed(key string, names []words.Name, known []string, what string) {
@@ -281,6 +280,16 @@ func (s check) checkNamed(key string, names []words.Name, known []string, what s
 		}
 		if at := fmt.Sprintf("%s[%d]", key, j); n != "" && s.Fine(at) {
 			s.Bad(at, "there is no %s: %q%s", what, n, strict.DidYouMean(string(n), known))
+		}
+	}
+}
+
+// checkSources warns of names that no pool has: which sources there are is said
+// in node.yaml of each node.
+func (s check) checkSources(key string, names []words.Name, known []string) {
+	for j, n := range names {
+		if !slices.Contains(known, string(n)) {
+			s.Warn(fmt.Sprintf("%s[%d]", key, j), "no pool has a source %q: it never matches%s", n, strict.DidYouMean(string(n), known))
 		}
 	}
 }

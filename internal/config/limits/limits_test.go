@@ -17,13 +17,13 @@ limits:
   - {name: a, match: {domains: ["*.Example.org"], senders: ["<>", A@B.example], groups: [Campus], clients: [192.0.2.0/24]}, rate: 60/s}
   - {name: b, on: receiving, per: [client, sender], count: recipients, rate: 1000/m, burst: 5, on_partition: full}
   - {name: c, per: [site], count: octets, budget: 50GB/d, connections: 9, on_partition: stop, rate: 5000/h}
-  - {name: d, rate: 7/h, match: {routes: [big], sources: ["2001:db8::1"], sites: [google.com], sender_domains: [x.example]}}
+  - {name: d, rate: 7/h, match: {routes: [big], sources: [Out1], sites: [google.com], sender_domains: [x.example]}}
 `))
 	var c struct {
 		Limits []Limit `key:"limits"`
 	}
 	f.Fill(&c, strict.Doc{Name: "cluster.yaml", Type: reflect.TypeOf(c)})
-	Check(f, c.Limits, Names{Groups: []string{"Campus"}, Routes: []string{"big"}})
+	Check(f, c.Limits, Names{Groups: []string{"Campus"}, Routes: []string{"big"}, Sources: []string{"Out1"}})
 	if errs := f.Errors(); len(errs) > 0 {
 		t.Fatal(errs)
 	}
@@ -36,7 +36,7 @@ limits:
 		{Name: "c", Per: []limit.Field{limit.Site}, Count: limit.Octets, Budget: limit.Rate{N: 50e9, Per: 24 * time.Hour}, Connections: 9,
 			OnPartition: limit.Stop, Rate: limit.Rate{N: 5000, Per: time.Hour}, Burst: 10},
 		{Name: "d", Rate: limit.Rate{N: 7, Per: time.Hour}, Burst: 7, Match: [limit.Fields][]string{
-			limit.Route: {"big"}, limit.Source: {"2001:db8::1"}, limit.Site: {"google.com"}, limit.SenderDomain: {"x.example"},
+			limit.Route: {"big"}, limit.Source: {"Out1"}, limit.Site: {"google.com"}, limit.SenderDomain: {"x.example"},
 		}},
 	}
 	got := Definitions(c.Limits)
