@@ -20,8 +20,6 @@ func (k known) exampleLines(b *strings.Builder) {
 	}
 	inner := strict.Section(k.Type)
 	switch {
-	case k.Later != "":
-		fmt.Fprintf(b, "# %s: is not in this version yet.\n", k.Key)
 	case inner == nil:
 		fmt.Fprintf(b, "%s%s: %s\n", mark, k.Key, sample(k.Field))
 	case k.Type.Kind() == reflect.Slice:

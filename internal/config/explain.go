@@ -97,8 +97,6 @@ func (k known) facts() [][2]string {
 		out = append(out, [2]string{"bounds", boundsText(k.Field)})
 	}
 	switch {
-	case k.Later != "":
-		out = append(out, [2]string{"reason", k.Later})
 	case k.Required:
 		out = append(out, [2]string{"default", "none, it must be there"})
 	case k.defaultText() != "":
@@ -109,7 +107,7 @@ func (k known) facts() [][2]string {
 	if k.Example != "" {
 		out = append(out, [2]string{"example", k.Key + ": " + strict.Quoted(k.Example)})
 	}
-	if strict.Section(k.Type) == nil && k.Later == "" {
+	if strict.Section(k.Type) == nil {
 		reload := "SIGHUP is enough"
 		if k.Restart {
 			reload = "needs a restart"

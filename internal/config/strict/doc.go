@@ -12,7 +12,6 @@
 //	enum      the words that are allowed, "a|b"
 //	off       the word that stands for nothing
 //	min, max  bounds of a number or of a Scalar that is one
-//	later     why the key cannot be used yet
 //	restart   a change needs a restart
 //	example   a value for the documentation
 //

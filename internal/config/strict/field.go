@@ -19,10 +19,6 @@ type Located interface {
 	Locate(dir string)
 }
 
-// Later stands for a section that is known and cannot be used yet: its
-// presence is an error, which gives the reason in the tag "later".
-type Later struct{}
-
 // Field is a key of a section, as the tags of a struct field describe it.
 type Field struct {
 	Struct, Name string // "Node", "Hostname"
@@ -32,7 +28,6 @@ type Field struct {
 	Enum         []string // the words that are allowed
 	Off          string   // the word that stands for nothing
 	Min, Max     string
-	Later        string // why it cannot be used yet
 	Required     bool
 	Restart      bool // a change needs a restart
 	Secret       bool // the value is never shown
@@ -54,7 +49,7 @@ func Fields(t reflect.Type) []Field {
 		f := Field{
 			Struct: t.Name(), Name: sf.Name, index: i, Key: key, Type: sf.Type,
 			Default: sf.Tag.Get("default"), Derived: sf.Tag.Get("derived"), Off: sf.Tag.Get("off"),
-			Min: sf.Tag.Get("min"), Max: sf.Tag.Get("max"), Later: sf.Tag.Get("later"),
+			Min: sf.Tag.Get("min"), Max: sf.Tag.Get("max"),
 			Required: sf.Tag.Get("required") != "", Restart: sf.Tag.Get("restart") != "",
 			Secret:  sf.Tag.Get("secret") != "",
 			Example: sf.Tag.Get("example"),
@@ -76,7 +71,7 @@ func Section(t reflect.Type) reflect.Type {
 	if t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice && !isScalar(t) {
 		t = t.Elem()
 	}
-	if t.Kind() == reflect.Struct && !isScalar(t) && t != reflect.TypeFor[Later]() {
+	if t.Kind() == reflect.Struct && !isScalar(t) {
 		return t
 	}
 	return nil
@@ -90,8 +85,6 @@ func isScalar(t reflect.Type) bool {
 func (f Field) Kind() string {
 	t := f.Type
 	switch {
-	case f.Later != "":
-		return "not in this version yet"
 	case len(f.Enum) > 0 && t.Kind() == reflect.Slice:
 		return "list of: " + strings.Join(f.Enum, " | ")
 	case len(f.Enum) > 0:

@@ -68,7 +68,7 @@ func meaning(f Field, word string) string {
 	if f.Type.Kind() == reflect.Slice && !isScalar(f.Type) {
 		f.Type, f.Off = f.Type.Elem(), ""
 	}
-	if Section(f.Type) != nil || f.Later != "" {
+	if Section(f.Type) != nil {
 		return word
 	}
 	v := reflect.New(f.Type).Elem()

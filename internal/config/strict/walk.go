@@ -128,10 +128,6 @@ func (w *walker) section(n *yaml.Node, v reflect.Value, path string) {
 			continue
 		}
 		seen[k.Value] = k.Line
-		if later := fs[at].Later; later != "" {
-			w.errorf(p, Join(path, k.Value), "not in this version yet: %s", later)
-			continue
-		}
 		w.value(val, v.Field(fs[at].index), fs[at], Join(path, k.Value))
 	}
 	maps.Copy(misspelt, seen)
