@@ -20,6 +20,8 @@ type ClusterOptions struct {
 	Cluster string
 	// Node is put behind the generated part of every node.yaml.
 	Node string
+	// Listener is as in Options.
+	Listener string
 	// Data gives the data_dir of a node; nil: in its folder.
 	Data func(name string) string
 	// Zone gives the zone of a node; nil: none.
@@ -130,7 +132,7 @@ func (c *Cluster) Add(gossip string) (*Relay, error) {
 		more += ", zone: " + c.o.Zone(name)
 	}
 	o := Options{
-		Binary: c.o.Binary, Dir: dir, Name: name, Cluster: c.o.Cluster, Host: host,
+		Binary: c.o.Binary, Dir: dir, Name: name, Cluster: c.o.Cluster, Listener: c.o.Listener, Host: host,
 		Node: fmt.Sprintf("cluster: {listen: %q, gossip: %q, join: [\"%s\"]%s}\ntls_dir: %s\n%s",
 			addr, gossip, strings.Join(c.seeds, `", "`), more, tls, c.o.Node),
 	}
@@ -159,7 +161,7 @@ func (c *Cluster) AddByToken(name, joinFile string) (*Relay, error) {
 	}
 	addr := addrOn("", nodePort)
 	r, err := New(Options{
-		Binary: c.o.Binary, Dir: dir, Name: name, Cluster: c.o.Cluster, Args: []string{"--join-file", joinFile},
+		Binary: c.o.Binary, Dir: dir, Name: name, Cluster: c.o.Cluster, Listener: c.o.Listener, Args: []string{"--join-file", joinFile},
 		Node: fmt.Sprintf("cluster: {listen: %q, gossip: %q}\ntls_dir: %s\n%s", addr, addrOn("", gossipPort), filepath.Join(dir, "tls"), c.o.Node),
 	})
 	if err != nil {

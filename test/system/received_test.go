@@ -199,3 +199,53 @@ func TestAbuse(t *testing.T) {
 		t.Errorf("%v lockouts are counted, %v", n, err)
 	}
 }
+
+// TestAbuseOfACluster: a client that tries recipients at one node is locked out
+// at the others as well; who came beside it is not. What it did at several nodes
+// counts together.
+func TestAbuseOfACluster(t *testing.T) {
+	t.Parallel()
+	c, err := relayproc.NewCluster(relayproc.ClusterOptions{
+		Binary: binary(t), Dir: workDir(t), Nodes: 3, Listener: "proxy_from: [127.0.0.1]",
+		Cluster: fmt.Sprintf(`domains: [{name: here.test}]
+routes: [{match: {}, action: {smarthost: [%q]}}]
+receive: {abuse: {refused_commands: 3, tarpit: off, lockout: 5m}}
+`, relayproc.FreeAddr()),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	(&fleet{Cluster: c}).stopAtEnd(t)
+	if err := c.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	try := func(r *relayproc.Relay, client string, n int) {
+		bad := welcome(t, r, client)
+		defer bad.conn.Close()
+		bad.do("MAIL FROM:<a@x.test>", "250 ")
+		for range n {
+			bad.do("RCPT TO:<b@elsewhere.test>", "550 5.7.1 ")
+		}
+	}
+	out := func(r *relayproc.Relay, client string) bool {
+		c := proxied(t, r, client)
+		defer c.conn.Close()
+		line, err := c.reply()
+		return err == nil && strings.HasPrefix(line, "421 4.7.0 too many refused commands from "+client+"; try again in ")
+	}
+	try(c.Nodes[0], "192.0.2.7", 10)
+	from := time.Now()
+	for i, r := range c.Nodes {
+		eventually(t, 10*time.Second, fmt.Sprint("the client is locked out at node ", i), func() bool { return out(r, "192.0.2.7") })
+	}
+	t.Logf("locked out at all nodes after %v", time.Since(from).Round(time.Millisecond))
+	for i, n := range []int{4, 4, 2} { // it takes three times the threshold
+		try(c.Nodes[i], "192.0.2.9", n)
+	}
+	eventually(t, 10*time.Second, "what was done at three nodes counts together", func() bool { return out(c.Nodes[1], "192.0.2.9") })
+	for _, r := range c.Nodes {
+		if out(r, "192.0.2.8") {
+			t.Error("a neighbour is locked out")
+		}
+	}
+}
