@@ -59,9 +59,16 @@ func TestReturns(t *testing.T) {
 	id := cl.data(note("hello"))
 	paths := returnPaths(t, hop, id)
 
+	forged := strings.Replace(paths["b@x.test"], ".1.", ".0.", 1)
+	if out, errs, code := c.Nodes[1].CLI("test", "address", paths["b@x.test"]); code != 0 || !regexp.MustCompile(`route +returns `).MatchString(out) {
+		t.Errorf("test address of a return path: %d\n%s%s", code, out, errs)
+	}
+	if out, _, code := c.Nodes[1].CLI("test", "address", forged); code != 8 || !strings.Contains(out, "This return path was not made here") {
+		t.Errorf("test address of a forged one: %d\n%s", code, out)
+	}
 	cl = greeted(t, c.Nodes[1].SMTP)
 	cl.do("MAIL FROM:<>", "250 ")
-	cl.do("RCPT TO:<"+strings.Replace(paths["b@x.test"], ".1.", ".0.", 1)+">", "550 5.7.1 This return path was not made here")
+	cl.do("RCPT TO:<"+forged+">", "550 5.7.1 This return path was not made here")
 	cl.do("RCPT TO:<jane@bounces.test>", "550 5.7.1 ")
 	cl.do("RCPT TO:<"+strings.ToUpper(paths["b@x.test"])+">", "250 ")
 	cl.data(lateBounce)

@@ -38,7 +38,7 @@ func (r *relay) services(to grpc.ServiceRegistrar, f fleet.Fleet, cluster admin.
 	r.destinations(to, f)
 	node := string(r.conf().node.Name)
 	adminv1.RegisterTestServiceServer(to, &watch.Trials{Watch: r.watch, Fleet: f, Service: &explain.Service{
-		Node: node, Now: r.inForce, Hosts: r.parts.delivery, Lanes: r.parts.queue,
+		Node: node, Now: r.inForce, Hosts: r.parts.delivery, Lanes: r.parts.queue, Returns: r.parts.returns,
 		Policy: func() explain.Policy {
 			if r.state.Load() == starting {
 				return nil

@@ -725,7 +725,7 @@ type RouteChoice struct {
 	Setting string `protobuf:"bytes,1,opt,name=setting,proto3" json:"setting,omitempty"`
 	// Line of the configuration, from 1; 0 where there is none.
 	Line int32 `protobuf:"varint,2,opt,name=line,proto3" json:"line,omitempty"`
-	// mx, smarthost or lmtp.
+	// mx, smarthost or lmtp; returns for a return path of ours.
 	Kind string `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
 	// Name of the destination, as connections to it are counted.
 	Destination string `protobuf:"bytes,4,opt,name=destination,proto3" json:"destination,omitempty"`

@@ -107,6 +107,9 @@ type host struct {
 	Refused    float64 `json:"refused"`
 }
 
+// returns is the kind of route of return paths.
+const returns = "returns"
+
 // pool is what mail leaves from.
 type pool struct {
 	Name      string   `json:"name"`
@@ -191,6 +194,8 @@ func (n *noun) printAddress(r *adminv1.AddressResponse) error {
 	switch {
 	case !out.Allowed:
 		return cmdline.Exitf(cmdline.ExitFindings, "mail to %s would not be taken", out.Rcpt)
+	case out.Kind == returns:
+		return nil
 	case out.RouteReply != "" || len(out.Hosts) == 0:
 		return cmdline.Exitf(cmdline.ExitFindings, "mail to %s has nowhere to go", out.Rcpt)
 	case out.Probe != nil && out.Probe.Error != "":
@@ -224,6 +229,10 @@ func (n *noun) addressTable(w io.Writer, r *adminv1.AddressResponse, a *address)
 		return err
 	}
 	row("route", "%s  %s", a.Kind, place(a.Route, "", a.Config, a.RouteLine))
+	if a.Kind == returns {
+		row("", "what comes back for mail that went out: read here, and then done with")
+		return err
+	}
 	for i, h := range a.Hosts {
 		pref, state := "", ""
 		if h.Preference != nil {

@@ -53,6 +53,12 @@ type Lanes interface {
 	Destinations(visit func(*queue.Lane))
 }
 
+// Returns know return paths; delivery/returns' Returns.
+type Returns interface {
+	Recipient(to mail.Address) (mine bool, v mail.Verdict)
+	Hop(domain string) (mail.NextHop, bool)
+}
+
 // Settings are those in force, with what was made of them.
 type Settings struct {
 	Name    string // what the configuration is called
@@ -71,6 +77,8 @@ type Service struct {
 	Now    func() Settings
 	Hosts  Hosts
 	Lanes  Lanes
+
+	Returns Returns
 }
 
 // Address is of TestService.
@@ -103,9 +111,29 @@ func (s *Service) Address(ctx context.Context, req *adminv1.AddressRequest) (*ad
 		q.lines = config.Lines(q.set.Cluster.Text)
 	}
 	out := &adminv1.AddressResponse{Node: s.Node, Config: q.set.Name}
+	if mine, verdict := s.Returns.Recipient(rcpt); mine {
+		q.returned(verdict, out)
+		return out, nil
+	}
 	q.admission(policy, out)
 	q.route(ctx, out, req.GetProbe())
 	return out, nil
+}
+
+// returned answers about a return path: the relay itself works on what comes to
+// it, whoever sends it.
+func (q *question) returned(verdict mail.Verdict, out *adminv1.AddressResponse) {
+	line := int32(q.lines("returns"))
+	out.Rcpt = q.to.Addr.String()
+	out.Admission = &adminv1.Admission{Allowed: verdict == nil, Setting: "returns", Line: line}
+	out.Route = &adminv1.RouteChoice{Setting: "returns", Line: line}
+	if verdict != nil {
+		out.Admission.Reply, out.Route.Reply = verdict.Line(), verdict.Line()
+		return
+	}
+	if hop, ok := q.s.Returns.Hop(q.to.Addr.Domain); ok { // the settings may have changed in between
+		out.Route.Kind, out.Route.Destination, out.Destination = "returns", hop.Key, q.destination(hop.Key)
+	}
 }
 
 // question is one address that is asked about.
