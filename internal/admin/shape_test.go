@@ -64,7 +64,7 @@ func TestReasonsOfAllNodes(t *testing.T) {
 	if err != nil || res.GetMissingNodes() != nil || res.GetRecipients() != 57 || len(res.GetReasons()) != 1 {
 		t.Fatalf("%v, %v", res, err)
 	}
-	if r := res.GetReasons()[0]; r.GetClass() != "policy" || r.GetReason() != "4.7.1 <addr>: greylisted at <host>" || r.GetRecipients() != 57 || r.GetDomains() != 1 ||
+	if r := res.GetReasons()[0]; r.GetClass() != "greylisted" || r.GetReason() != "4.7.1 <addr>: greylisted at <host>" || r.GetRecipients() != 57 || r.GetDomains() != 1 ||
 		r.GetSample() != "450 4.7.1 <x1@all.example>: greylisted at mx1.example.org" || time.Since(r.GetOldest().AsTime()) < time.Hour {
 		t.Errorf("the reason is %v", r)
 	}
