@@ -392,8 +392,8 @@ func (st *state) measure(now time.Duration) {
 	}
 	share := 1 - math.Exp(-float64(d)/float64(smoothing))
 	n := max(st.used, st.asked)
-	st.pressed = st.denials-st.before > uint64(max(n, 1))
-	st.before = st.denials
+	st.pressed = st.denials[limit.KindRate]-st.before > uint64(max(n, 1))
+	st.before = st.denials[limit.KindRate]
 	st.recent = float64(n) / float64(d)
 	st.pace += share * (st.recent - st.pace)
 	st.used, st.asked, st.measured = 0, 0, now
@@ -405,7 +405,7 @@ func (st *state) demands(out []demand, wall func() time.Time, now time.Duration,
 	if r.Rate.N > 0 && (short || st.rate.shared) {
 		out = append(out, demand{Demand: limit.Demand{
 			Key: limit.KeyOf(r.Name, limit.KindRate, words), Kind: limit.KindRate, Units: r.rateUnits, Want: st.wantRate(lacking, seats),
-		}, weight: st.denials})
+		}, weight: st.refusals()})
 	}
 	if c := st.conns; c != nil && r.Connections > 0 && (c.shared || c.over() || c.refused > 0 || short && r.Rate.N == 0) {
 		d := limit.Demand{Key: limit.KeyOf(r.Name, limit.KindConnections, words), Kind: limit.KindConnections, Units: r.connUnits}
@@ -415,7 +415,7 @@ func (st *state) demands(out []demand, wall func() time.Time, now time.Duration,
 			d.Want = min(d.Units, max(r.units(len(c.held)+int(c.refused)), 2*d.Used+4))
 		}
 		c.refused = 0
-		out = append(out, demand{d, c.shared && len(c.held) > 0 || c.over(), st.denials})
+		out = append(out, demand{d, c.shared && len(c.held) > 0 || c.over(), st.refusals()})
 	}
 	if p := st.budget; p != nil && r.Budget.N > 0 {
 		left := max(p.Left(wall()), 0)
@@ -427,7 +427,7 @@ func (st *state) demands(out []demand, wall func() time.Time, now time.Duration,
 				Key: limit.KeyOf(r.Name, limit.KindBudget, words), Kind: limit.KindBudget, Units: r.budgetUnits,
 				Want: uint32(min((aim-left+q-1)/q, int64(r.budgetUnits))), Used: uint32(min(left/q, int64(r.budgetUnits))),
 				Window: r.Budget.Per, Each: uint64(q),
-			}, weight: st.denials})
+			}, weight: st.refusals()})
 		}
 	}
 	return out

@@ -20,6 +20,7 @@ type bucket struct {
 
 	tokens, cap, flow float64 // flow is tokens a nanosecond
 	at                time.Duration
+	recent, fade      float64       // what went lately, of which fade a nanosecond is forgotten
 	reserved          int64         // asked for and neither used nor given up
 	promised          time.Duration // when the last who was told to wait will come
 }
@@ -30,6 +31,9 @@ func (b *bucket) settle(now time.Duration) {
 		return
 	}
 	b.tokens = min(b.cap, b.tokens+float64(now-b.at)*b.flow)
+	if b.recent > 0 {
+		b.recent *= math.Exp(-float64(now-b.at) * b.fade)
+	}
 	b.at = now
 }
 
@@ -44,7 +48,12 @@ func (b *bucket) give(r *rule, own uint32, now time.Duration) {
 	b.own, b.at = own, now
 	b.cap, b.flow = float64(r.Burst)*part, r.Rate.PerNano()*part
 	b.tokens = min(b.tokens, b.cap)
+	b.fade = 1 / float64(r.window())
 }
+
+// window is over what time it is told how much went: that of the rate, and not so
+// short that the number jumps.
+func (r *rule) window() time.Duration { return max(r.Rate.Per, 10*time.Second) }
 
 // need is how many tokens n takes to begin: of more than there can ever be, all.
 // The rest is owed, so that what is larger than the burst goes too.

@@ -205,13 +205,13 @@ func (l *Limiter) take(c claim, now time.Duration, last bool) time.Duration {
 		b.settle(now)
 		if l.lapsed(r, now) || b.cap <= 0 || b.tokens < b.need(c.n) {
 			st.lacked = max(now, 1)
-			st.denied(l, now)
+			st.denied(l, limit.KindRate, now)
 			return max(b.lack(b.need(c.n), b.tokens), time.Millisecond)
 		}
 	}
 	if r.Budget.N > 0 {
 		if wall := l.opts.Wall(); st.budget.Left(wall) < c.n {
-			st.denied(l, now)
+			st.denied(l, limit.KindBudget, now)
 			again, _ := st.budget.Short(r.Budget.Per, now, wall)
 			return again
 		}
@@ -219,6 +219,7 @@ func (l *Limiter) take(c claim, now time.Duration, last bool) time.Duration {
 	}
 	if r.Rate.N > 0 {
 		b.tokens -= float64(c.n)
+		b.recent += float64(c.n)
 		st.used += c.n
 	}
 	st.total += uint64(c.n)
@@ -245,6 +246,7 @@ func (c claim) giveBack() {
 	}
 	if st.rule.Rate.N > 0 {
 		st.rate.tokens = min(st.rate.cap, st.rate.tokens+float64(c.n))
+		st.rate.recent = max(0, st.rate.recent-float64(c.n))
 		st.used -= c.n
 	}
 	if st.rule.Budget.N > 0 {
@@ -281,7 +283,7 @@ func (r *rule) suspended(s *limit.Subject, now time.Duration) *limit.Denied {
 
 // deny counts and words a refusal. The shard is locked.
 func (st *state) deny(l *Limiter, kind limit.Kind, wait, left, now time.Duration) *limit.Denied {
-	st.denied(l, now)
+	st.denied(l, kind, now)
 	return &limit.Denied{
 		Limit: st.rule.Name, Key: st.words(), Kind: kind,
 		Wait: min(max(wait, time.Millisecond), maxWait), Left: max(left, time.Millisecond),
@@ -290,8 +292,9 @@ func (st *state) deny(l *Limiter, kind limit.Kind, wait, left, now time.Duration
 }
 
 // denied counts one.
-func (st *state) denied(l *Limiter, now time.Duration) {
-	st.denials++
+func (st *state) denied(l *Limiter, kind limit.Kind, now time.Duration) {
+	st.denials[kind]++
+	st.barrier = kind
 	if now-st.crowded > time.Second {
 		st.crowd, st.crowded = 0, now
 	}

@@ -104,8 +104,8 @@ func TestRateAheadOfTokens(t *testing.T) {
 		ts[i].Cancel()
 	}
 	l.Usage(func(u *Usage) {
-		if u.Used != 2 {
-			t.Errorf("%d were counted, want 2", u.Used)
+		if u.Total != 2 {
+			t.Errorf("%d were counted, want 2", u.Total)
 		}
 	})
 	if tk, d := l.Reserve(limit.Deliver, s, one); d != nil {
@@ -147,8 +147,8 @@ func TestUseTakesAllOrNone(t *testing.T) {
 		t.Fatalf("a share that is gone lets it wait %v, want 1s", w)
 	}
 	l.Usage(func(u *Usage) {
-		if u.Definition.Name == "sites" && (u.Free != 1000 || u.Used != 0) {
-			t.Errorf("of sites %v are free, %d used: want 1000 and 0", u.Free, u.Used)
+		if u.Definition.Name == "sites" && (u.Free != 1000 || u.Used != 0 || u.Total != 0) {
+			t.Errorf("of sites %v are free, %d used, %d counted: want 1000, 0 and 0", u.Free, u.Used, u.Total)
 		}
 	})
 	l.Apply(limit.Update{Seats: 1, Leased: true, Even: []limit.Key{"other#rate"}})
@@ -389,6 +389,46 @@ func TestBudget(t *testing.T) {
 	l.Apply(limit.Update{Seats: 1, Leased: true, Grants: []limit.Grant{g}})
 	if n, _ := send(l, s, 20); n != 3 {
 		t.Fatalf("%d went in the new hour, want 3", n)
+	}
+}
+
+// What an operator reads of a limit with two parts: each has its own figures, and
+// who was refused by one is not counted at the other.
+func TestUsageOfBothParts(t *testing.T) {
+	c := &clock{}
+	l := c.limiter(t)
+	if err := l.Configure([]limit.Definition{{Name: "sink", Rate: limit.Rate{N: 120, Per: time.Minute}, Burst: 10, Connections: 2}}); err != nil {
+		t.Fatal(err)
+	}
+	l.Apply(limit.Update{Full: true, Seats: 2, Leased: true})
+	s := &limit.Subject{Site: "a.example"}
+	if _, d := l.Open(limit.Deliver, s, nil); d != nil {
+		t.Fatal(d)
+	}
+	for range 2 {
+		if _, d := l.Open(limit.Deliver, s, nil); d == nil {
+			t.Fatal("a second connection of one")
+		}
+	}
+	for range 5 * 60 { // five minutes at the node's pace of one a second
+		c.now += time.Second
+		tk, d := l.Reserve(limit.Deliver, s, one)
+		if d != nil || tk.Use() != 0 {
+			t.Fatalf("%+v", d)
+		}
+	}
+	seen := map[limit.Kind]bool{}
+	for _, v := range l.Explain(limit.Deliver, s) {
+		seen[v.Kind] = true
+		switch {
+		case v.Kind == limit.KindRate && (v.Pace() != 60 || v.Lately < 58 || v.Lately > 62 || v.Denied != 0 || v.Waiting != 0 || v.Limit != 5):
+			t.Errorf("of the rate: %v/m of %v/m, %+v", v.Lately, v.Pace(), v)
+		case v.Kind == limit.KindConnections && (v.Used != 1 || v.Limit != 1 || v.Denied != 2 || v.Allowed):
+			t.Errorf("of connections: %+v", v)
+		}
+	}
+	if !seen[limit.KindRate] || !seen[limit.KindConnections] {
+		t.Errorf("parts are missing: %v", seen)
 	}
 }
 

@@ -33,9 +33,11 @@ type state struct {
 	conns  *slots       // of a rule with Connections
 	budget *purse.Purse // of a rule with a Budget
 
-	total, denials uint64        // since the key is known
-	crowd          uint32        // denials in this second
-	crowded        time.Duration // when it began
+	total   uint64        // since the key is known
+	denials [3]uint64     // likewise, by kind
+	crowd   uint32        // denials in this second
+	crowded time.Duration // when it began
+	barrier limit.Kind    // which part denied last
 
 	active   bool // in home.active
 	gone     bool // forgotten: what is still reserved counts nowhere
@@ -44,7 +46,7 @@ type state struct {
 	measured time.Duration // when used and asked were 0
 	pace     float64       // used or asked a nanosecond, smoothed
 	recent   float64       // the same, not smoothed
-	before   uint64        // denials until then
+	before   uint64        // denials for want of tokens until then
 	pressed  bool          // more was denied than used
 	short    time.Duration // when it was denied last; 0: not lately
 	lacked   time.Duration // when that was for want of tokens

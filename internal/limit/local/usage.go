@@ -6,7 +6,7 @@ import (
 	"github.com/clrelay/clrelay/internal/limit"
 )
 
-// Usage is how a limit stands on this node, for operators.
+// Usage is how a part of a limit stands on this node, for operators.
 type Usage struct {
 	Definition *limit.Definition // not to be changed
 	Kind       limit.Kind
@@ -16,10 +16,20 @@ type Usage struct {
 	Shared     bool      // it is not divided evenly
 	Limit      int64     // this node's part: of the burst, of connections, what was granted of the budget
 	Free       float64
-	Used       uint64        // connections that are open; of a budget, what was spent in the window; of a rate, all that was counted since the key is known
-	Waiting    uint32        // how many were told to wait in the last second
+	Used       uint64        // connections that are open; of a budget, what was spent in the window; of a rate, what is taken of the part of the burst
+	Lately     float64       // of a rate: what went in the time of the rate, N of it would be all; that of less than 10 s is a mean of 10 s
+	Total      uint64        // all that was counted since the key is known
+	Waiting    uint32        // how many were told to wait for it in the last second
 	Denied     uint64        // since the key is known
 	Next       time.Duration // how long until there is something; 0: there is now
+}
+
+// Pace is this node's part of a rate, in the time of the rate.
+func (u *Usage) Pace() float64 {
+	if u.Kind != limit.KindRate || u.Units == 0 {
+		return 0
+	}
+	return float64(u.Definition.Rate.N) * float64(u.Own) / float64(u.Units)
 }
 
 // Usage visits what is known of all limits: the keys that were used lately, in
@@ -32,53 +42,67 @@ func (l *Limiter) Usage(visit func(*Usage)) {
 			visit(&Usage{Definition: &r.Definition, Kind: limit.KindSuspended, Denied: r.refused.Load(), Next: max(r.ends-now, 0)})
 		}
 	}
-	l.each(func(st *state) { st.usage(visit, now, wall) })
+	l.each(func(st *state) { st.usage(func(v *Verdict) { visit(&v.Usage) }, now, wall) })
 }
 
-func (st *state) usage(visit func(*Usage), now time.Duration, wall time.Time) {
+// usage tells of each part of st, and what it says to one more.
+func (st *state) usage(visit func(*Verdict), now time.Duration, wall time.Time) {
 	r, words := st.rule, st.words()
-	crowd := st.crowd
-	if now-st.crowded > time.Second {
-		crowd = 0
+	part := func(kind limit.Kind) Verdict {
+		v := Verdict{Usage: Usage{
+			Definition: &r.Definition, Kind: kind, Key: limit.KeyOf(r.Name, kind, words), Words: words, Total: st.total, Denied: st.denials[kind],
+		}}
+		if st.barrier == kind && now-st.crowded <= time.Second {
+			v.Waiting = st.crowd
+		}
+		return v
 	}
 	if b := &st.rate; r.Rate.N > 0 {
 		b.settle(now)
-		visit(&Usage{
-			Definition: &r.Definition, Kind: limit.KindRate, Key: limit.KeyOf(r.Name, limit.KindRate, words), Words: words,
-			Units: r.rateUnits, Own: b.own, Shared: b.shared, Limit: int64(b.cap), Free: b.tokens,
-			Used: st.total, Waiting: crowd, Denied: st.denials, Next: b.lack(b.need(1), b.tokens),
-		})
+		v := part(limit.KindRate)
+		v.Units, v.Own, v.Shared, v.Limit, v.Free = r.rateUnits, b.own, b.shared, int64(b.cap), b.tokens
+		v.Used, v.Lately = uint64(max(0, b.cap-b.tokens)), b.recent*float64(r.Rate.Per)/float64(r.window())
+		v.Next, v.Wait = b.lack(b.need(1), b.tokens), b.lack(b.need(1)+float64(b.reserved), b.tokens)
+		v.Allowed = v.Wait == 0
+		visit(&v)
 	}
 	if c := st.conns; c != nil && r.Connections > 0 {
-		visit(&Usage{
-			Definition: &r.Definition, Kind: limit.KindConnections, Key: limit.KeyOf(r.Name, limit.KindConnections, words), Words: words,
-			Units: r.connUnits, Own: c.own, Shared: c.shared, Limit: int64(c.may), Free: float64(max(0, c.may-len(c.held))),
-			Used: uint64(len(c.held)), Waiting: crowd, Denied: st.denials,
-		})
+		v := part(limit.KindConnections)
+		v.Units, v.Own, v.Shared, v.Limit, v.Free = r.connUnits, c.own, c.shared, int64(c.may), float64(max(0, c.may-len(c.held)))
+		v.Used, v.Allowed = uint64(len(c.held)), len(c.held) < c.may
+		visit(&v)
 	}
 	if p := st.budget; p != nil && r.Budget.N > 0 {
-		u := Usage{
-			Definition: &r.Definition, Kind: limit.KindBudget, Key: limit.KeyOf(r.Name, limit.KindBudget, words), Words: words,
-			Units: r.budgetUnits, Waiting: crowd, Denied: st.denials, Free: float64(max(0, p.Left(wall))),
-		}
+		v := part(limit.KindBudget)
+		v.Units, v.Free, v.Allowed = r.budgetUnits, float64(max(0, p.Left(wall))), p.Left(wall) > st.rate.reserved
 		if wall.Before(p.Ends) {
-			u.Limit, u.Used = p.Granted, uint64(p.Spent)
-			u.Own = uint32(min(p.Granted/r.quantum, int64(r.budgetUnits)))
+			v.Limit, v.Used = p.Granted, uint64(p.Spent)
+			v.Own = uint32(min(p.Granted/r.quantum, int64(r.budgetUnits)))
 		}
-		if u.Free < 1 {
-			u.Next = wall.Truncate(r.Budget.Per).Add(r.Budget.Per).Sub(wall)
+		anew := wall.Truncate(r.Budget.Per).Add(r.Budget.Per).Sub(wall)
+		if v.Free < 1 {
+			v.Next = anew
 		}
-		visit(&u)
+		if !v.Allowed && p.Dry(now) {
+			v.Wait = anew
+		}
+		visit(&v)
 	}
 }
 
-// Verdict is what one limit says to a subject.
+// refusals are all denials.
+func (st *state) refusals() (n uint64) {
+	for _, d := range st.denials {
+		n += d
+	}
+	return n
+}
+
+// Verdict is what a part of a limit says to a subject, and how it stands.
 type Verdict struct {
-	Definition *limit.Definition // not to be changed
-	Kind       limit.Kind
-	Words      string // of the key
-	Allowed    bool
-	Wait       time.Duration // until it would be, as far as is known
+	Usage
+	Allowed bool
+	Wait    time.Duration // until it would be, as far as is known
 }
 
 // Explain says what each limit that applies to s says to one message, and to one
@@ -92,9 +116,11 @@ func (l *Limiter) Explain(side limit.Side, s *limit.Subject) []Verdict {
 	var out []Verdict
 	for i := range f.n {
 		r := f.at(i)
-		words := s.Words(r.Per)
 		if r.Suspended {
-			out = append(out, Verdict{&r.Definition, limit.KindSuspended, words, false, max(r.ends-now, 0)})
+			left := max(r.ends-now, 0)
+			out = append(out, Verdict{
+				Usage: Usage{Definition: &r.Definition, Kind: limit.KindSuspended, Words: s.Words(r.Per), Denied: r.refused.Load(), Next: left}, Wait: left,
+			})
 			continue
 		}
 		out = append(out, l.explain(r, s, now, wall)...)
@@ -103,7 +129,7 @@ func (l *Limiter) Explain(side limit.Side, s *limit.Subject) []Verdict {
 }
 
 // explain asks the state of s, or one as it would be made. l.mu is held.
-func (l *Limiter) explain(r *rule, s *limit.Subject, now time.Duration, wall time.Time) []Verdict {
+func (l *Limiter) explain(r *rule, s *limit.Subject, now time.Duration, wall time.Time) (out []Verdict) {
 	h := hash(s, l.seed, r.id, r.Per)
 	sh := &l.shards[h%shardCount]
 	sh.mu.Lock()
@@ -114,23 +140,6 @@ func (l *Limiter) explain(r *rule, s *limit.Subject, now time.Duration, wall tim
 		l.assign(st, now)
 		st.rate.tokens = min(st.rate.cap, st.rate.flow*float64(now-max(r.since, l.grown)))
 	}
-	words := st.words()
-	var out []Verdict
-	if b := &st.rate; r.Rate.N > 0 {
-		b.settle(now)
-		wait := b.lack(b.need(1)+float64(b.reserved), b.tokens)
-		out = append(out, Verdict{&r.Definition, limit.KindRate, words, wait == 0, wait})
-	}
-	if c := st.conns; c != nil && r.Connections > 0 {
-		v := Verdict{Definition: &r.Definition, Kind: limit.KindConnections, Words: words, Allowed: len(c.held) < c.may}
-		out = append(out, v)
-	}
-	if p := st.budget; p != nil && r.Budget.N > 0 {
-		v := Verdict{Definition: &r.Definition, Kind: limit.KindBudget, Words: words, Allowed: p.Left(wall) > st.rate.reserved}
-		if !v.Allowed && p.Dry(now) {
-			v.Wait = wall.Truncate(r.Budget.Per).Add(r.Budget.Per).Sub(wall)
-		}
-		out = append(out, v)
-	}
+	st.usage(func(v *Verdict) { out = append(out, *v) }, now, wall)
 	return out
 }
