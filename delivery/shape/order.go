@@ -20,6 +20,7 @@ type order struct {
 	Rate        limit.Rate          `json:"rate,omitzero"`
 	Burst       int64               `json:"burst,omitempty"`
 	Connections int                 `json:"connections,omitempty"`
+	Budget      limit.Rate          `json:"budget,omitzero"`
 	Suspended   bool                `json:"suspended,omitempty"`
 	Reason      string              `json:"reason"`
 	Author      string              `json:"author"`
@@ -29,7 +30,7 @@ type order struct {
 // WriteOrder gives the record of an operator's limit, but for its name.
 func WriteOrder(d *limit.Definition) []byte {
 	o := order{
-		Match: map[string][]string{}, Count: d.Count, Rate: d.Rate, Burst: d.Burst, Connections: d.Connections,
+		Match: map[string][]string{}, Count: d.Count, Rate: d.Rate, Burst: d.Burst, Connections: d.Connections, Budget: d.Budget,
 		Suspended: d.Suspended, Reason: d.Reason, Author: d.Author, Until: d.Until,
 	}
 	for f, values := range d.Match {
@@ -52,7 +53,7 @@ func ParseOrder(name string, value []byte) (limit.Definition, error) {
 		return limit.Definition{}, fmt.Errorf("shape: limit %s: %w", name, err)
 	}
 	d := limit.Definition{
-		Name: name, Count: o.Count, Rate: o.Rate, Burst: o.Burst, Connections: o.Connections,
+		Name: name, Count: o.Count, Rate: o.Rate, Burst: o.Burst, Connections: o.Connections, Budget: o.Budget,
 		Suspended: o.Suspended, Reason: o.Reason, Author: o.Author, Until: o.Until,
 	}
 	for word, values := range o.Match {

@@ -61,6 +61,7 @@ type Shaper struct {
 	learned  []limit.Definition
 	versions map[string]uint64 // of operators' records
 	obeyed   *Book             // the book that was handed out
+	yielded  time.Time         // when what yields to an operator's limit holds again; zero: nothing does
 	ticked   time.Time
 }
 
@@ -254,12 +255,12 @@ func (s *Shaper) hand() {
 	if changed {
 		s.learned = learned
 	}
-	book := s.Book()
-	if !changed && book == s.obeyed {
+	book, now := s.Book(), time.Now()
+	if !changed && book == s.obeyed && (s.yielded.IsZero() || now.Before(s.yielded)) {
 		return
 	}
-	s.obeyed = book
-	list := slices.Concat(s.orders, book.Definitions(), s.learned)
+	s.obeyed, s.yielded = book, ends(s.orders, now)
+	list := slices.Concat(s.orders, yield(book.Definitions(), s.orders, now), yield(s.learned, s.orders, now))
 	// One that is none would have all refused.
 	s.o.Obey(slices.DeleteFunc(list, func(d limit.Definition) bool { return d.Check() != nil }))
 }

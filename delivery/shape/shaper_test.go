@@ -217,6 +217,60 @@ func TestOperatorsLimits(t *testing.T) {
 	})
 }
 
+// What an operator sets for a site stands in the place of what is known of it, of
+// the same kind, until it ends, whether the record can be deleted then or not.
+func TestOperatorsLimitComesFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRecords()
+		n := startNode(t, "node-2", r) // node-1 would delete it
+		defer n.Close()
+		d := limit.Definition{Connections: 20, Until: time.Now().Add(time.Minute)}
+		d.Match[limit.Site] = []string{"b.example"}
+		if _, err := r.PutRecord(t.Context(), control.RecordPut{Key: "limit/wide", Value: shape.WriteOrder(&d)}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if got, ok := n.def("site:b.example"); ok {
+			t.Errorf("%+v holds beside the operator's 20", got)
+		}
+		time.Sleep(time.Minute + 3*time.Second)
+		if got, ok := n.def("site:b.example"); !ok || got.Connections != 7 {
+			t.Errorf("after the operator's limit has ended it is %+v", got)
+		}
+	})
+}
+
+func TestYield(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	def := func(change func(d *limit.Definition)) limit.Definition {
+		d := limit.Definition{Name: "x", Connections: 3, Rate: limit.Rate{N: 10, Per: time.Second}, Burst: 10}
+		d.Match[limit.Site] = []string{"a.example"}
+		change(&d)
+		return d
+	}
+	for name, tt := range map[string]struct {
+		order, learned    func(d *limit.Definition)
+		connections, rate int64
+	}{
+		"both":             {func(*limit.Definition) {}, func(*limit.Definition) {}, 0, 0},
+		"connections":      {func(d *limit.Definition) { d.Rate = limit.Rate{} }, func(*limit.Definition) {}, 0, 10},
+		"over":             {func(d *limit.Definition) { d.Until = now }, func(*limit.Definition) {}, 3, 10},
+		"per site":         {func(d *limit.Definition) { d.Per = []limit.Field{limit.Site} }, func(*limit.Definition) {}, 0, 0},
+		"some mail alone":  {func(d *limit.Definition) { d.Match[limit.Sender] = []string{"a@b.example"} }, func(*limit.Definition) {}, 3, 10},
+		"per sender":       {func(d *limit.Definition) { d.Per = []limit.Field{limit.Sender} }, func(*limit.Definition) {}, 3, 10},
+		"another site":     {func(d *limit.Definition) { d.Match[limit.Site] = []string{"b.example"} }, func(*limit.Definition) {}, 3, 10},
+		"below":            {func(d *limit.Definition) { d.Match[limit.Site] = []string{"*.example"} }, func(*limit.Definition) {}, 0, 0},
+		"everywhere":       {func(d *limit.Definition) { d.Match[limit.Site] = nil }, func(*limit.Definition) {}, 3, 10},
+		"it is suspended":  {func(*limit.Definition) {}, func(d *limit.Definition) { d.Suspended = true }, 3, 10},
+		"of another space": {func(d *limit.Definition) { d.Side = limit.Receive }, func(*limit.Definition) {}, 3, 10},
+	} {
+		got, ok := shape.Yield(def(tt.learned), []limit.Definition{def(tt.order)}, now)
+		if int64(got.Connections) != tt.connections || got.Rate.N != tt.rate || ok != (tt.connections+tt.rate > 0) {
+			t.Errorf("%s: %+v, %v", name, got, ok)
+		}
+	}
+}
+
 // Without the store a node keeps to what it hears, and writes it later.
 func TestWritesLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

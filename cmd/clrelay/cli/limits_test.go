@@ -81,7 +81,8 @@ func (s *throttle) LimitUsage(_ context.Context, req *adminv1.LimitUsageRequest)
 		return nil, status.Error(codes.NotFound, "there is no limit of that name")
 	}
 	out := &adminv1.LimitUsageResponse{Uses: []*adminv1.LimitUse{
-		{Limit: "campus", Kind: "rate", Key: "sender=bulk@example.edu", Node: "mx1", Used: 4711, Share: 3, Of: 10, Waiting: 12, Denied: 99, Next: timestamppb.New(now().Add(2 * time.Second))},
+		{Limit: "campus", Kind: "rate", Key: "sender=bulk@example.edu", Node: "mx1", Used: 3, Share: 3, Of: 10, Rate: "100/m", Pace: 32.7, PaceShare: 33, Waiting: 12, Denied: 99, Next: timestamppb.New(now().Add(2 * time.Second))},
+		{Limit: "campus", Kind: "rate", Key: "sender=bulk@example.edu", Node: "mx3", Of: 10, Rate: "100/m", PaceShare: 0.5, Silent: true},
 		{Limit: "shaping:google.com", Kind: "connections", Node: "mx1", Used: 1, Share: 1, Of: 3},
 	}}
 	if req.GetName() == "campus" {
@@ -97,12 +98,22 @@ func (s *throttle) ExplainLimits(_ context.Context, req *adminv1.ExplainLimitsRe
 	case "@":
 		return nil, admin.InvalidError(`"@" is neither a domain nor an address`)
 	}
+	var missing []string
+	if req.GetFrom() != "" {
+		missing = []string{"mx3"}
+	}
 	return &adminv1.ExplainLimitsResponse{
-		Node: "mx1", Domain: "gmail.com", Site: "google.com", Route: "routes[0]", Lane: "mx:gmail.com", State: "limited", Most: 20, Recipients: 1204,
+		MissingNodes: missing,
+		Node:         "mx1", Domain: "gmail.com", Site: "google.com", Route: "routes[0]", Lane: "mx:gmail.com", State: "limited", Most: 20, Recipients: 1204,
 		Summary: "Mail for gmail.com, which is served by google.com, is suspended. Limit shaping:google.com:google-reputation:suspend: nothing is sent; learned from the reply: 421 4.7.0 suspicious (rule google-reputation); it ends in 34 min (to end it now: clrelay limit clear shaping:google.com:google-reputation:suspend).",
 		Verdicts: []*adminv1.LimitVerdict{
-			{Limit: s.limits[2], Wait: durationpb.New(34 * time.Minute)}, {Limit: s.limits[1], Allows: true},
+			{Limit: s.limits[2], Wait: durationpb.New(34 * time.Minute), Use: &adminv1.LimitUse{Kind: "suspended"}},
+			{Limit: s.limits[1], Allows: true, Use: &adminv1.LimitUse{Kind: "connections", Node: "mx1", Used: 1, Share: 2, Of: 3}},
 		},
+		Others: []*adminv1.ExplainLimitsResponse{{
+			Node: "mx2", State: "proven", Most: 20, Recipients: 3, Running: 1,
+			Verdicts: []*adminv1.LimitVerdict{{Limit: s.limits[1], Wait: durationpb.New(500 * time.Millisecond), Use: &adminv1.LimitUse{Kind: "connections", Node: "mx2", Used: 1, Share: 1, Of: 3}}},
+		}},
 	}, nil
 }
 

@@ -336,8 +336,8 @@ func (x *ListLimitsResponse) GetLimits() []*Limit {
 // SetLimitRequest holds a limit.
 type SetLimitRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The limit. Of it count name, match, per, count, rate, burst, connections and
-	// suspended.
+	// The limit. Of it count name, match, per, count, rate, burst, connections, budget
+	// and suspended.
 	Limit *Limit `protobuf:"bytes,1,opt,name=limit,proto3" json:"limit,omitempty"`
 	// How long it holds; left out: until it is cleared.
 	Hold *durationpb.Duration `protobuf:"bytes,2,opt,name=hold,proto3" json:"hold,omitempty"`
@@ -676,18 +676,29 @@ type LimitUse struct {
 	Key string `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
 	// Node.
 	Node string `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
-	// Connections that are open, or what is taken of the burst.
+	// Connections that are open, what was spent of the budget, or what is taken of the
+	// burst now.
 	Used int64 `protobuf:"varint,5,opt,name=used,proto3" json:"used,omitempty"`
 	// What the node may use.
 	Share int64 `protobuf:"varint,6,opt,name=share,proto3" json:"share,omitempty"`
 	// What all nodes may use.
 	Of int64 `protobuf:"varint,7,opt,name=of,proto3" json:"of,omitempty"`
-	// How many wait for it.
+	// How many were told to wait for it in the last second.
 	Waiting int64 `protobuf:"varint,8,opt,name=waiting,proto3" json:"waiting,omitempty"`
 	// How often it said no, since the process began.
 	Denied uint64 `protobuf:"varint,9,opt,name=denied,proto3" json:"denied,omitempty"`
 	// When the next may go; left out: now.
-	Next          *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=next,proto3" json:"next,omitempty"`
+	Next *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=next,proto3" json:"next,omitempty"`
+	// Of a rate: all nodes together, "100/s".
+	Rate string `protobuf:"bytes,11,opt,name=rate,proto3" json:"rate,omitempty"`
+	// Likewise: what goes, in the time of the rate. Of a time below 10 seconds it is the
+	// mean of about 10 seconds.
+	Pace float64 `protobuf:"fixed64,12,opt,name=pace,proto3" json:"pace,omitempty"`
+	// Likewise: the node's part.
+	PaceShare float64 `protobuf:"fixed64,13,opt,name=pace_share,json=paceShare,proto3" json:"pace_share,omitempty"`
+	// The node did not answer; its share is what the leader of the cluster gave it, and
+	// nothing is known of what it uses.
+	Silent        bool `protobuf:"varint,14,opt,name=silent,proto3" json:"silent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -792,13 +803,43 @@ func (x *LimitUse) GetNext() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *LimitUse) GetRate() string {
+	if x != nil {
+		return x.Rate
+	}
+	return ""
+}
+
+func (x *LimitUse) GetPace() float64 {
+	if x != nil {
+		return x.Pace
+	}
+	return 0
+}
+
+func (x *LimitUse) GetPaceShare() float64 {
+	if x != nil {
+		return x.PaceShare
+	}
+	return 0
+}
+
+func (x *LimitUse) GetSilent() bool {
+	if x != nil {
+		return x.Silent
+	}
+	return false
+}
+
 // ExplainLimitsRequest names a destination.
 type ExplainLimitsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A domain, an address, or a site.
 	Destination string `protobuf:"bytes,1,opt,name=destination,proto3" json:"destination,omitempty"`
 	// The sender's address, for limits that count by it.
-	From          string `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	From string `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	// The node that is asked alone. Nodes ask each other so.
+	Local         bool `protobuf:"varint,3,opt,name=local,proto3" json:"local,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -847,10 +888,18 @@ func (x *ExplainLimitsRequest) GetFrom() string {
 	return ""
 }
 
+func (x *ExplainLimitsRequest) GetLocal() bool {
+	if x != nil {
+		return x.Local
+	}
+	return false
+}
+
 // ExplainLimitsResponse says how mail for it moves.
 type ExplainLimitsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Node that was asked. Lanes and verdicts are its own.
+	// Node that was asked. The lane and the verdicts are its own; summary is about all
+	// nodes.
 	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	// The destination as it was taken: a domain.
 	Domain string `protobuf:"bytes,2,opt,name=domain,proto3" json:"domain,omitempty"`
@@ -877,7 +926,11 @@ type ExplainLimitsResponse struct {
 	// Where there is no way: what a sender would be told.
 	Reply string `protobuf:"bytes,13,opt,name=reply,proto3" json:"reply,omitempty"`
 	// All of it in a paragraph.
-	Summary       string `protobuf:"bytes,14,opt,name=summary,proto3" json:"summary,omitempty"`
+	Summary string `protobuf:"bytes,14,opt,name=summary,proto3" json:"summary,omitempty"`
+	// What the other nodes say, by name.
+	Others []*ExplainLimitsResponse `protobuf:"bytes,15,rep,name=others,proto3" json:"others,omitempty"`
+	// Nodes that did not answer.
+	MissingNodes  []string `protobuf:"bytes,16,rep,name=missing_nodes,json=missingNodes,proto3" json:"missing_nodes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1010,7 +1063,22 @@ func (x *ExplainLimitsResponse) GetSummary() string {
 	return ""
 }
 
-// LimitVerdict is what a limit says about mail for a destination.
+func (x *ExplainLimitsResponse) GetOthers() []*ExplainLimitsResponse {
+	if x != nil {
+		return x.Others
+	}
+	return nil
+}
+
+func (x *ExplainLimitsResponse) GetMissingNodes() []string {
+	if x != nil {
+		return x.MissingNodes
+	}
+	return nil
+}
+
+// LimitVerdict is what a part of a limit, its rate, its connections or its budget,
+// says about mail for a destination.
 type LimitVerdict struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The limit.
@@ -1020,7 +1088,9 @@ type LimitVerdict struct {
 	// Whether a message may go now, as far as it goes.
 	Allows bool `protobuf:"varint,3,opt,name=allows,proto3" json:"allows,omitempty"`
 	// How long until it makes sense to ask again; left out where it allows.
-	Wait          *durationpb.Duration `protobuf:"bytes,4,opt,name=wait,proto3" json:"wait,omitempty"`
+	Wait *durationpb.Duration `protobuf:"bytes,4,opt,name=wait,proto3" json:"wait,omitempty"`
+	// Which part of it, and how that stands on the node.
+	Use           *LimitUse `protobuf:"bytes,5,opt,name=use,proto3" json:"use,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1079,6 +1149,13 @@ func (x *LimitVerdict) GetAllows() bool {
 func (x *LimitVerdict) GetWait() *durationpb.Duration {
 	if x != nil {
 		return x.Wait
+	}
+	return nil
+}
+
+func (x *LimitVerdict) GetUse() *LimitUse {
+	if x != nil {
+		return x.Use
 	}
 	return nil
 }
@@ -1375,7 +1452,7 @@ const file_admin_v1_limit_proto_rawDesc = "" +
 	"\x05local\x18\x02 \x01(\bR\x05local\"a\n" +
 	"\x12LimitUsageResponse\x12&\n" +
 	"\x04uses\x18\x01 \x03(\v2\x12.admin.v1.LimitUseR\x04uses\x12#\n" +
-	"\rmissing_nodes\x18\x02 \x03(\tR\fmissingNodes\"\xf6\x01\n" +
+	"\rmissing_nodes\x18\x02 \x03(\tR\fmissingNodes\"\xd5\x02\n" +
 	"\bLimitUse\x12\x14\n" +
 	"\x05limit\x18\x01 \x01(\tR\x05limit\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x10\n" +
@@ -1387,10 +1464,16 @@ const file_admin_v1_limit_proto_rawDesc = "" +
 	"\awaiting\x18\b \x01(\x03R\awaiting\x12\x16\n" +
 	"\x06denied\x18\t \x01(\x04R\x06denied\x12.\n" +
 	"\x04next\x18\n" +
-	" \x01(\v2\x1a.google.protobuf.TimestampR\x04next\"L\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\x04next\x12\x12\n" +
+	"\x04rate\x18\v \x01(\tR\x04rate\x12\x12\n" +
+	"\x04pace\x18\f \x01(\x01R\x04pace\x12\x1d\n" +
+	"\n" +
+	"pace_share\x18\r \x01(\x01R\tpaceShare\x12\x16\n" +
+	"\x06silent\x18\x0e \x01(\bR\x06silent\"b\n" +
 	"\x14ExplainLimitsRequest\x12 \n" +
 	"\vdestination\x18\x01 \x01(\tR\vdestination\x12\x12\n" +
-	"\x04from\x18\x02 \x01(\tR\x04from\"\x92\x03\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\x12\x14\n" +
+	"\x05local\x18\x03 \x01(\bR\x05local\"\xf0\x03\n" +
 	"\x15ExplainLimitsResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
 	"\x06domain\x18\x02 \x01(\tR\x06domain\x12\x12\n" +
@@ -1408,12 +1491,15 @@ const file_admin_v1_limit_proto_rawDesc = "" +
 	"\bverdicts\x18\v \x03(\v2\x16.admin.v1.LimitVerdictR\bverdicts\x12\x14\n" +
 	"\x05route\x18\f \x01(\tR\x05route\x12\x14\n" +
 	"\x05reply\x18\r \x01(\tR\x05reply\x12\x18\n" +
-	"\asummary\x18\x0e \x01(\tR\asummary\"\x8e\x01\n" +
+	"\asummary\x18\x0e \x01(\tR\asummary\x127\n" +
+	"\x06others\x18\x0f \x03(\v2\x1f.admin.v1.ExplainLimitsResponseR\x06others\x12#\n" +
+	"\rmissing_nodes\x18\x10 \x03(\tR\fmissingNodes\"\xb4\x01\n" +
 	"\fLimitVerdict\x12%\n" +
 	"\x05limit\x18\x01 \x01(\v2\x0f.admin.v1.LimitR\x05limit\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x16\n" +
 	"\x06allows\x18\x03 \x01(\bR\x06allows\x12-\n" +
-	"\x04wait\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x04wait\"U\n" +
+	"\x04wait\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x04wait\x12$\n" +
+	"\x03use\x18\x05 \x01(\v2\x12.admin.v1.LimitUseR\x03use\"U\n" +
 	"\x11ListRoutesRequest\x12\x16\n" +
 	"\x06domain\x18\x01 \x01(\tR\x06domain\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -1493,26 +1579,28 @@ var file_admin_v1_limit_proto_depIdxs = []int32{
 	17, // 7: admin.v1.LimitUse.next:type_name -> google.protobuf.Timestamp
 	17, // 8: admin.v1.ExplainLimitsResponse.next_try:type_name -> google.protobuf.Timestamp
 	13, // 9: admin.v1.ExplainLimitsResponse.verdicts:type_name -> admin.v1.LimitVerdict
-	0,  // 10: admin.v1.LimitVerdict.limit:type_name -> admin.v1.Limit
-	18, // 11: admin.v1.LimitVerdict.wait:type_name -> google.protobuf.Duration
-	16, // 12: admin.v1.ListRoutesResponse.routes:type_name -> admin.v1.RouteEntry
-	2,  // 13: admin.v1.LimitService.ListLimits:input_type -> admin.v1.ListLimitsRequest
-	4,  // 14: admin.v1.LimitService.SetLimit:input_type -> admin.v1.SetLimitRequest
-	6,  // 15: admin.v1.LimitService.ClearLimit:input_type -> admin.v1.ClearLimitRequest
-	8,  // 16: admin.v1.LimitService.LimitUsage:input_type -> admin.v1.LimitUsageRequest
-	11, // 17: admin.v1.LimitService.ExplainLimits:input_type -> admin.v1.ExplainLimitsRequest
-	14, // 18: admin.v1.RouteService.ListRoutes:input_type -> admin.v1.ListRoutesRequest
-	3,  // 19: admin.v1.LimitService.ListLimits:output_type -> admin.v1.ListLimitsResponse
-	5,  // 20: admin.v1.LimitService.SetLimit:output_type -> admin.v1.SetLimitResponse
-	7,  // 21: admin.v1.LimitService.ClearLimit:output_type -> admin.v1.ClearLimitResponse
-	9,  // 22: admin.v1.LimitService.LimitUsage:output_type -> admin.v1.LimitUsageResponse
-	12, // 23: admin.v1.LimitService.ExplainLimits:output_type -> admin.v1.ExplainLimitsResponse
-	15, // 24: admin.v1.RouteService.ListRoutes:output_type -> admin.v1.ListRoutesResponse
-	19, // [19:25] is the sub-list for method output_type
-	13, // [13:19] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	12, // 10: admin.v1.ExplainLimitsResponse.others:type_name -> admin.v1.ExplainLimitsResponse
+	0,  // 11: admin.v1.LimitVerdict.limit:type_name -> admin.v1.Limit
+	18, // 12: admin.v1.LimitVerdict.wait:type_name -> google.protobuf.Duration
+	10, // 13: admin.v1.LimitVerdict.use:type_name -> admin.v1.LimitUse
+	16, // 14: admin.v1.ListRoutesResponse.routes:type_name -> admin.v1.RouteEntry
+	2,  // 15: admin.v1.LimitService.ListLimits:input_type -> admin.v1.ListLimitsRequest
+	4,  // 16: admin.v1.LimitService.SetLimit:input_type -> admin.v1.SetLimitRequest
+	6,  // 17: admin.v1.LimitService.ClearLimit:input_type -> admin.v1.ClearLimitRequest
+	8,  // 18: admin.v1.LimitService.LimitUsage:input_type -> admin.v1.LimitUsageRequest
+	11, // 19: admin.v1.LimitService.ExplainLimits:input_type -> admin.v1.ExplainLimitsRequest
+	14, // 20: admin.v1.RouteService.ListRoutes:input_type -> admin.v1.ListRoutesRequest
+	3,  // 21: admin.v1.LimitService.ListLimits:output_type -> admin.v1.ListLimitsResponse
+	5,  // 22: admin.v1.LimitService.SetLimit:output_type -> admin.v1.SetLimitResponse
+	7,  // 23: admin.v1.LimitService.ClearLimit:output_type -> admin.v1.ClearLimitResponse
+	9,  // 24: admin.v1.LimitService.LimitUsage:output_type -> admin.v1.LimitUsageResponse
+	12, // 25: admin.v1.LimitService.ExplainLimits:output_type -> admin.v1.ExplainLimitsResponse
+	15, // 26: admin.v1.RouteService.ListRoutes:output_type -> admin.v1.ListRoutesResponse
+	21, // [21:27] is the sub-list for method output_type
+	15, // [15:21] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_admin_v1_limit_proto_init() }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,27 +16,36 @@ import (
 
 // explained is what limit explain prints.
 type explained struct {
+	Domain  string   `json:"domain"`
+	Site    string   `json:"site"`
+	Route   string   `json:"route"`
+	Lane    string   `json:"lane"`
+	Reply   string   `json:"reply"`
+	Summary string   `json:"summary"`
+	Nodes   []atNode `json:"nodes"`
+	Missing []string `json:"missing_nodes"`
+}
+
+// atNode is how a destination stands at a node.
+type atNode struct {
 	Node       string     `json:"node"`
-	Domain     string     `json:"domain"`
-	Site       string     `json:"site"`
-	Route      string     `json:"route"`
-	Lane       string     `json:"lane"`
 	State      string     `json:"state"`
 	Running    int64      `json:"running"`
 	Limit      int64      `json:"limit"`
 	Recipients int64      `json:"recipients"`
 	Why        string     `json:"why"`
 	NextTry    *time.Time `json:"next_try"`
-	Reply      string     `json:"reply"`
-	Summary    string     `json:"summary"`
 	Limits     []verdict  `json:"limits"`
 }
 
+// verdict is what a part of a limit says at a node.
 type verdict struct {
 	shown
+	Part        string  `json:"part"`
 	Key         string  `json:"key"`
 	Allows      bool    `json:"allows"`
 	WaitSeconds float64 `json:"wait_seconds"`
+	Use         use     `json:"use"`
 }
 
 func (n *nouns) explainCommand() *cobra.Command {
@@ -43,9 +54,9 @@ func (n *nouns) explainCommand() *cobra.Command {
 		Use:   "explain DESTINATION",
 		Short: "Say why mail for a destination moves as it does",
 		Long: `Say why mail for a domain or an address moves as it does, and when it goes on:
-which site it goes to, what the queue knows of it, and what each limit that is for
-it says, with who set it, why, and until when. The queue and the shares of limits
-are those of the node that is asked.`,
+which site it goes to, what the queues of all nodes know of it, and what each limit
+that is for it says, with what is used of it at each node, who set it, why, and
+until when.`,
 		Example: "  clrelay limit explain jane@gmail.com",
 		Args:    cmdline.Exactly[*cobra.Command](1, "it takes a domain or an address"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -55,14 +66,18 @@ are those of the node that is asked.`,
 					return err
 				}
 				out := explained{
-					Node: r.GetNode(), Domain: r.GetDomain(), Site: r.GetSite(), Route: r.GetRoute(), Lane: r.GetLane(), State: r.GetState(),
-					Running: r.GetRunning(), Limit: r.GetMost(), Recipients: r.GetRecipients(), Why: r.GetWhy(), NextTry: cmdline.Stamp(r.GetNextTry()),
-					Reply: r.GetReply(), Summary: r.GetSummary(), Limits: []verdict{},
+					Domain: r.GetDomain(), Site: r.GetSite(), Route: r.GetRoute(), Lane: r.GetLane(), Reply: r.GetReply(), Summary: r.GetSummary(),
+					Nodes: []atNode{}, Missing: append([]string{}, r.GetMissingNodes()...),
 				}
-				for _, v := range r.GetVerdicts() {
-					out.Limits = append(out.Limits, verdict{show(v.GetLimit()), v.GetKey(), v.GetAllows(), v.GetWait().AsDuration().Seconds()})
+				if out.Reply == "" {
+					for _, one := range append([]*adminv1.ExplainLimitsResponse{r}, r.GetOthers()...) {
+						out.Nodes = append(out.Nodes, at(one))
+					}
 				}
-				return n.Object(out, func(w io.Writer) error { return n.tell(w, &out) })
+				if err := n.Object(out, func(w io.Writer) error { return n.tell(w, &out) }); err != nil {
+					return err
+				}
+				return missing(out.Missing)
 			})
 		},
 	}
@@ -70,28 +85,57 @@ are those of the node that is asked.`,
 	return cmd
 }
 
-// tell prints the paragraph, and under it what it was made of.
+func at(r *adminv1.ExplainLimitsResponse) atNode {
+	out := atNode{
+		Node: r.GetNode(), State: r.GetState(), Running: r.GetRunning(), Limit: r.GetMost(), Recipients: r.GetRecipients(),
+		Why: r.GetWhy(), NextTry: cmdline.Stamp(r.GetNextTry()), Limits: []verdict{},
+	}
+	for _, v := range r.GetVerdicts() {
+		out.Limits = append(out.Limits, verdict{show(v.GetLimit()), v.GetUse().GetKind(), v.GetKey(), v.GetAllows(), v.GetWait().AsDuration().Seconds(), used(v.GetUse())})
+	}
+	return out
+}
+
+// tell prints the paragraph, and under it what it was made of: the nodes, and
+// each part of each limit at each of them.
 func (n *nouns) tell(w io.Writer, r *explained) error {
-	if _, err := fmt.Fprintf(w, "%s\n", wrap(r.Summary, 78)); err != nil || r.Reply != "" {
-		return err
+	lines := []string{wrap(r.Summary, 78)}
+	if r.Reply == "" {
+		lines = append(lines, "", fmt.Sprintf("Route %s, lane %s:", r.Route, r.Lane), "NODE\tSTATE\tDELIVERIES\tQUEUED")
 	}
-	if _, err := fmt.Fprintf(w, "\nnode %s, route %s, lane %s: %s, %d of %d deliveries\n", r.Node, r.Route, r.Lane, r.State, r.Running, r.Limit); err != nil {
-		return err
-	}
-	for i := range r.Limits {
-		v := &r.Limits[i]
-		says := "lets mail go"
-		if !v.Allows {
-			says = "holds it back"
-			if d := time.Duration(v.WaitSeconds * float64(time.Second)); d > 0 {
-				says += " for " + cmdline.Span(d)
-			}
-		}
-		if _, err := fmt.Fprintf(w, "limit %s (%s, %s) %s\n", v.Name, v.Origin, v.what(), says); err != nil {
-			return err
+	var parts []string
+	for i := range r.Nodes {
+		a := &r.Nodes[i]
+		lines = append(lines, fmt.Sprintf("%s\t%s\t%d of %d\t%s", a.Node, a.State, a.Running, a.Limit, cmdline.Count(a.Recipients)))
+		for j := range a.Limits {
+			v := &a.Limits[j]
+			cells := append([]string{v.Name, v.Origin, v.Part, a.Node}, v.Use.cells()...)
+			parts = append(parts, strings.Join(append(cells, v.says()), "\t"))
 		}
 	}
-	return nil
+	if len(parts) > 0 {
+		slices.Sort(parts)
+		lines = append(lines, "", "LIMIT\tORIGIN\tPART\tNODE\tIN USE\tSHARE\tOF ALL\tMAIL")
+		lines = append(lines, parts...)
+	}
+	_, err := fmt.Fprintln(w, strings.Join(lines, "\n"))
+	return err
+}
+
+// says is whether a message may go, as far as it goes.
+func (v *verdict) says() string {
+	d := time.Duration(v.WaitSeconds * float64(time.Second))
+	switch {
+	case v.Allows && v.Use.Waiting > 0:
+		return "goes as it allows"
+	case v.Allows:
+		return "goes"
+	case d > 0 && d < time.Second:
+		return "waits for less than 1s"
+	case d > 0:
+		return "waits for " + cmdline.Span(d)
+	}
+	return "waits"
 }
 
 // wrap breaks a text at spaces, so that no line is longer than width where it

@@ -185,6 +185,7 @@ type setting struct {
 	match       map[string]*[]string
 	per         []string
 	rate, count string
+	budget      string
 	burst       int64
 	connections int64
 	suspend     bool
@@ -207,9 +208,14 @@ func (n *nouns) setCommand() *cobra.Command {
 		Use:   "set LIMIT",
 		Short: "Set a limit, for a while or until it is cleared",
 		Long: `Set a limit at all nodes, within a second: what is under way is finished. It is
-added to those that hold already, except that one of the same name that an operator
-has set, or that is configured, is replaced while it holds. Nothing bounces by it:
-mail waits in the queue until the limit lets it go or its time is over.`,
+added to those that hold already, but it stands, while it holds, in the place of
+  - one of the same name that an operator has set, or that is configured;
+  - what was learned of a site, or comes with the program, or is a setting of
+    shaping.sites, where it is for that site and nothing else: its connections in the
+    place of theirs, its rate in the place of theirs. What was learned holds again
+    afterwards. A suspension that was learned stays: clrelay limit clear shaping:SITE.
+Nothing bounces by it: mail waits in the queue until the limit lets it go or its time
+is over.`,
 		Example: `  clrelay limit set gmail-slow --site google.com --rate 600/m --connections 10 --for 2h --reason INC-4411
   clrelay limit set stop-partner --domain partner.example --suspend --for 30m --reason "their disk is full"`,
 		Args: cmdline.Exactly[*cobra.Command](1, "it takes the name of the limit, which you choose"),
@@ -247,7 +253,8 @@ mail waits in the queue until the limit lets it go or its time is over.`,
 	f.StringVar(&s.rate, "rate", "", "at most so many, `60/s`, 1000/m or 5000/h")
 	f.Int64Var(&s.burst, "burst", 0, "so many at once after a pause; else what comes in a second")
 	f.Int64Var(&s.connections, "connections", 0, "at most so many connections at a time")
-	f.StringVar(&s.count, "count", "", "what the rate counts: messages, recipients or octets")
+	f.StringVar(&s.budget, "budget", "", "at most so many in an hour or a day, which begin by UTC: `1000/d`, 5000/h")
+	f.StringVar(&s.count, "count", "", "what the rate and the budget count: messages, recipients or octets")
 	f.BoolVar(&s.suspend, "suspend", false, "send nothing at all")
 	f.StringVar(&s.span, "for", "", "for this `duration`: 30m, 2d; else until it is cleared")
 	f.StringVar(&s.reason, "reason", "", "`why`, for those who look at the limits")
@@ -255,7 +262,7 @@ mail waits in the queue until the limit lets it go or its time is over.`,
 }
 
 func (s *setting) request(cmd *cobra.Command, name string) (*adminv1.SetLimitRequest, error) {
-	l := &adminv1.Limit{Name: name, Per: s.per, Rate: s.rate, Burst: s.burst, Connections: s.connections, Count: s.count, Suspended: s.suspend}
+	l := &adminv1.Limit{Name: name, Per: s.per, Rate: s.rate, Budget: s.budget, Burst: s.burst, Connections: s.connections, Count: s.count, Suspended: s.suspend}
 	for _, m := range matches() {
 		if v := *s.match[m[0]]; len(v) > 0 {
 			l.Match = append(l.Match, &adminv1.LimitMatch{Field: strings.ReplaceAll(m[0], "-", "_"), Values: v})
@@ -264,8 +271,8 @@ func (s *setting) request(cmd *cobra.Command, name string) (*adminv1.SetLimitReq
 	switch {
 	case len(l.GetMatch()) == 0 && len(s.per) == 0:
 		return nil, cmdline.Usagef(cmd.CommandPath(), "for which mail? Give --site, --domain, --source, --sender, --sender-domain, --group or --route, or --per")
-	case s.rate == "" && s.connections == 0 && !s.suspend:
-		return nil, cmdline.Usagef(cmd.CommandPath(), "how much? Give --rate, --connections or --suspend")
+	case s.rate == "" && s.connections == 0 && s.budget == "" && !s.suspend:
+		return nil, cmdline.Usagef(cmd.CommandPath(), "how much? Give --rate, --connections, --budget or --suspend")
 	case s.connections < 0 || s.burst < 0:
 		return nil, cmdline.Usagef(cmd.CommandPath(), "a limit is not below 0: --suspend sends nothing")
 	}
@@ -313,70 +320,4 @@ section shaping of the cluster's configuration.`,
 	}
 	cmd.Flags().StringVar(&reason, "reason", "", "`why`, for the audit log")
 	return cmd
-}
-
-// use is what limit usage prints.
-type use struct {
-	Limit   string     `json:"limit"`
-	Kind    string     `json:"kind"`
-	Key     string     `json:"key"`
-	Node    string     `json:"node"`
-	Used    int64      `json:"used"`
-	Share   int64      `json:"share"`
-	Of      int64      `json:"of"`
-	Waiting int64      `json:"waiting"`
-	Denied  uint64     `json:"denied"`
-	Next    *time.Time `json:"next"`
-}
-
-func (n *nouns) usageCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "usage [LIMIT]",
-		Short: "Show what is used of limits, at each node",
-		Long: `Show what is used of limits, by what they count by, at each node. SHARE is what
-the node may use of what all may (OF): connections, of a rate how many at once, of
-a budget what it was given. USED are open connections; of a rate and of a budget,
-what was sent. WAITING were told to wait in the last second, DENIED since the key
-is known.`,
-		Args: cmdline.AtMost[*cobra.Command](1, "it takes the name of one limit"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return n.ask(cmd, func(ctx context.Context, l adminv1.LimitServiceClient) error {
-				req := &adminv1.LimitUsageRequest{}
-				if len(args) > 0 {
-					req.Name = args[0]
-				}
-				res, err := l.LimitUsage(ctx, req)
-				if err != nil {
-					return err
-				}
-				out := n.List("LIMIT", "KIND", "KEY", "NODE", "USED", "SHARE", "OF", "WAITING", "DENIED", "NEXT IN")
-				for _, u := range res.GetUses() {
-					row := use{u.GetLimit(), u.GetKind(), u.GetKey(), u.GetNode(), u.GetUsed(), u.GetShare(), u.GetOf(), u.GetWaiting(), u.GetDenied(), cmdline.Stamp(u.GetNext())}
-					key := row.Key
-					if key == "" {
-						key = "all"
-					}
-					next := "now"
-					if row.Next != nil && row.Next.After(n.Now()) {
-						next = n.ends(row.Next)
-					}
-					if err := out.Row(row, cmdline.Cell(row.Limit, 50), row.Kind, cmdline.Cell(key, 60), row.Node, fmt.Sprint(row.Used), fmt.Sprint(row.Share), fmt.Sprint(row.Of), fmt.Sprint(row.Waiting), fmt.Sprint(row.Denied), next); err != nil {
-						return err
-					}
-				}
-				if err := out.End(); err != nil {
-					return err
-				}
-				return missing(res.GetMissingNodes())
-			})
-		},
-	}
-}
-
-// missing is the error of an answer that lacks what some nodes have.
-func missing(nodes []string) error {
-	if len(nodes) == 0 {
-		return nil
-	}
-	return cmdline.Exitf(exitPartly, "no answer from %s: what they have is missing", strings.Join(nodes, ", "))
 }

@@ -3,7 +3,6 @@ package limits
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/shaping"
 	"github.com/clrelay/clrelay/delivery/queue"
 	"github.com/clrelay/clrelay/delivery/route"
+	"github.com/clrelay/clrelay/internal/admin/fleet"
 	"github.com/clrelay/clrelay/internal/limit"
 	"github.com/clrelay/clrelay/internal/limit/local"
 	"github.com/clrelay/clrelay/internal/mail"
@@ -38,11 +38,11 @@ func (s *Service) ExplainLimits(ctx context.Context, req *adminv1.ExplainLimitsR
 		subject.Sender, subject.SenderDomain = cmp.Or(strings.ToLower(from.String()), "<>"), domainOf(from.Domain)
 	}
 	out := &adminv1.ExplainLimitsResponse{Node: s.Node, Domain: domain}
-	set := s.Set()
+	set, now := s.Set(), s.Now()
 	hop, reply := set.Router.Route(subject.Group, domain)
 	if reply != nil {
 		out.Reply = text(reply.Line())
-		out.Summary = summary(out, s.Now())
+		out.Summary = summary(out, now)
 		return out, nil
 	}
 	if i, ok := set.Router.Rule(domain); ok {
@@ -56,9 +56,25 @@ func (s *Service) ExplainLimits(ctx context.Context, req *adminv1.ExplainLimitsR
 			lane(out, l)
 		}
 	})
-	s.verdicts(out, &subject)
-	out.Summary = summary(out, s.Now())
+	s.verdicts(out, &subject, now)
+	if !req.GetLocal() {
+		s.elsewhere(ctx, out, req)
+		out.Summary = summary(out, now)
+	}
 	return out, nil
+}
+
+// elsewhere asks the other nodes the same.
+func (s *Service) elsewhere(ctx context.Context, out *adminv1.ExplainLimitsResponse, req *adminv1.ExplainLimitsRequest) {
+	theirs := &adminv1.ExplainLimitsRequest{Destination: req.GetDestination(), From: req.GetFrom(), Local: true}
+	answers := fleet.Ask(ctx, s.Fleet.Others(ctx, false), askWait, func(ctx context.Context, p fleet.Peer) (*adminv1.ExplainLimitsResponse, error) {
+		return adminv1.NewLimitServiceClient(p.Conn).ExplainLimits(ctx, theirs)
+	})
+	out.MissingNodes = fleet.Each(answers, func(r *adminv1.ExplainLimitsResponse) error {
+		out.Others = append(out.Others, r)
+		return nil
+	})
+	slices.SortFunc(out.Others, func(a, b *adminv1.ExplainLimitsResponse) int { return cmp.Compare(a.GetNode(), b.GetNode()) })
 }
 
 func lane(out *adminv1.ExplainLimitsResponse, l *queue.Lane) {
@@ -72,7 +88,7 @@ func lane(out *adminv1.ExplainLimitsResponse, l *queue.Lane) {
 }
 
 // verdicts asks the limits, those that stand in the way first.
-func (s *Service) verdicts(out *adminv1.ExplainLimitsResponse, subject *limit.Subject) {
+func (s *Service) verdicts(out *adminv1.ExplainLimitsResponse, subject *limit.Subject, now time.Time) {
 	stated := map[string]shaping.Stated{}
 	for _, d := range s.all() {
 		stated[d.Name] = d
@@ -87,7 +103,9 @@ func (s *Service) verdicts(out *adminv1.ExplainLimitsResponse, subject *limit.Su
 		if !ok {
 			d = shaping.Stated{Definition: *v.Definition}
 		}
-		out.Verdicts = append(out.Verdicts, &adminv1.LimitVerdict{Limit: travels(&d), Key: text(v.Words), Allows: v.Allowed, Wait: span(v.Wait)})
+		out.Verdicts = append(out.Verdicts, &adminv1.LimitVerdict{
+			Limit: travels(&d), Key: text(v.Words), Allows: v.Allowed, Wait: span(v.Wait), Use: s.use(&v.Usage, now),
+		})
 	}
 }
 
@@ -96,103 +114,4 @@ func order(allowed bool) int {
 		return 1
 	}
 	return 0
-}
-
-// summary says all of it in a paragraph, for somebody who was woken by it.
-func summary(r *adminv1.ExplainLimitsResponse, now time.Time) string {
-	if r.GetReply() != "" {
-		return fmt.Sprintf("Mail for %s goes nowhere: no route leads there, and its senders are told: %s", r.GetDomain(), r.GetReply())
-	}
-	var say []string
-	add := func(format string, args ...any) { say = append(say, fmt.Sprintf(format, args...)) }
-	at := ""
-	if r.GetSite() != r.GetDomain() {
-		at = fmt.Sprintf(", which is served by %s,", r.GetSite())
-	}
-	var stop []*adminv1.LimitVerdict
-	for _, v := range r.GetVerdicts() {
-		if !v.GetAllows() {
-			stop = append(stop, v)
-		}
-	}
-	switch {
-	case len(stop) > 0 && stop[0].GetLimit().GetSuspended():
-		add("Mail for %s%s is suspended.", r.GetDomain(), at)
-	case r.GetState() == "down":
-		add("Mail for %s%s does not move: the last tries failed.", r.GetDomain(), at)
-	case len(stop) > 0 || r.GetState() == "limited":
-		add("Mail for %s%s waits for a limit.", r.GetDomain(), at)
-	case r.GetRecipients() == 0:
-		add("Nothing is queued for %s%s on this node, and nothing holds new mail back.", r.GetDomain(), at)
-	default:
-		add("Mail for %s%s moves.", r.GetDomain(), at)
-	}
-	for _, v := range stop {
-		add("%s", standsInTheWay(v, now))
-	}
-	if r.GetWhy() != "" && r.GetState() != "limited" {
-		add("The last word was: %s.", strings.TrimSuffix(r.GetWhy(), "."))
-	}
-	if r.GetNextTry() != nil {
-		add("It is tried again %s.", in(r.GetNextTry().AsTime().Sub(now)))
-	}
-	if r.GetRecipients() > 0 {
-		add("On this node %d recipients are queued for it, and %d deliveries are under way.", r.GetRecipients(), r.GetRunning())
-	}
-	return strings.Join(say, " ")
-}
-
-// standsInTheWay says which limit does, who set it, why, and until when.
-func standsInTheWay(v *adminv1.LimitVerdict, now time.Time) string {
-	l := v.GetLimit()
-	var what string
-	switch {
-	case l.GetSuspended():
-		what = "nothing is sent"
-	case l.GetConnections() > 0 && l.GetRate() == "" && l.GetBudget() == "":
-		what = fmt.Sprintf("all %d connections of this limit are in use, or are with other nodes", l.GetConnections())
-	case l.GetBudget() != "":
-		what = "the budget of " + l.GetBudget() + " is used up"
-	default:
-		what = "no more than " + l.GetRate() + " may go"
-	}
-	s := fmt.Sprintf("Limit %s: %s", l.GetName(), what)
-	if w := v.GetWait(); w != nil && !l.GetSuspended() {
-		s += "; the next may go " + in(w.AsDuration())
-	}
-	switch l.GetOrigin() {
-	case shaping.Learned:
-		s += "; learned from the reply: " + l.GetReason()
-	case shaping.Set:
-		s += "; set by " + l.GetAuthor()
-		if l.GetReason() != "" {
-			s += ": " + l.GetReason()
-		}
-	case shaping.Shipped:
-		s += "; it comes with the program"
-	case shaping.Configured:
-		s += "; it is of the cluster's configuration"
-	}
-	if l.GetUntil() != nil {
-		s += "; it ends " + in(l.GetUntil().AsTime().Sub(now))
-	}
-	if l.GetOrigin() == shaping.Learned || l.GetOrigin() == shaping.Set {
-		s += fmt.Sprintf(" (to end it now: clrelay limit clear %s)", l.GetName())
-	}
-	return s + "."
-}
-
-// in says when, from now.
-func in(d time.Duration) string {
-	switch {
-	case d <= 0:
-		return "now"
-	case d < time.Second:
-		return "within a second"
-	case d < 2*time.Minute:
-		return fmt.Sprintf("in %d s", int(d.Seconds()+0.5))
-	case d < 2*time.Hour:
-		return fmt.Sprintf("in %d min", int(d.Minutes()+0.5))
-	}
-	return fmt.Sprintf("in %.1f h", d.Hours())
 }

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	share "github.com/clrelay/clrelay/cluster/limit"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/shaping"
 	"github.com/clrelay/clrelay/delivery/queue"
 	"github.com/clrelay/clrelay/delivery/route"
@@ -45,6 +46,7 @@ const (
 type Limiter interface {
 	Usage(visit func(*local.Usage))
 	Explain(side limit.Side, s *limit.Subject) []local.Verdict
+	Definition(name string) (limit.Definition, bool)
 }
 
 // Records keep what operators set; cmd/clrelay/serve/work's.
@@ -94,6 +96,9 @@ type Service struct {
 	Lanes   Lanes
 	Fleet   fleet.Fleet
 	Caller  func(ctx context.Context) string
+	// Shares is what the leader knows of keys that begin with prefix; nil on a
+	// machine that is alone.
+	Shares func(ctx context.Context, prefix string) ([]share.Status, error)
 }
 
 // Register puts it, and the RouteService, on a server.
@@ -232,6 +237,11 @@ func (s *Service) order(req *adminv1.SetLimitRequest) (d limit.Definition, err e
 			d.Burst = shape.Burst(d.Rate)
 		}
 	}
+	if in.GetBudget() != "" {
+		if d.Budget, err = limit.ParseRate(in.GetBudget()); err != nil || d.Budget.Per < time.Hour {
+			return d, invalid("%q is no budget: it is for an hour or a day, as in 5000/h or 1000/d", in.GetBudget())
+		}
+	}
 	if empty(&d) && len(d.Per) == 0 {
 		return d, invalid("for which mail? Give a site, a domain, a source, a sender, a group or a route, or what it counts by")
 	}
@@ -351,6 +361,7 @@ func (s *Service) LimitUsage(ctx context.Context, req *adminv1.LimitUsageRequest
 		out.Uses = append(out.Uses, r.GetUses()...)
 		return nil
 	})
+	out.Uses = append(out.Uses, s.silent(ctx, name, out.MissingNodes)...)
 	slices.SortStableFunc(out.Uses, func(a, b *adminv1.LimitUse) int {
 		return cmp.Or(cmp.Compare(a.GetLimit(), b.GetLimit()), cmp.Compare(a.GetKind(), b.GetKind()), cmp.Compare(a.GetKey(), b.GetKey()), cmp.Compare(a.GetNode(), b.GetNode()))
 	})
@@ -364,17 +375,9 @@ const maxUses = 2000
 func (s *Service) uses(name string) (out []*adminv1.LimitUse) {
 	now := s.Now()
 	s.Limiter.Usage(func(u *local.Usage) {
-		if name != "" && u.Definition.Name != name {
-			return
+		if name == "" || u.Definition.Name == name {
+			out = append(out, s.use(u, now))
 		}
-		use := &adminv1.LimitUse{
-			Limit: text(u.Definition.Name), Kind: u.Kind.String(), Key: text(u.Words), Node: s.Node,
-			Used: int64(u.Used), Share: u.Limit, Of: of(u), Waiting: int64(u.Waiting), Denied: u.Denied,
-		}
-		if u.Next > 0 {
-			use.Next = timestamppb.New(now.Add(u.Next))
-		}
-		out = append(out, use)
 	})
 	if len(out) > maxUses {
 		slices.SortFunc(out, func(a, b *adminv1.LimitUse) int {
@@ -385,17 +388,72 @@ func (s *Service) uses(name string) (out []*adminv1.LimitUse) {
 	return out
 }
 
+// use is how a part of a limit stands on this node.
+func (s *Service) use(u *local.Usage, now time.Time) *adminv1.LimitUse {
+	out := &adminv1.LimitUse{
+		Limit: text(u.Definition.Name), Kind: u.Kind.String(), Key: text(u.Words), Node: s.Node,
+		Used: int64(u.Used), Share: u.Limit, Of: of(u.Definition, u.Kind), Waiting: int64(u.Waiting), Denied: u.Denied,
+	}
+	if u.Kind == limit.KindRate {
+		out.Rate, out.Pace, out.PaceShare = u.Definition.Rate.String(), u.Lately, u.Pace()
+	}
+	if u.Next > 0 {
+		out.Next = timestamppb.New(now.Add(u.Next))
+	}
+	return out
+}
+
 // of is what all nodes may use of a key.
-func of(u *local.Usage) int64 {
-	switch u.Kind {
+func of(d *limit.Definition, kind limit.Kind) int64 {
+	switch kind {
 	case limit.KindConnections:
-		return int64(u.Definition.Connections)
+		return int64(d.Connections)
 	case limit.KindBudget:
-		return u.Definition.Budget.N
+		return d.Budget.N
 	case limit.KindRate:
-		return u.Definition.Burst
+		return d.Burst
 	}
 	return 0
+}
+
+// silent tells what nodes have that did not answer, as the leader knows it: of
+// what is not divided evenly. Of a budget it says nothing.
+func (s *Service) silent(ctx context.Context, name string, nodes []string) (out []*adminv1.LimitUse) {
+	if s.Shares == nil || len(nodes) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, askWait)
+	defer cancel()
+	prefix := name
+	if name != "" {
+		prefix += "#"
+	}
+	list, err := s.Shares(ctx, prefix)
+	if err != nil {
+		return nil // no leader: the nodes are named as missing all the same
+	}
+	for i := range list {
+		limitOf, kind, words, ok := list[i].Key.Parts()
+		d, known := s.Limiter.Definition(limitOf)
+		if !ok || !known || kind == limit.KindBudget || list[i].Of == 0 {
+			continue
+		}
+		for _, n := range list[i].Nodes {
+			if !slices.Contains(nodes, n.Node) || len(out) >= maxUses {
+				continue
+			}
+			part := float64(n.Units) / float64(list[i].Of)
+			use := &adminv1.LimitUse{
+				Limit: text(d.Name), Kind: kind.String(), Key: text(words), Node: n.Node, Of: of(&d, kind), Silent: true,
+				Share: int64(part * float64(of(&d, kind))),
+			}
+			if kind == limit.KindRate {
+				use.Rate, use.PaceShare = d.Rate.String(), part*float64(d.Rate.N)
+			}
+			out = append(out, use)
+		}
+	}
+	return out
 }
 
 // text makes a string of foreign origin fit for protobuf.

@@ -2,16 +2,21 @@ package limits
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	share "github.com/clrelay/clrelay/cluster/limit"
 	"github.com/clrelay/clrelay/delivery/queue"
 	"github.com/clrelay/clrelay/delivery/route"
 	"github.com/clrelay/clrelay/delivery/shape"
+	"github.com/clrelay/clrelay/internal/admin/fleet"
 	"github.com/clrelay/clrelay/internal/config"
 	"github.com/clrelay/clrelay/internal/limit"
 	"github.com/clrelay/clrelay/internal/limit/local"
@@ -30,6 +35,8 @@ type desk struct {
 	lanes   []queue.Lane
 	verdict []local.Verdict
 	asked   limit.Subject
+	peers   []fleet.Peer
+	shares  []share.Status
 }
 
 func newDesk() *desk {
@@ -53,7 +60,21 @@ func (d *desk) Site(_ context.Context, hop mail.NextHop) string {
 	}
 	return hop.Domain
 }
-func (d *desk) Usage(func(*local.Usage)) {}
+func (d *desk) Usage(visit func(*local.Usage)) {
+	for i := range d.verdict {
+		visit(&d.verdict[i].Usage)
+	}
+}
+func (d *desk) Definition(name string) (limit.Definition, bool) {
+	for i := range d.verdict {
+		if v := &d.verdict[i]; v.Definition.Name == name {
+			return *v.Definition, true
+		}
+	}
+	return limit.Definition{}, false
+}
+func (d *desk) Others(context.Context) []fleet.Peer { return d.peers }
+func (d *desk) Knows(string) bool                   { return true }
 func (d *desk) Explain(_ limit.Side, s *limit.Subject) []local.Verdict {
 	d.asked = *s
 	return d.verdict
@@ -111,6 +132,7 @@ func TestSetAndClear(t *testing.T) {
 		"for which mail":           {Limit: &adminv1.Limit{Name: "x", Rate: "1/s"}},
 		"no rate, no connections":  {Limit: &adminv1.Limit{Name: "x", Per: []string{"site"}}},
 		"is no rate":               {Limit: &adminv1.Limit{Name: "x", Per: []string{"site"}, Rate: "fast"}},
+		"is no budget":             {Limit: &adminv1.Limit{Name: "x", Per: []string{"site"}, Budget: "10/m"}},
 		"1 second to 90 days":      {Limit: &adminv1.Limit{Name: "x", Per: []string{"site"}, Rate: "1/s"}, Hold: durationpb.New(-1)},
 		"more than 500 octets":     {Limit: &adminv1.Limit{Name: "x", Per: []string{"site"}, Rate: "1/s"}, Reason: strings.Repeat("x", 501)},
 	} {
@@ -152,12 +174,15 @@ func TestExplain(t *testing.T) {
 	_ = d.Put(t.Context(), "limit/stop", shape.WriteOrder(&suspended), 0)
 	other := limit.Definition{Name: "other", Connections: 3}
 	d.lanes = []queue.Lane{{Key: "mx:gmail.com", State: "limited", Recipients: 7, Running: 1, Limit: 20}}
-	d.verdict = []local.Verdict{{Definition: &other, Kind: limit.KindConnections, Allowed: true}, {Definition: &suspended, Kind: limit.KindSuspended, Wait: 30 * time.Minute}}
+	d.verdict = []local.Verdict{
+		{Usage: local.Usage{Definition: &other, Kind: limit.KindConnections}, Allowed: true},
+		{Usage: local.Usage{Definition: &suspended, Kind: limit.KindSuspended}, Wait: 30 * time.Minute},
+	}
 	res, err := d.ExplainLimits(t.Context(), &adminv1.ExplainLimitsRequest{Destination: "Jane@GMail.com", From: "News@Example.edu"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "Mail for gmail.com, which is served by google.com, is suspended. Limit stop: nothing is sent; set by jane: INC-1; it ends in 30 min (to end it now: clrelay limit clear stop). On this node 7 recipients are queued for it, and 1 deliveries are under way."
+	want := "Mail for gmail.com, which is served by google.com, is suspended. Limit stop: nothing is sent; set by jane: INC-1; it ends in 30 min (to end it now: clrelay limit clear stop). Queued for it: 7 recipients; deliveries under way: 1."
 	if res.GetSummary() != want {
 		t.Errorf("%s\nwant %s", res.GetSummary(), want)
 	}
@@ -174,6 +199,74 @@ func TestExplain(t *testing.T) {
 	if _, err := d.ExplainLimits(t.Context(), &adminv1.ExplainLimitsRequest{Destination: "@"}); err == nil {
 		t.Error("no domain is explained")
 	}
+}
+
+// A limit with a rate and connections, at two nodes of three: each part is told
+// once, with what each node uses of its share.
+func TestExplainOfAllNodes(t *testing.T) {
+	sink := limit.Definition{Name: "sink", Rate: limit.Rate{N: 100, Per: time.Second}, Burst: 100, Connections: 10}
+	verdicts := func(open uint64, pace float64) []local.Verdict {
+		return []local.Verdict{
+			{Usage: local.Usage{Definition: &sink, Kind: limit.KindRate, Units: 100, Own: 33, Lately: pace, Waiting: 4}, Allowed: true},
+			{Usage: local.Usage{Definition: &sink, Kind: limit.KindConnections, Units: 10, Own: 3, Limit: 3, Used: open}, Allowed: open < 3},
+		}
+	}
+	d, other := newDesk(), newDesk()
+	other.Node = "mx2"
+	d.verdict, other.verdict = verdicts(3, 32.6), verdicts(1, 0.25)
+	d.lanes = []queue.Lane{{Key: "mx:a.example", State: "limited", Recipients: 7, Running: 3, Limit: 20}}
+	other.lanes = []queue.Lane{{Key: "mx:a.example", State: "proven", Recipients: 2, Running: 1, Limit: 20}}
+	d.peers = []fleet.Peer{{Name: "mx3", Conn: link{}}, {Name: "mx2", Conn: link{other}}}
+	d.Fleet = fleet.Fleet{Peers: d}
+	d.shares = []share.Status{{Key: "sink#connections", Of: 10, Nodes: []share.NodeStatus{{Node: "mx2", Units: 3}, {Node: "mx3", Units: 4}}}, {Key: "gone#rate", Of: 10}}
+	d.Shares = func(context.Context, string) ([]share.Status, error) { return d.shares, nil }
+	res, err := d.ExplainLimits(t.Context(), &adminv1.ExplainLimitsRequest{Destination: "a.example"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "Mail for a.example waits for a limit. Limit sink: it lets 100/s go, and 33/s went lately (mx1 33 of 33, mx2 0.2 of 33); " +
+		"4 of 10 connections are open (mx1 3 of 3, mx2 1 of 3); the next may begin when one ends. " +
+		"Queued for it: 9 recipients (mx1 7, mx2 2); deliveries under way: 4. No answer came from mx3: what waits there is not counted."
+	if res.GetSummary() != want {
+		t.Errorf("%s\nwant %s", res.GetSummary(), want)
+	}
+	if len(res.GetOthers()) != 1 || res.GetOthers()[0].GetSummary() != "" || len(res.GetOthers()[0].GetVerdicts()) != 2 {
+		t.Errorf("of the others: %v", res.GetOthers())
+	}
+	use, err := d.LimitUsage(t.Context(), &adminv1.LimitUsageRequest{})
+	if err != nil || !slices.Equal(use.GetMissingNodes(), []string{"mx3"}) || len(use.GetUses()) != 5 {
+		t.Fatalf("%v, %v", use, err)
+	}
+	if u := use.GetUses()[2]; u.GetNode() != "mx3" || !u.GetSilent() || u.GetShare() != 4 || u.GetOf() != 10 {
+		t.Errorf("of a node that is silent: %v", u)
+	}
+	if u := use.GetUses()[3]; u.GetKind() != "rate" || u.GetPace() != 32.6 || u.GetPaceShare() != 33 || u.GetRate() != "100/s" {
+		t.Errorf("of a rate: %v", u)
+	}
+}
+
+// link leads to another node, or to none.
+type link struct{ to *desk }
+
+func (l link) Invoke(ctx context.Context, method string, args, reply any, _ ...grpc.CallOption) error {
+	if l.to == nil {
+		return errors.New("nobody is there")
+	}
+	var res proto.Message
+	var err error
+	if strings.HasSuffix(method, "/ExplainLimits") {
+		res, err = l.to.ExplainLimits(ctx, args.(*adminv1.ExplainLimitsRequest))
+	} else {
+		res, err = l.to.LimitUsage(ctx, args.(*adminv1.LimitUsageRequest))
+	}
+	if err == nil {
+		proto.Merge(reply.(proto.Message), res)
+	}
+	return err
+}
+
+func (link) NewStream(context.Context, *grpc.StreamDesc, string, ...grpc.CallOption) (grpc.ClientStream, error) {
+	return nil, errors.New("no streams")
 }
 
 func TestRoutes(t *testing.T) {

@@ -221,7 +221,8 @@ type Kept interface {
 	Records(prefix string) []control.Record
 }
 
-// InForce gives what was set, what is known of providers, and what was learned.
+// InForce gives what was set, and what is known of providers and was learned, as
+// far as it does not yield to what was set.
 func InForce(known Known, kept Kept, now time.Time) (list []Stated) {
 	for _, r := range kept.Records(shape.Orders) {
 		name := strings.TrimPrefix(r.Key, shape.Orders)
@@ -233,10 +234,22 @@ func InForce(known Known, kept Kept, now time.Time) (list []Stated) {
 			list = append(list, Stated{Definition: d, Origin: Set})
 		}
 	}
-	list = append(list, defaults(known.Book())...)
+	orders := make([]limit.Definition, 0, len(list))
+	for i := range list {
+		orders = append(orders, list[i].Definition)
+	}
+	yields := func(s Stated) {
+		left, ok := shape.Yield(s.Definition, orders, now)
+		if s.Definition = left; ok || s.ConnMessages > 0 {
+			list = append(list, s)
+		}
+	}
+	for _, d := range defaults(known.Book()) {
+		yields(d)
+	}
 	for _, l := range known.List() {
 		for _, d := range l.Definitions(l.Site) {
-			list = append(list, Stated{Definition: d.Definition, Origin: Learned, ConnMessages: d.ConnMessages})
+			yields(Stated{Definition: d.Definition, Origin: Learned, ConnMessages: d.ConnMessages})
 		}
 	}
 	return list
