@@ -14,6 +14,7 @@ const Orders = "limit/"
 // order is a limit as an operator's record holds it. Fields of a definition
 // stand there by name, so that a later version may have others.
 type order struct {
+	Side        limit.Side          `json:"side,omitempty"`
 	Match       map[string][]string `json:"match"`
 	Per         []string            `json:"per,omitempty"`
 	Count       limit.Unit          `json:"count,omitempty"`
@@ -30,7 +31,7 @@ type order struct {
 // WriteOrder gives the record of an operator's limit, but for its name.
 func WriteOrder(d *limit.Definition) []byte {
 	o := order{
-		Match: map[string][]string{}, Count: d.Count, Rate: d.Rate, Burst: d.Burst, Connections: d.Connections, Budget: d.Budget,
+		Side: d.Side, Match: map[string][]string{}, Count: d.Count, Rate: d.Rate, Burst: d.Burst, Connections: d.Connections, Budget: d.Budget,
 		Suspended: d.Suspended, Reason: d.Reason, Author: d.Author, Until: d.Until,
 	}
 	for f, values := range d.Match {
@@ -53,7 +54,7 @@ func ParseOrder(name string, value []byte) (limit.Definition, error) {
 		return limit.Definition{}, fmt.Errorf("shape: limit %s: %w", name, err)
 	}
 	d := limit.Definition{
-		Name: name, Count: o.Count, Rate: o.Rate, Burst: o.Burst, Connections: o.Connections, Budget: o.Budget,
+		Name: name, Side: o.Side, Count: o.Count, Rate: o.Rate, Burst: o.Burst, Connections: o.Connections, Budget: o.Budget,
 		Suspended: o.Suspended, Reason: o.Reason, Author: o.Author, Until: o.Until,
 	}
 	for word, values := range o.Match {

@@ -61,7 +61,11 @@ func (s *throttle) SetLimit(_ context.Context, req *adminv1.SetLimitRequest) (*a
 	} else {
 		s.limits = append(s.limits, l)
 	}
-	return &adminv1.SetLimitResponse{Limit: l, Replaced: i >= 0}, nil
+	out := &adminv1.SetLimitResponse{Limit: l, Replaced: i >= 0}
+	if l.GetName() == "newsletter" {
+		out.Instead = s.limits[0]
+	}
+	return out, nil
 }
 
 func (s *throttle) ClearLimit(_ context.Context, req *adminv1.ClearLimitRequest) (*adminv1.ClearLimitResponse, error) {

@@ -106,7 +106,7 @@ func OpenToNodes(method string) (open, local bool) {
 		"/admin.v1.TestService/Outcomes",
 		"/admin.v1.DoctorService/Examine",
 		"/admin.v1.TopService/Stats",
-		"/admin.v1.LimitService/LimitUsage", "/admin.v1.RouteService/ListRoutes",
+		"/admin.v1.LimitService/LimitUsage", "/admin.v1.LimitService/ExplainLimits", "/admin.v1.RouteService/ListRoutes",
 		"/admin.v1.DebugService/Bundle":
 		return true, true
 	case "/admin.v1.NodeService/Status",

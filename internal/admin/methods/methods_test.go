@@ -35,6 +35,11 @@ func TestEveryMethod(t *testing.T) {
 	if n < 50 {
 		t.Errorf("only %d methods were found", n)
 	}
+	for _, name := range []string{"LimitUsage", "ExplainLimits"} {
+		if open, local := OpenToNodes("/admin.v1.LimitService/" + name); !open || !local {
+			t.Errorf("%s: nodes ask each other for their own share", name)
+		}
+	}
 	for name, changes := range map[string]bool{
 		"LimitService/ListLimits": false, "LimitService/LimitUsage": false, "LimitService/ExplainLimits": false, "RouteService/ListRoutes": false,
 		"LimitService/SetLimit": true, "LimitService/ClearLimit": true,

@@ -53,7 +53,7 @@ func (b *bucket) give(r *rule, own uint32, now time.Duration) {
 
 // window is over what time it is told how much went: that of the rate, and not so
 // short that the number jumps.
-func (r *rule) window() time.Duration { return max(r.Rate.Per, 10*time.Second) }
+func (r *rule) window() time.Duration { return max(r.Rate.Per, 5*time.Second) }
 
 // need is how many tokens n takes to begin: of more than there can ever be, all.
 // The rest is owed, so that what is larger than the burst goes too.

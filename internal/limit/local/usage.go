@@ -17,7 +17,7 @@ type Usage struct {
 	Limit      int64     // this node's part: of the burst, of connections, what was granted of the budget
 	Free       float64
 	Used       uint64        // connections that are open; of a budget, what was spent in the window; of a rate, what is taken of the part of the burst
-	Lately     float64       // of a rate: what went in the time of the rate, N of it would be all; that of less than 10 s is a mean of 10 s
+	Lately     float64       // of a rate: what went in the time of the rate, N of it would be all; that of less than 5 s is a mean of 5 s
 	Total      uint64        // all that was counted since the key is known
 	Waiting    uint32        // how many were told to wait for it in the last second
 	Denied     uint64        // since the key is known

@@ -336,8 +336,9 @@ func (x *ListLimitsResponse) GetLimits() []*Limit {
 // SetLimitRequest holds a limit.
 type SetLimitRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The limit. Of it count name, match, per, count, rate, burst, connections, budget
-	// and suspended.
+	// The limit. Of it count name, match, per, count, rate, burst, connections, budget,
+	// suspended and side; without a side it is on that of the configured limit of its
+	// name, or on delivery.
 	Limit *Limit `protobuf:"bytes,1,opt,name=limit,proto3" json:"limit,omitempty"`
 	// How long it holds; left out: until it is cleared.
 	Hold *durationpb.Duration `protobuf:"bytes,2,opt,name=hold,proto3" json:"hold,omitempty"`
@@ -404,7 +405,9 @@ type SetLimitResponse struct {
 	// The limit.
 	Limit *Limit `protobuf:"bytes,1,opt,name=limit,proto3" json:"limit,omitempty"`
 	// It replaces one that an operator had set.
-	Replaced      bool `protobuf:"varint,2,opt,name=replaced,proto3" json:"replaced,omitempty"`
+	Replaced bool `protobuf:"varint,2,opt,name=replaced,proto3" json:"replaced,omitempty"`
+	// The limit of the configuration in whose place it stands while it holds.
+	Instead       *Limit `protobuf:"bytes,3,opt,name=instead,proto3" json:"instead,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -451,6 +454,13 @@ func (x *SetLimitResponse) GetReplaced() bool {
 		return x.Replaced
 	}
 	return false
+}
+
+func (x *SetLimitResponse) GetInstead() *Limit {
+	if x != nil {
+		return x.Instead
+	}
+	return nil
 }
 
 // ClearLimitRequest names a limit.
@@ -691,8 +701,8 @@ type LimitUse struct {
 	Next *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=next,proto3" json:"next,omitempty"`
 	// Of a rate: all nodes together, "100/s".
 	Rate string `protobuf:"bytes,11,opt,name=rate,proto3" json:"rate,omitempty"`
-	// Likewise: what goes, in the time of the rate. Of a time below 10 seconds it is the
-	// mean of about 10 seconds.
+	// Likewise: what goes, in the time of the rate. Of a time below 5 seconds it is the
+	// mean of about 5 seconds.
 	Pace float64 `protobuf:"fixed64,12,opt,name=pace,proto3" json:"pace,omitempty"`
 	// Likewise: the node's part.
 	PaceShare float64 `protobuf:"fixed64,13,opt,name=pace_share,json=paceShare,proto3" json:"pace_share,omitempty"`
@@ -1438,10 +1448,11 @@ const file_admin_v1_limit_proto_rawDesc = "" +
 	"\x0fSetLimitRequest\x12%\n" +
 	"\x05limit\x18\x01 \x01(\v2\x0f.admin.v1.LimitR\x05limit\x12-\n" +
 	"\x04hold\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x04hold\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"U\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x80\x01\n" +
 	"\x10SetLimitResponse\x12%\n" +
 	"\x05limit\x18\x01 \x01(\v2\x0f.admin.v1.LimitR\x05limit\x12\x1a\n" +
-	"\breplaced\x18\x02 \x01(\bR\breplaced\"?\n" +
+	"\breplaced\x18\x02 \x01(\bR\breplaced\x12)\n" +
+	"\ainstead\x18\x03 \x01(\v2\x0f.admin.v1.LimitR\ainstead\"?\n" +
 	"\x11ClearLimitRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"*\n" +
@@ -1575,32 +1586,33 @@ var file_admin_v1_limit_proto_depIdxs = []int32{
 	0,  // 3: admin.v1.SetLimitRequest.limit:type_name -> admin.v1.Limit
 	18, // 4: admin.v1.SetLimitRequest.hold:type_name -> google.protobuf.Duration
 	0,  // 5: admin.v1.SetLimitResponse.limit:type_name -> admin.v1.Limit
-	10, // 6: admin.v1.LimitUsageResponse.uses:type_name -> admin.v1.LimitUse
-	17, // 7: admin.v1.LimitUse.next:type_name -> google.protobuf.Timestamp
-	17, // 8: admin.v1.ExplainLimitsResponse.next_try:type_name -> google.protobuf.Timestamp
-	13, // 9: admin.v1.ExplainLimitsResponse.verdicts:type_name -> admin.v1.LimitVerdict
-	12, // 10: admin.v1.ExplainLimitsResponse.others:type_name -> admin.v1.ExplainLimitsResponse
-	0,  // 11: admin.v1.LimitVerdict.limit:type_name -> admin.v1.Limit
-	18, // 12: admin.v1.LimitVerdict.wait:type_name -> google.protobuf.Duration
-	10, // 13: admin.v1.LimitVerdict.use:type_name -> admin.v1.LimitUse
-	16, // 14: admin.v1.ListRoutesResponse.routes:type_name -> admin.v1.RouteEntry
-	2,  // 15: admin.v1.LimitService.ListLimits:input_type -> admin.v1.ListLimitsRequest
-	4,  // 16: admin.v1.LimitService.SetLimit:input_type -> admin.v1.SetLimitRequest
-	6,  // 17: admin.v1.LimitService.ClearLimit:input_type -> admin.v1.ClearLimitRequest
-	8,  // 18: admin.v1.LimitService.LimitUsage:input_type -> admin.v1.LimitUsageRequest
-	11, // 19: admin.v1.LimitService.ExplainLimits:input_type -> admin.v1.ExplainLimitsRequest
-	14, // 20: admin.v1.RouteService.ListRoutes:input_type -> admin.v1.ListRoutesRequest
-	3,  // 21: admin.v1.LimitService.ListLimits:output_type -> admin.v1.ListLimitsResponse
-	5,  // 22: admin.v1.LimitService.SetLimit:output_type -> admin.v1.SetLimitResponse
-	7,  // 23: admin.v1.LimitService.ClearLimit:output_type -> admin.v1.ClearLimitResponse
-	9,  // 24: admin.v1.LimitService.LimitUsage:output_type -> admin.v1.LimitUsageResponse
-	12, // 25: admin.v1.LimitService.ExplainLimits:output_type -> admin.v1.ExplainLimitsResponse
-	15, // 26: admin.v1.RouteService.ListRoutes:output_type -> admin.v1.ListRoutesResponse
-	21, // [21:27] is the sub-list for method output_type
-	15, // [15:21] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	0,  // 6: admin.v1.SetLimitResponse.instead:type_name -> admin.v1.Limit
+	10, // 7: admin.v1.LimitUsageResponse.uses:type_name -> admin.v1.LimitUse
+	17, // 8: admin.v1.LimitUse.next:type_name -> google.protobuf.Timestamp
+	17, // 9: admin.v1.ExplainLimitsResponse.next_try:type_name -> google.protobuf.Timestamp
+	13, // 10: admin.v1.ExplainLimitsResponse.verdicts:type_name -> admin.v1.LimitVerdict
+	12, // 11: admin.v1.ExplainLimitsResponse.others:type_name -> admin.v1.ExplainLimitsResponse
+	0,  // 12: admin.v1.LimitVerdict.limit:type_name -> admin.v1.Limit
+	18, // 13: admin.v1.LimitVerdict.wait:type_name -> google.protobuf.Duration
+	10, // 14: admin.v1.LimitVerdict.use:type_name -> admin.v1.LimitUse
+	16, // 15: admin.v1.ListRoutesResponse.routes:type_name -> admin.v1.RouteEntry
+	2,  // 16: admin.v1.LimitService.ListLimits:input_type -> admin.v1.ListLimitsRequest
+	4,  // 17: admin.v1.LimitService.SetLimit:input_type -> admin.v1.SetLimitRequest
+	6,  // 18: admin.v1.LimitService.ClearLimit:input_type -> admin.v1.ClearLimitRequest
+	8,  // 19: admin.v1.LimitService.LimitUsage:input_type -> admin.v1.LimitUsageRequest
+	11, // 20: admin.v1.LimitService.ExplainLimits:input_type -> admin.v1.ExplainLimitsRequest
+	14, // 21: admin.v1.RouteService.ListRoutes:input_type -> admin.v1.ListRoutesRequest
+	3,  // 22: admin.v1.LimitService.ListLimits:output_type -> admin.v1.ListLimitsResponse
+	5,  // 23: admin.v1.LimitService.SetLimit:output_type -> admin.v1.SetLimitResponse
+	7,  // 24: admin.v1.LimitService.ClearLimit:output_type -> admin.v1.ClearLimitResponse
+	9,  // 25: admin.v1.LimitService.LimitUsage:output_type -> admin.v1.LimitUsageResponse
+	12, // 26: admin.v1.LimitService.ExplainLimits:output_type -> admin.v1.ExplainLimitsResponse
+	15, // 27: admin.v1.RouteService.ListRoutes:output_type -> admin.v1.ListRoutesResponse
+	22, // [22:28] is the sub-list for method output_type
+	16, // [16:22] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_admin_v1_limit_proto_init() }

@@ -73,6 +73,7 @@ until when.`,
 					for _, one := range append([]*adminv1.ExplainLimitsResponse{r}, r.GetOthers()...) {
 						out.Nodes = append(out.Nodes, at(one))
 					}
+					slices.SortFunc(out.Nodes, func(a, b atNode) int { return strings.Compare(a.Node, b.Node) })
 				}
 				if err := n.Object(out, func(w io.Writer) error { return n.tell(w, &out) }); err != nil {
 					return err

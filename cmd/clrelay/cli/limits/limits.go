@@ -185,7 +185,7 @@ type setting struct {
 	match       map[string]*[]string
 	per         []string
 	rate, count string
-	budget      string
+	budget, on  string
 	burst       int64
 	connections int64
 	suspend     bool
@@ -217,6 +217,7 @@ added to those that hold already, but it stands, while it holds, in the place of
 Nothing bounces by it: mail waits in the queue until the limit lets it go or its time
 is over.`,
 		Example: `  clrelay limit set gmail-slow --site google.com --rate 600/m --connections 10 --for 2h --reason INC-4411
+  clrelay limit set newsletter --on receiving --sender news@example.edu --budget 1000/d
   clrelay limit set stop-partner --domain partner.example --suspend --for 30m --reason "their disk is full"`,
 		Args: cmdline.Exactly[*cobra.Command](1, "it takes the name of the limit, which you choose"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -239,7 +240,12 @@ is over.`,
 					if out.Until != nil {
 						until = "for " + n.ends(out.Until)
 					}
-					_, err := fmt.Fprintf(w, "%s %s: %s for %s, %s\n", verb, out.Name, out.what(), out.whom(), until)
+					instead := ""
+					if c := res.GetInstead(); c != nil {
+						was := show(c)
+						instead = fmt.Sprintf("it stands in the place of the configured one: %s for %s\n", was.what(), was.whom())
+					}
+					_, err := fmt.Fprintf(w, "%s %s: %s for %s, %s\n%s", verb, out.Name, out.what(), out.whom(), until, instead)
 					return err
 				})
 			})
@@ -255,6 +261,7 @@ is over.`,
 	f.Int64Var(&s.connections, "connections", 0, "at most so many connections at a time")
 	f.StringVar(&s.budget, "budget", "", "at most so many in an hour or a day, which begin by UTC: `1000/d`, 5000/h")
 	f.StringVar(&s.count, "count", "", "what the rate and the budget count: messages, recipients or octets")
+	f.StringVar(&s.on, "on", "", "`SIDE`: delivery, where mail waits in the queue, or receiving, where the client is told to come back; else that of the configured limit of this name, or delivery")
 	f.BoolVar(&s.suspend, "suspend", false, "send nothing at all")
 	f.StringVar(&s.span, "for", "", "for this `duration`: 30m, 2d; else until it is cleared")
 	f.StringVar(&s.reason, "reason", "", "`why`, for those who look at the limits")
@@ -262,7 +269,7 @@ is over.`,
 }
 
 func (s *setting) request(cmd *cobra.Command, name string) (*adminv1.SetLimitRequest, error) {
-	l := &adminv1.Limit{Name: name, Per: s.per, Rate: s.rate, Budget: s.budget, Burst: s.burst, Connections: s.connections, Count: s.count, Suspended: s.suspend}
+	l := &adminv1.Limit{Name: name, Side: s.on, Per: s.per, Rate: s.rate, Budget: s.budget, Burst: s.burst, Connections: s.connections, Count: s.count, Suspended: s.suspend}
 	for _, m := range matches() {
 		if v := *s.match[m[0]]; len(v) > 0 {
 			l.Match = append(l.Match, &adminv1.LimitMatch{Field: strings.ReplaceAll(m[0], "-", "_"), Values: v})

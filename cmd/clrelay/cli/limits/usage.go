@@ -70,7 +70,7 @@ func (n *nouns) usageCommand() *cobra.Command {
 		Use:   "usage [LIMIT]",
 		Short: "Show what is used of limits, at each node",
 		Long: `Show what is used of limits, by what they count by, at each node: of connections
-those that are open; of a rate what goes in its time, lately (a mean of about 10
+those that are open; of a rate what goes in its time, lately (a mean of about 5
 seconds, or of the time of the rate where that is longer); of a budget what was spent
 in this hour or day. SHARE is what the node may use of what all nodes may (OF ALL): of
 a budget what it was given so far. WAITING were told to wait in the last second,
@@ -110,7 +110,9 @@ func (n *nouns) usageRow(out *cmdline.List, u *adminv1.LimitUse) error {
 		key = "all"
 	}
 	if row.Next != nil && row.Next.After(n.Now()) {
-		next = n.ends(row.Next)
+		if next = n.ends(row.Next); row.Next.Sub(n.Now()) < time.Second {
+			next = "<1s"
+		}
 	}
 	if row.Silent {
 		next = "?"

@@ -119,7 +119,11 @@ func (s *Service) all() (list []shaping.Stated) {
 	for _, d := range section.Definitions(s.Set().Cluster.Limits) {
 		list = append(list, shaping.Stated{Definition: d, Origin: shaping.Configured})
 	}
-	list = append(list, shaping.InForce(s.Learned, s.Kept, s.Now())...)
+	now := shaping.InForce(s.Learned, s.Kept, s.Now())
+	list = slices.DeleteFunc(list, func(c shaping.Stated) bool {
+		return slices.ContainsFunc(now, func(d shaping.Stated) bool { return d.Name == c.Name && d.Origin == shaping.Set })
+	})
+	list = append(list, now...)
 	slices.SortStableFunc(list, func(a, b shaping.Stated) int { return cmp.Compare(a.Name, b.Name) })
 	return list
 }
@@ -186,7 +190,13 @@ func (s *Service) SetLimit(ctx context.Context, req *adminv1.SetLimitRequest) (*
 	if err := s.put(ctx, key, shape.WriteOrder(&d), version); err != nil {
 		return nil, err
 	}
-	return &adminv1.SetLimitResponse{Limit: travels(&shaping.Stated{Definition: d, Origin: shaping.Set}), Replaced: was != nil}, nil
+	out := &adminv1.SetLimitResponse{Limit: travels(&shaping.Stated{Definition: d, Origin: shaping.Set}), Replaced: was != nil}
+	for _, c := range section.Definitions(s.Set().Cluster.Limits) {
+		if c.Name == d.Name {
+			out.Instead = travels(&shaping.Stated{Definition: c, Origin: shaping.Configured})
+		}
+	}
+	return out, nil
 }
 
 // order reads a limit that an operator wants.
@@ -242,6 +252,9 @@ func (s *Service) order(req *adminv1.SetLimitRequest) (d limit.Definition, err e
 			return d, invalid("%q is no budget: it is for an hour or a day, as in 5000/h or 1000/d", in.GetBudget())
 		}
 	}
+	if d.Side, err = s.side(&d, in.GetSide()); err != nil {
+		return d, err
+	}
 	if empty(&d) && len(d.Per) == 0 {
 		return d, invalid("for which mail? Give a site, a domain, a source, a sender, a group or a route, or what it counts by")
 	}
@@ -252,6 +265,31 @@ func (s *Service) order(req *adminv1.SetLimitRequest) (d limit.Definition, err e
 		d.Until = s.Now().Add(hold.AsDuration())
 	}
 	return d, nil
+}
+
+// side is on which side a limit is to be: where it is not said, on that of the
+// configured one in whose place it stands.
+func (s *Service) side(d *limit.Definition, word string) (side limit.Side, err error) {
+	for _, c := range section.Definitions(s.Set().Cluster.Limits) {
+		if c.Name == d.Name {
+			side = c.Side
+		}
+	}
+	switch word {
+	case "":
+	case limit.Deliver.String():
+		side = limit.Deliver
+	case limit.Receive.String():
+		side = limit.Receive
+	default:
+		return side, invalid("%q is neither delivery nor receiving", word)
+	}
+	for _, f := range []limit.Field{limit.Site, limit.Source, limit.Route} {
+		if side == limit.Receive && (len(d.Match[f]) > 0 || slices.Contains(d.Per, f)) {
+			return side, invalid("%s would never hold: the %v is not known where mail is received", d.Name, f)
+		}
+	}
+	return side, nil
 }
 
 func empty(d *limit.Definition) bool {

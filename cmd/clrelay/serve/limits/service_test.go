@@ -18,6 +18,7 @@ import (
 	"github.com/clrelay/clrelay/delivery/shape"
 	"github.com/clrelay/clrelay/internal/admin/fleet"
 	"github.com/clrelay/clrelay/internal/config"
+	section "github.com/clrelay/clrelay/internal/config/limits"
 	"github.com/clrelay/clrelay/internal/limit"
 	"github.com/clrelay/clrelay/internal/limit/local"
 	"github.com/clrelay/clrelay/internal/mail"
@@ -144,6 +145,33 @@ func TestSetAndClear(t *testing.T) {
 		if _, err := d.ClearLimit(t.Context(), &adminv1.ClearLimitRequest{Name: name}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("clear %s: %v", name, err)
 		}
+	}
+}
+
+// One of a configured name is told of alone, and says what it stands for.
+func TestSetInThePlaceOfAConfiguredOne(t *testing.T) {
+	d := newDesk()
+	d.Set().Cluster.Limits = []section.Limit{{Name: "slow", On: "receiving", Connections: 5}}
+	if _, err := d.SetLimit(t.Context(), set("slow", "site", "google.com")); err == nil || !strings.Contains(err.Error(), "where mail is received") {
+		t.Errorf("a site on receiving: %v", err)
+	}
+	here := set("slow", "site", "google.com")
+	here.Limit.Side = "delivery"
+	res, err := d.SetLimit(t.Context(), here)
+	if err != nil || res.GetInstead().GetConnections() != 5 || res.GetReplaced() {
+		t.Errorf("%v, %v", res, err)
+	}
+	// It is on the side of the configured one, where nobody knows the site.
+	req := &adminv1.SetLimitRequest{Limit: &adminv1.Limit{Name: "slow", Per: []string{"client"}, Rate: "10/m"}}
+	if res, err := d.SetLimit(t.Context(), req); err != nil || res.GetLimit().GetSide() != "receiving" {
+		t.Errorf("%v, %v", res, err)
+	}
+	if d, err := shape.ParseOrder("slow", d.byKey["limit/slow"].Value); err != nil || d.Side != limit.Receive {
+		t.Errorf("%+v, %v", d, err)
+	}
+	list, _ := d.ListLimits(t.Context(), nil)
+	if n := len(list.GetLimits()); n != 2 || list.GetLimits()[1].GetOrigin() != "set" {
+		t.Errorf("%v", list)
 	}
 }
 

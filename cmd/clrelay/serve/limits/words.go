@@ -16,7 +16,7 @@ import (
 // outlook is what all nodes say about a destination.
 type outlook struct {
 	*adminv1.ExplainLimitsResponse
-	nodes []*adminv1.ExplainLimitsResponse // those that answered, first the one that was asked
+	nodes []*adminv1.ExplainLimitsResponse // those that answered, by name
 	stop  [][]*adminv1.LimitVerdict        // limits that stand in the way, each with its parts
 	now   time.Time
 }
@@ -27,6 +27,7 @@ func summary(r *adminv1.ExplainLimitsResponse, now time.Time) string {
 		return fmt.Sprintf("Mail for %s goes nowhere: no route leads there, and its senders are told: %s", r.GetDomain(), r.GetReply())
 	}
 	o := outlook{ExplainLimitsResponse: r, nodes: append([]*adminv1.ExplainLimitsResponse{r}, r.GetOthers()...), now: now}
+	slices.SortFunc(o.nodes, func(a, b *adminv1.ExplainLimitsResponse) int { return cmp.Compare(a.GetNode(), b.GetNode()) })
 	o.stop = o.barriers()
 	say := []string{o.verdict()}
 	for _, parts := range o.stop {
