@@ -71,6 +71,10 @@ type Envelope struct {
 	EnvID      string    // ENVID with its xtext taken off (RFC 3461 4.4)
 	Arrived    time.Time // when the last octet was taken; millisecond precision is kept
 	Client     Client
+	// Hold is when it may be delivered at the earliest, as its sender said (RFC
+	// 4865), with millisecond precision; zero: at once.
+	Hold time.Time
+	By   By
 	// MessageID is what the header field of that name says, without its
 	// brackets, so that the message can be found by it. Empty: there is none,
 	// or it was not seen.

@@ -29,6 +29,7 @@ const (
 	fieldCRC        = 5
 	fieldArrived    = 6
 	fieldRecipients = 9
+	fieldHold       = 17
 )
 
 // AppendCommit appends the encoded message.
@@ -50,7 +51,37 @@ func AppendCommit(dst []byte, c *Commit, env *mail.Envelope) []byte {
 	dst = appendUint(dst, 13, uint64(env.Ret))
 	dst = appendString(dst, 14, env.EnvID)
 	dst = appendClient(dst, &env.Client)
-	return appendString(dst, 16, env.MessageID)
+	dst = appendString(dst, 16, env.MessageID)
+	dst = appendUint(dst, fieldHold, millis(env.Hold))
+	return appendBy(dst, &env.By)
+}
+
+// Bits of by_mode.
+const (
+	byReturn = 1 << 0
+	byTrace  = 1 << 1
+)
+
+func appendBy(dst []byte, by *mail.By) []byte {
+	if by.At.IsZero() {
+		return dst
+	}
+	mode := uint64(0)
+	if by.Return {
+		mode |= byReturn
+	}
+	if by.Trace {
+		mode |= byTrace
+	}
+	return appendUint(appendUint(dst, 18, millis(by.At)), 19, mode)
+}
+
+// millis is Unix time in milliseconds; 0: none.
+func millis(t time.Time) uint64 {
+	if t.IsZero() {
+		return 0
+	}
+	return uint64(max(t.UnixMilli(), 1))
 }
 
 func appendRecipient(dst []byte, r *mail.Recipient) []byte {
@@ -82,6 +113,7 @@ func appendClient(dst []byte, c *mail.Client) []byte {
 type Skim struct {
 	ID         mail.ID
 	ArrivedMS  int64
+	HoldMS     int64 // no delivery before; 0: none
 	Recipients int
 }
 
@@ -95,6 +127,8 @@ func SkimCommit(data []byte, c *Commit) (s Skim, err error) {
 			return f.id(&s.ID)
 		case fieldArrived:
 			s.ArrivedMS = int64(f.val)
+		case fieldHold:
+			s.HoldMS = int64(f.val)
 		case fieldRecipients:
 			s.Recipients++
 		default:
@@ -163,6 +197,12 @@ func ParseCommit(data []byte, c *Commit, env *mail.Envelope) error {
 			return parseClient(f.data, &env.Client, str)
 		case 16:
 			env.MessageID = str(f)
+		case fieldHold:
+			env.Hold = time.UnixMilli(int64(f.val))
+		case 18:
+			env.By.At = time.UnixMilli(int64(f.val))
+		case 19:
+			env.By.Return, env.By.Trace = f.val&byReturn != 0, f.val&byTrace != 0
 		default:
 			return c.field(f)
 		}

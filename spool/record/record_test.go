@@ -26,6 +26,8 @@ func envelope() *mail.Envelope {
 		},
 		Body: mail.Body8BitMIME, SMTPUTF8: true, RequireTLS: true, Ret: mail.ReturnHeaders, EnvID: "env id", MessageID: "a.b@example.edu",
 		Arrived: time.UnixMilli(1_800_000_000_123),
+		Hold:    time.UnixMilli(1_800_000_600_456),
+		By:      mail.By{At: time.UnixMilli(1_800_000_900_789), Return: true, Trace: true},
 		Client: mail.Client{Addr: netip.MustParseAddr("2001:db8::1%eth0"), Helo: "h\xe9lo", Protocol: "ESMTPS",
 			TLS: "TLSv1.3 TLS_AES_128_GCM_SHA256", Sender: "campus"},
 	}
@@ -45,6 +47,7 @@ func TestCommitIsTheProtoMessage(t *testing.T) {
 	}
 	if !bytes.Equal(pb.Id, env.ID[:]) || pb.First != 7 || !reflect.DeepEqual(pb.More, c.More) || pb.Length != c.Length || pb.Crc32C != c.CRC32C || string(pb.MessageId) != env.MessageID ||
 		string(pb.FromLocal) != "sender" || len(pb.Recipients) != 3 || string(pb.Recipients[1].Orcpt) != "x@y" ||
+		pb.HoldMs != env.Hold.UnixMilli() || pb.ByMs != env.By.At.UnixMilli() || pb.ByMode != 3 ||
 		string(pb.Client.Helo) != env.Client.Helo || pb.ArrivedMs != env.Arrived.UnixMilli() || string(pb.EnvId) != env.EnvID {
 		t.Errorf("the generated code reads %v", &pb)
 	}
@@ -64,7 +67,7 @@ func TestCommitIsTheProtoMessage(t *testing.T) {
 			t.Errorf("got  %+v %+v\nwant %+v %+v", gotC, got, c, env)
 		}
 		skim, err := record.SkimCommit(data, &gotC)
-		if err != nil || skim.ID != env.ID || skim.Recipients != 3 || skim.ArrivedMS != env.Arrived.UnixMilli() || !reflect.DeepEqual(gotC, c) {
+		if err != nil || skim.ID != env.ID || skim.Recipients != 3 || skim.ArrivedMS != env.Arrived.UnixMilli() || skim.HoldMS != env.Hold.UnixMilli() || !reflect.DeepEqual(gotC, c) {
 			t.Errorf("skimmed %+v %+v %v", skim, gotC, err)
 		}
 	}

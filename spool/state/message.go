@@ -118,6 +118,21 @@ func (m *Message) place(chunks []Chunk) {
 	}
 }
 
+// holdUntil lets all recipients be held by the sender's word until a time, 0
+// for none; any result that there is counts more.
+func (m *Message) holdUntil(ms int64) {
+	if ms == 0 {
+		return
+	}
+	if m.n > 1 && m.rich().rcpts == nil {
+		m.rich().rcpts = make([]record.Rcpt, m.n)
+	}
+	rcpts := m.rcpts()
+	for i := range rcpts {
+		rcpts[i].State, rcpts[i].Next = mail.StateHeld, record.Seconds(ms)
+	}
+}
+
 func (m *Message) rich() *parts {
 	if m.more == nil {
 		m.more = &parts{}

@@ -156,6 +156,7 @@ func (f *Replay) message(g *found, pos wal.Pos, seq uint64, data []byte) error {
 	if m.n > 1 {
 		m.rich().rcpts = make([]record.Rcpt, m.n)
 	}
+	m.holdUntil(skim.HoldMS)
 	g.msgs = append(g.msgs, m)
 	return nil
 }

@@ -126,6 +126,7 @@ func NewMessage(env *mail.Envelope, a *Arrival) *Message {
 		first: uint32(a.First), size: uint32(a.Size), n: uint16(len(env.Recipients)),
 	}
 	m.stamp(env.Arrived.UnixMilli(), a.Seq)
+	m.holdUntil(millis(env.Hold))
 	if a.Commit != 0 {
 		m.Land(a.Chunks, a.Commit)
 	}

@@ -438,23 +438,28 @@ func (x *LiveMessage) GetResults() []byte {
 // Commit is the payload of a commit record: the message itself. Chunks that
 // no commit names are dead.
 type Commit struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`                                 // 16 octets
-	First         uint64                 `protobuf:"varint,2,opt,name=first,proto3" json:"first,omitempty"`                          // sequence number of the first chunk; names the message in its segment
-	More          []uint32               `protobuf:"varint,3,rep,packed,name=more,proto3" json:"more,omitempty"`                     // sequence numbers of the further chunks, less first, rising
-	Length        uint64                 `protobuf:"varint,4,opt,name=length,proto3" json:"length,omitempty"`                        // octets of content in all chunks
-	Crc32C        uint32                 `protobuf:"fixed32,5,opt,name=crc32c,proto3" json:"crc32c,omitempty"`                       // of the whole content (Castagnoli)
-	ArrivedMs     int64                  `protobuf:"varint,6,opt,name=arrived_ms,json=arrivedMs,proto3" json:"arrived_ms,omitempty"` // Unix time in milliseconds
-	FromLocal     []byte                 `protobuf:"bytes,7,opt,name=from_local,json=fromLocal,proto3" json:"from_local,omitempty"`  // both empty: the null reverse-path
-	FromDomain    []byte                 `protobuf:"bytes,8,opt,name=from_domain,json=fromDomain,proto3" json:"from_domain,omitempty"`
-	Recipients    []*Recipient           `protobuf:"bytes,9,rep,name=recipients,proto3" json:"recipients,omitempty"` // in the order of the envelope
-	Body          uint32                 `protobuf:"varint,10,opt,name=body,proto3" json:"body,omitempty"`           // mail.BodyType
-	Smtputf8      bool                   `protobuf:"varint,11,opt,name=smtputf8,proto3" json:"smtputf8,omitempty"`
-	RequireTls    bool                   `protobuf:"varint,12,opt,name=require_tls,json=requireTls,proto3" json:"require_tls,omitempty"`
-	Ret           uint32                 `protobuf:"varint,13,opt,name=ret,proto3" json:"ret,omitempty"` // mail.Return
-	EnvId         []byte                 `protobuf:"bytes,14,opt,name=env_id,json=envId,proto3" json:"env_id,omitempty"`
-	Client        *Client                `protobuf:"bytes,15,opt,name=client,proto3" json:"client,omitempty"`
-	MessageId     []byte                 `protobuf:"bytes,16,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"` // that of its header, without brackets; empty: none, or not seen
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Id         []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`                                 // 16 octets
+	First      uint64                 `protobuf:"varint,2,opt,name=first,proto3" json:"first,omitempty"`                          // sequence number of the first chunk; names the message in its segment
+	More       []uint32               `protobuf:"varint,3,rep,packed,name=more,proto3" json:"more,omitempty"`                     // sequence numbers of the further chunks, less first, rising
+	Length     uint64                 `protobuf:"varint,4,opt,name=length,proto3" json:"length,omitempty"`                        // octets of content in all chunks
+	Crc32C     uint32                 `protobuf:"fixed32,5,opt,name=crc32c,proto3" json:"crc32c,omitempty"`                       // of the whole content (Castagnoli)
+	ArrivedMs  int64                  `protobuf:"varint,6,opt,name=arrived_ms,json=arrivedMs,proto3" json:"arrived_ms,omitempty"` // Unix time in milliseconds
+	FromLocal  []byte                 `protobuf:"bytes,7,opt,name=from_local,json=fromLocal,proto3" json:"from_local,omitempty"`  // both empty: the null reverse-path
+	FromDomain []byte                 `protobuf:"bytes,8,opt,name=from_domain,json=fromDomain,proto3" json:"from_domain,omitempty"`
+	Recipients []*Recipient           `protobuf:"bytes,9,rep,name=recipients,proto3" json:"recipients,omitempty"` // in the order of the envelope
+	Body       uint32                 `protobuf:"varint,10,opt,name=body,proto3" json:"body,omitempty"`           // mail.BodyType
+	Smtputf8   bool                   `protobuf:"varint,11,opt,name=smtputf8,proto3" json:"smtputf8,omitempty"`
+	RequireTls bool                   `protobuf:"varint,12,opt,name=require_tls,json=requireTls,proto3" json:"require_tls,omitempty"`
+	Ret        uint32                 `protobuf:"varint,13,opt,name=ret,proto3" json:"ret,omitempty"` // mail.Return
+	EnvId      []byte                 `protobuf:"bytes,14,opt,name=env_id,json=envId,proto3" json:"env_id,omitempty"`
+	Client     *Client                `protobuf:"bytes,15,opt,name=client,proto3" json:"client,omitempty"`
+	MessageId  []byte                 `protobuf:"bytes,16,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"` // that of its header, without brackets; empty: none, or not seen
+	// Programs below feature level 4 do not know these and deliver at once, so
+	// none is written while there are such in the cluster.
+	HoldMs        int64  `protobuf:"varint,17,opt,name=hold_ms,json=holdMs,proto3" json:"hold_ms,omitempty"` // Unix time in milliseconds: no delivery before; 0: none
+	ByMs          int64  `protobuf:"varint,18,opt,name=by_ms,json=byMs,proto3" json:"by_ms,omitempty"`       // and by when it is to be delivered; 0: none
+	ByMode        uint32 `protobuf:"varint,19,opt,name=by_mode,json=byMode,proto3" json:"by_mode,omitempty"` // bits: 1, given up then; 2, each hop is to tell
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -599,6 +604,27 @@ func (x *Commit) GetMessageId() []byte {
 		return x.MessageId
 	}
 	return nil
+}
+
+func (x *Commit) GetHoldMs() int64 {
+	if x != nil {
+		return x.HoldMs
+	}
+	return 0
+}
+
+func (x *Commit) GetByMs() int64 {
+	if x != nil {
+		return x.ByMs
+	}
+	return 0
+}
+
+func (x *Commit) GetByMode() uint32 {
+	if x != nil {
+		return x.ByMode
+	}
+	return 0
 }
 
 // Recipient is one RCPT of an envelope.
@@ -1136,7 +1162,7 @@ const file_spool_v1_spool_proto_rawDesc = "" +
 	"\vLiveMessage\x12\x14\n" +
 	"\x05first\x18\x01 \x01(\x04R\x05first\x12\x16\n" +
 	"\x06commit\x18\x02 \x01(\x04R\x06commit\x12\x18\n" +
-	"\aresults\x18\x03 \x01(\fR\aresults\"\xc9\x03\n" +
+	"\aresults\x18\x03 \x01(\fR\aresults\"\x90\x04\n" +
 	"\x06Commit\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x14\n" +
 	"\x05first\x18\x02 \x01(\x04R\x05first\x12\x12\n" +
@@ -1161,7 +1187,10 @@ const file_spool_v1_spool_proto_rawDesc = "" +
 	"\x06env_id\x18\x0e \x01(\fR\x05envId\x12(\n" +
 	"\x06client\x18\x0f \x01(\v2\x10.spool.v1.ClientR\x06client\x12\x1d\n" +
 	"\n" +
-	"message_id\x18\x10 \x01(\fR\tmessageId\"\x86\x01\n" +
+	"message_id\x18\x10 \x01(\fR\tmessageId\x12\x17\n" +
+	"\ahold_ms\x18\x11 \x01(\x03R\x06holdMs\x12\x13\n" +
+	"\x05by_ms\x18\x12 \x01(\x03R\x04byMs\x12\x17\n" +
+	"\aby_mode\x18\x13 \x01(\rR\x06byMode\"\x86\x01\n" +
 	"\tRecipient\x12\x14\n" +
 	"\x05local\x18\x01 \x01(\fR\x05local\x12\x16\n" +
 	"\x06domain\x18\x02 \x01(\fR\x06domain\x12\x16\n" +
