@@ -77,6 +77,7 @@ var floors = map[string]int{
 	"smtpd/guard":                2, // who asks whether clients keep to measure
 	"smtpd/recipients":           2, // which recipients our domains have
 	"smtpd/wire":                 2, // octets, lines and replies
+	"smtpd/later":                2, // when mail is to be delivered
 	"spool":                      3, // the one door to 250
 	"delivery":                   3, // one attempt
 	"delivery/queue/sched":       2, // the scheduler as a step function: knows internal/mail alone
@@ -133,6 +134,7 @@ var floors = map[string]int{
 	"delivery/queue/clock":       0, // the queue's time
 	"delivery/queue/limits":      3, // between the limits and the scheduler
 	"delivery/queue/keys":        2, // senders and domains as numbers
+	"delivery/queue/reach":       3, // what outcomes say of the destination
 	"delivery/queue/sched/timer": 0, // record numbers by time
 	"delivery/queue/sched/slab":  0, // records by number
 	"delivery/queue/sched/turns": 0, // whose turn it is
@@ -173,6 +175,7 @@ var sameFloor = map[string]string{
 
 	"delivery/queue -> delivery/queue/walk":  "what operators look for is found by the queue, cut off by size",
 	"delivery/queue -> delivery/queue/whole": "content that knows whether it is damaged is a part of an attempt, cut off by size",
+	"delivery/queue -> delivery/queue/later": "what senders said of when is a part of the queue, cut off by size",
 	"delivery/queue -> delivery/queue/word":  "what an operator's word does is a part of the queue, cut off by size",
 
 	"cluster/limit/agent -> cluster/limit":                 "a node's part speaks the leader's words",

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/clrelay/clrelay/delivery"
 	"github.com/clrelay/clrelay/delivery/smtpc/smtpctest"
@@ -179,6 +180,11 @@ func TestParameters(t *testing.T) {
 		{"dsn", "dsn", dsn, hello, "MAIL FROM:<from@example.org> RET=HDRS ENVID=id+2B1+3Dx",
 			"RCPT TO:<a@example.net> NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;a+20b@example.com", true},
 		{"dsn not offered", "", dsn, hello, "MAIL FROM:<from@example.org>", "RCPT TO:<a@example.net>", false},
+		{"by", "deliverby 60", func(e *mail.Envelope) {
+			e.By = mail.By{At: time.Now().Add(-100*time.Second - time.Millisecond), Trace: true}
+		}, hello, "MAIL FROM:<from@example.org> BY=-100;NT", "", false},
+		{"by not offered", "8BITMIME", func(e *mail.Envelope) { e.By = mail.By{At: time.Now().Add(time.Hour), Return: true} }, hello, "MAIL FROM:<from@example.org>", "", false},
+		{"by too short", "DELIVERBY 60", func(e *mail.Envelope) { e.By = mail.By{At: time.Now().Add(50 * time.Second), Return: true} }, hello, "MAIL FROM:<from@example.org>", "", false},
 		{"utf8 address", "SMTPUTF8", utf8, hello, "MAIL FROM:<from@example.org> SMTPUTF8", "RCPT TO:<ä@example.net>", false},
 		{"utf8 address not offered", "", utf8, hello, "550 5.6.7", "", false},
 		{"utf8 domain not offered", "", func(e *mail.Envelope) { e.Recipients[0].Addr.Domain = "BÜCHER.example" }, hello,

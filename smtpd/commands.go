@@ -37,6 +37,7 @@ func (s *session) EHLO(name string) mail.Reply {
 	} else if s.lis.Certs != nil {
 		b = append(b, "\nSTARTTLS"...)
 	}
+	b = s.offer().Announce(b, time.Now())
 	b = append(b, "\nLIMITS RCPTMAX="...) // RFC 9422
 	b = strconv.AppendInt(b, int64(s.limits.Recipients), 10)
 	return plain(250, string(b))

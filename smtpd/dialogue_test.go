@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/clrelay/clrelay/smtpd"
+	"github.com/clrelay/clrelay/smtpd/later"
 )
 
 // A dialogue is a text file, a step a line:
@@ -195,12 +196,16 @@ func pythonTerm(s string) (val, rest string, err error) {
 	return val, rest, nil
 }
 
-func newDialogue(t *testing.T, limits smtpd.Limits) *dialogue {
+// newDialogue makes the servers of a dialogue: one that offers what offer says,
+// and one with TLS from the start, whose cluster is not ready for that yet.
+func newDialogue(t *testing.T, limits smtpd.Limits, offer later.Offer) *dialogue {
 	id := newIdentity(t)
+	soon := offer
+	soon.NotYet = true
 	return &dialogue{
 		t: t, id: id,
-		plain: start(t, setup{limits: limits, listener: smtpd.Listener{Certs: id.certs}}),
-		tls:   start(t, setup{limits: limits, listener: smtpd.Listener{Certs: id.certs, Implicit: true, Binary: true}}),
+		plain: start(t, setup{limits: limits, listener: smtpd.Listener{Certs: id.certs}, later: offer}),
+		tls:   start(t, setup{limits: limits, listener: smtpd.Listener{Certs: id.certs, Implicit: true, Binary: true}, later: soon}),
 	}
 }
 
@@ -215,7 +220,11 @@ func TestDialogues(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			newDialogue(t, smtpd.Limits{Size: 1 << 20, Recipients: 5}).run(string(text))
+			var offer later.Offer
+			if filepath.Base(f) == "later.txt" {
+				offer = later.Offer{Hold: 24 * time.Hour, By: true}
+			}
+			newDialogue(t, smtpd.Limits{Size: 1 << 20, Recipients: 5}, offer).run(string(text))
 		})
 	}
 }
@@ -284,7 +293,7 @@ func TestChasquidDialogues(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			d := newDialogue(t, smtpd.Limits{Size: 1 << 20})
+			d := newDialogue(t, smtpd.Limits{Size: 1 << 20}, later.Offer{})
 			d.other = exceptions(name)
 			d.run(string(text))
 			verify, err := os.ReadFile(f + ".verify")

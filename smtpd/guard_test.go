@@ -64,7 +64,7 @@ func (g *porter) heard() string {
 	return strings.Join(g.asked, ", ")
 }
 
-func later() *mail.Reply { return mail.NewReply(450, "4.7.1", "limit x of y") }
+func notNow() *mail.Reply { return mail.NewReply(450, "4.7.1", "limit x of y") }
 
 func TestGuardIsAsked(t *testing.T) {
 	g := &porter{}
@@ -118,7 +118,7 @@ func TestGuardRefuses(t *testing.T) {
 		},
 	} {
 		for _, buf := range []int{0, 1, 7} {
-			g := &porter{deny: map[guard.Step]*mail.Reply{step: later()}}
+			g := &porter{deny: map[guard.Step]*mail.Reply{step: notNow()}}
 			w := start(t, setup{guard: g, buf: buf})
 			p := w.greeted()
 			reach(p)

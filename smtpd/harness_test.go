@@ -27,6 +27,7 @@ import (
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/smtpd"
 	"github.com/clrelay/clrelay/smtpd/guard"
+	"github.com/clrelay/clrelay/smtpd/later"
 	"github.com/clrelay/clrelay/smtpd/policy"
 )
 
@@ -106,6 +107,7 @@ type setup struct {
 	observer smtpd.Observer
 	policy   smtpd.Policy
 	guard    guard.Guard
+	later    later.Offer // for everybody
 	on       net.Listener // default: a loopback port
 }
 
@@ -129,7 +131,7 @@ func start(t testing.TB, o setup) *world {
 	}
 	srv, err := smtpd.New(smtpd.Options{
 		Hostname: "mx.test", Limits: o.limits, Acceptor: w.inbox, Policy: o.policy,
-		Ready: o.ready, Observer: o.observer, Guard: o.guard,
+		Ready: o.ready, Observer: o.observer, Guard: o.guard, Later: func(*mail.Client) later.Offer { return o.later },
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -2,8 +2,10 @@ package smtpd
 
 import (
 	"strings"
+	"time"
 
 	"github.com/clrelay/clrelay/internal/mail"
+	"github.com/clrelay/clrelay/smtpd/later"
 )
 
 // eachParam splits " KEY=VALUE KEY ..." and gives each to take, which tells
@@ -52,6 +54,7 @@ func badParam(err error) *mail.Reply {
 
 // mailParams reads the parameters of MAIL.
 func (s *session) mailParams(env *mail.Envelope, params string) *mail.Reply {
+	now := time.Now()
 	return s.eachParam(params, func(key, value string, has bool) (r *mail.Reply) {
 		var err error
 		switch key {
@@ -83,10 +86,21 @@ func (s *session) mailParams(env *mail.Envelope, params string) *mail.Reply {
 			}
 			env.RequireTLS = true
 		default:
+			if r, ok := s.offer().Take(env, key, value, now); ok {
+				return r
+			}
 			return unknownParam()
 		}
 		return badParam(err)
 	})
+}
+
+// offer is what the client may say of when its mail is to be delivered.
+func (s *session) offer() later.Offer {
+	if s.srv.later == nil {
+		return later.Offer{}
+	}
+	return s.srv.later(&s.client)
 }
 
 // rcptParams reads the parameters of RCPT (RFC 3461 4.1, 4.2).

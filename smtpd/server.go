@@ -16,6 +16,7 @@ import (
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/smtpd/bounds"
 	"github.com/clrelay/clrelay/smtpd/guard"
+	"github.com/clrelay/clrelay/smtpd/later"
 	"github.com/clrelay/clrelay/smtpd/wire"
 )
 
@@ -75,8 +76,11 @@ type Options struct {
 	Policy   Policy
 	// Ready says at each MAIL whether the relay can take mail: nil, or the
 	// reply to give instead (451 4.3.0). A nil Ready is always ready.
-	Ready    func() *mail.Reply
-	Guard    guard.Guard // who may do how much; nil: everybody
+	Ready func() *mail.Reply
+	Guard guard.Guard // who may do how much; nil: everybody
+	// Later says what a client may say of when its mail is to be delivered; nil:
+	// nothing.
+	Later    func(*mail.Client) later.Offer
 	Observer Observer
 	Tap      *dialogue.Tap // who listens to sessions; may be nil
 	Log      *slog.Logger
@@ -97,6 +101,7 @@ type Server struct {
 	policy   Policy
 	ready    func() *mail.Reply
 	guard    guard.Guard
+	later    func(*mail.Client) later.Offer
 	observer Observer
 	tap      *dialogue.Tap
 	log      *slog.Logger
@@ -121,7 +126,7 @@ func New(o Options) (*Server, error) {
 		return nil, errors.New("smtpd: a server needs an acceptor, a policy and a host name")
 	}
 	s := &Server{
-		hostname: o.Hostname, acceptor: o.Acceptor, policy: o.Policy, ready: o.Ready, guard: o.Guard,
+		hostname: o.Hostname, acceptor: o.Acceptor, policy: o.Policy, ready: o.Ready, guard: o.Guard, later: o.Later,
 		observer: o.Observer, tap: o.Tap, log: o.Log,
 		listeners: map[net.Listener]struct{}{},
 		sessions:  map[*session]struct{}{},

@@ -73,7 +73,9 @@ func Wanted(env *mail.Envelope, recipient int, kind Kind) bool {
 		return n == 0 || n&mail.NotifyFailure != 0
 	case Delayed:
 		return n == 0 || n&mail.NotifyDelay != 0
-	case Delivered, Relayed:
+	case Relayed:
+		return n&mail.NotifySuccess != 0 || env.By.Trace // RFC 2852 4
+	case Delivered:
 		return n&mail.NotifySuccess != 0
 	}
 	return false

@@ -38,6 +38,9 @@ func (w *writer) status() []byte {
 	if !w.Envelope.Arrived.IsZero() {
 		field("Arrival-Date", date(w.Envelope.Arrived))
 	}
+	if by := w.Envelope.By.At; !by.IsZero() {
+		field("Deliver-By-Date", date(by)) // RFC 2852 5
+	}
 	for _, rc := range w.Recipients {
 		b.WriteString("\r\n")
 		rcpt := w.Envelope.Recipients[rc.Outcome.Recipient]
@@ -99,6 +102,9 @@ func (w *writer) finalRecipient(a mail.Address) string {
 func (w *writer) code(rc Recipient) mail.EnhancedCode {
 	class := map[Kind]int{Failed: 5, Delayed: 4, Delivered: 2, Relayed: 2}[w.Kind]
 	if w.Kind == Failed && rc.Expired {
+		if w.overdue() {
+			return mail.EnhancedCode{5, 4, 7} // RFC 2852 4.1
+		}
 		return mail.EnhancedCode{4, 4, 7} // RFC 3463 3.5: delivery time expired
 	}
 	if e := rc.Outcome.Reply.Enhanced; e[0] == class {
@@ -116,4 +122,11 @@ func remoteHost(remote string) string {
 		return "[" + asciiWord(addr) + "]"
 	}
 	return asciiWord(name)
+}
+
+// overdue tells whether the message was to be given up by now, by its sender's
+// wish.
+func (w *writer) overdue() bool {
+	by := w.Envelope.By
+	return by.Return && !w.Now.Before(by.At)
 }

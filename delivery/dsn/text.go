@@ -85,7 +85,11 @@ func (w *writer) recipientText(b *bytes.Buffer, rc Recipient) {
 		line("    ", "The reason:")
 		line("      ", reply)
 	}
-	if w.Kind == Failed && rc.Expired {
+	switch {
+	case w.Kind != Failed || !rc.Expired:
+	case w.overdue():
+		line("    ", "It was not delivered by "+date(w.Envelope.By.At)+", the time that it was sent with, and is of no use later.")
+	default:
 		line("    ", "It was tried again and again until the time for it ran out.")
 	}
 	if o.Unsure {

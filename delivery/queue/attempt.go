@@ -10,6 +10,7 @@ import (
 	"github.com/clrelay/clrelay/delivery/allow"
 	"github.com/clrelay/clrelay/delivery/dsn"
 	"github.com/clrelay/clrelay/delivery/queue/limits"
+	"github.com/clrelay/clrelay/delivery/queue/reach"
 	"github.com/clrelay/clrelay/delivery/queue/sched"
 	"github.com/clrelay/clrelay/delivery/queue/whole"
 	"github.com/clrelay/clrelay/internal/mail"
@@ -72,7 +73,9 @@ func (r *Runner) deliver(j *job, ev *event) {
 	}
 	t.now = r.clock.Wall()
 	t.judge(j.ctx)
-	ev.Reach, ev.Why = t.reach()
+	if t.content.Damage.Load() == nil {
+		ev.Reach, ev.Why = reach.Of(t.outcomes, t.tried)
+	}
 	if t.denied != nil {
 		ev.Denied = limits.Denied(t.denied, r.clock.Sched())
 		r.o.Observer.Limited(j.Lane, t.denied)
@@ -292,36 +295,6 @@ func (t *try) postpone(i int) {
 		delay = wait
 	}
 	t.results[i] = sched.Result{State: mail.StateDeferred, Next: t.r.clock.Sched().Add(delay)}
-}
-
-// reach draws from the outcomes what they say of the destination.
-func (t *try) reach() (sched.Reach, *mail.Reply) {
-	asked, reached, busy := false, false, true
-	var why *mail.Reply
-	for i := range t.items {
-		o := &t.outcomes[i]
-		if !t.tried[i] || t.content.Damage.Load() != nil {
-			continue
-		}
-		asked = true
-		if o.Remote != "" && (o.Reply.Positive() || o.Reply.Permanent()) {
-			return sched.Working, nil
-		}
-		reached = reached || o.Remote != "" || o.Reply.Permanent()
-		busy = busy && (o.Unsure || o.Reply.Code == 421 || o.Reply.Temporary() && (o.Reply.Enhanced[1] == 3 || o.Reply.Enhanced[1] == 4))
-		why = &o.Reply
-	}
-	switch {
-	case !asked:
-		return sched.NothingLearned, nil
-	case !reached:
-		return sched.Unreachable, why
-	case busy:
-		// All of it for reasons of the system or the network (RFC 3463 3.4,
-		// 3.5): not the recipients' matter.
-		return sched.Overloaded, why
-	}
-	return sched.Answered, nil
 }
 
 // record writes the results into the spool.

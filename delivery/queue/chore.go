@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/clrelay/clrelay/delivery/dsn"
+	"github.com/clrelay/clrelay/delivery/queue/later"
 	"github.com/clrelay/clrelay/delivery/queue/sched"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/spool"
@@ -98,16 +99,40 @@ func (r *Runner) warn(j *job) {
 	rep := dsn.Report{Kind: dsn.Delayed}
 	for i := range j.Items {
 		it := &j.Items[i]
-		until := m.Arrived().Add(r.expire())
+		until := later.End(m.Arrived(), env, r.expire())
 		if end := st[it.Recipient].Orders.EndMS; end != 0 {
 			until = time.UnixMilli(end)
 		}
-		if s := &st[it.Recipient]; s.State == mail.StateDeferred && dsn.Wanted(env, int(it.Recipient), dsn.Delayed) {
+		if s := &st[it.Recipient]; (s.State == mail.StateDeferred || j.Kind != sched.Warn && s.State == mail.StateActive) && dsn.Wanted(env, int(it.Recipient), dsn.Delayed) {
 			rep.Recipients = append(rep.Recipients, dsn.Recipient{Outcome: last(it, s), WillRetryUntil: until})
 		}
 	}
 	if len(rep.Recipients) > 0 {
 		_ = r.report(j.ctx, m, env, rep) // logged there; a warning is not worth a second try
+	}
+}
+
+// tellLate tells a sender that the time is over by which it wanted to be told.
+func (r *Runner) tellLate(m *spool.Message) {
+	j := job{ctx: r.ctx, action: action{Kind: sched.Deliver}}
+	for i := range m.Recipients() {
+		j.Items = append(j.Items, item{Ref: m, Recipient: uint32(i)})
+	}
+	r.warn(&j)
+}
+
+// owned tells whether a message is still this node's to deliver.
+func (r *Runner) owned(m *spool.Message) bool {
+	now, _ := r.sp.Find(m.ID())
+	return now == m && r.o.Lease.Holds(m)
+}
+
+// tellHeld tells that the sender has a message held.
+func (r *Runner) tellHeld(m *spool.Message, env *mail.Envelope) {
+	for i := range env.Recipients {
+		e := r.event(m, env, i)
+		e.Kind, e.Reason = Held, later.Reason(env)
+		r.o.Observer.Recipient(&e)
 	}
 }
 

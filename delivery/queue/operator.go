@@ -153,22 +153,6 @@ func (e *ExpectError) Error() string {
 	return fmt.Sprintf("queue: expected %d recipients, found %d: nothing was changed", e.Want, e.Got)
 }
 
-// applies tells whether an operator's word says something to recipients in
-// that state.
-func applies(op Op, st mail.State) bool {
-	switch op {
-	case sched.Retry, sched.Hold:
-		return st == mail.StateActive || st == mail.StateDeferred
-	case sched.Release:
-		return st == mail.StateHeld
-	case sched.Undrop:
-		return st == mail.StateTrashed
-	case sched.Bounce, sched.Trash, sched.Reroute, sched.Expire:
-		return st != mail.StateTrashed
-	}
-	return true
-}
-
 // applicable is a Selector of recipients that a word applies to.
 type applicable struct {
 	Selector
@@ -176,7 +160,7 @@ type applicable struct {
 }
 
 func (a applicable) MatchRecipient(st mail.State, attempts uint32, lane string) bool {
-	return applies(a.op, st) && a.Selector.MatchRecipient(st, attempts, lane)
+	return word.Applies(a.op, st) && a.Selector.MatchRecipient(st, attempts, lane)
 }
 
 // Domains passes the hint on.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/clrelay/clrelay/delivery/queue/clock"
 	"github.com/clrelay/clrelay/delivery/queue/keys"
+	"github.com/clrelay/clrelay/delivery/queue/later"
 	"github.com/clrelay/clrelay/delivery/queue/sched"
 	"github.com/clrelay/clrelay/delivery/queue/word"
 	"github.com/clrelay/clrelay/internal/mail"
@@ -44,6 +45,7 @@ type Runner struct {
 	events sync.Pool // of *intake
 	boxes  atomic.Pointer[Mailboxes]
 	rules  atomic.Pointer[[]Rule] // nil: there are none
+	late   later.Notices
 
 	mu       sync.Mutex
 	s        *sched.Scheduler[*spool.Message]
@@ -82,6 +84,7 @@ func New(o Options) *Runner {
 		tickets: map[uint64]*word.Ticket{},
 		drained: make(chan struct{}),
 	}
+	r.late.Alive, r.late.Tell = r.owned, r.tellLate
 	r.boxes.Store(&o.Mailboxes)
 	r.events.New = func() any { return &intake{} }
 	r.ctx, r.cancel = context.WithCancel(context.Background())
@@ -106,6 +109,10 @@ func (r *Runner) Start(sp *spool.Spool) error {
 func (r *Runner) Enqueue(m *spool.Message, env *mail.Envelope) {
 	in := r.events.Get().(*intake)
 	in.fill(r, m, env)
+	if later.Held(env, r.clock.Wall()) {
+		r.tellHeld(m, env)
+		env = nil // it is read again in time
+	}
 	in.ev.Recipients = in.rcpts
 	r.step(&in.ev, env)
 	in.ev.Ref = nil
@@ -123,7 +130,7 @@ func (r *Runner) Resume(m *spool.Message, env *mail.Envelope, st []spool.Recipie
 		if rc.State = st[i].State; rc.State.Final() {
 			continue
 		}
-		rc.Attempts = st[i].Attempts
+		rc.Attempts, rc.Next = st[i].Attempts, time.Time{}
 		if o := &st[i].Orders; *o != (spool.Orders{}) {
 			r.obey(&rc, o, env)
 		}
@@ -140,15 +147,20 @@ func (r *Runner) Resume(m *spool.Message, env *mail.Envelope, st []spool.Recipie
 
 // fill makes the event that adds a message, all of its recipients active.
 func (in *intake) fill(r *Runner, m *spool.Message, env *mail.Envelope) {
-	in.ev = event{Kind: sched.Add, Ref: m, Arrived: r.clock.ToSched(m.Arrived()), Sender: keys.Sender(env.From), Class: r.o.Class(env.Client.Sender)}
+	begins := later.Begins(m.Arrived(), env)
+	in.ev = event{Kind: sched.Add, Ref: m, Arrived: r.clock.ToSched(begins), Sender: keys.Sender(env.From), Class: r.o.Class(env.Client.Sender)}
 	in.rcpts = in.rcpts[:0]
+	terms := later.TermsOf(m.Arrived(), env, r.expire, r.clock.ToSched)
 	var domain, key string
 	var number uint16
 	for i := range env.Recipients {
 		if d := env.Recipients[i].Addr.Domain; i == 0 || d != domain {
 			domain, key, number = d, r.lane("", env, d), keys.Domain(d)
 		}
-		in.rcpts = append(in.rcpts, sched.Recipient{Index: uint32(i), Lane: key, Domain: number})
+		in.rcpts = append(in.rcpts, terms.Recipient(sched.Recipient{Index: uint32(i), Lane: key, Domain: number}))
+	}
+	if !env.By.At.IsZero() {
+		r.late.Add(m, env, begins.Add(r.expire()))
 	}
 }
 
@@ -180,6 +192,7 @@ func (r *Runner) Shutdown(ctx context.Context) error {
 		}
 	}
 	r.mu.Unlock()
+	defer r.late.Stop()
 	defer r.cancel()
 	select {
 	case <-r.drained:

@@ -264,6 +264,9 @@ func (t *txn) params(b []byte) []byte {
 	if env.RequireTLS {
 		b = append(b, " REQUIRETLS"...)
 	}
+	if now := time.Now(); ext.TakesBy(&env.By, now) {
+		b = append(append(b, " BY="...), env.By.Value(now)...)
+	}
 	if ext.DSN {
 		if ret := env.Ret.String(); ret != "" {
 			b = append(append(b, " RET="...), ret...)

@@ -19,7 +19,7 @@ func SplitVerb(line string) (verb, arg string) {
 // Limits of command lines, with CRLF.
 const (
 	baseLine = 512  // RFC 5321 4.5.3.1.4
-	mailLine = 1212 // SIZE 26, BODY 17, SMTPUTF8 10, RET and ENVID 115, REQUIRETLS 11, and 500 for AUTH to come
+	mailLine = 1263 // SIZE 26, BODY 17, SMTPUTF8 10, RET and ENVID 115, REQUIRETLS 11, HOLDUNTIL 34, BY 17, and 500 for AUTH to come
 	rcptLine = 1056 // NOTIFY and ORCPT (RFC 3461 4)
 )
 

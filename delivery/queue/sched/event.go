@@ -26,9 +26,9 @@ const (
 type Event[M comparable] struct {
 	Kind EventKind
 
-	Ref        M // the caller's name of the message
-	Arrived    time.Time
-	Sender     uint32 // mail of equal Sender shares a turn within a lane; the two highest bits do not count
+	Ref        M         // the caller's name of the message
+	Arrived    time.Time // or, in the future, when its time begins
+	Sender     uint32    // mail of equal Sender shares a turn within a lane; the two highest bits do not count
 	Class      Class
 	Recipients []Recipient
 

@@ -73,7 +73,7 @@ func (s *Scheduler[M]) Check() error {
 
 func (s *Scheduler[M]) checkOldest() error {
 	id := s.order.Head()
-	for id != 0 && s.msgs.At(id).whole {
+	for id != 0 && (s.msgs.At(id).whole || s.msgs.At(id).arrived > s.now) {
 		id = s.msgs.At(id).links.Next()
 	}
 	if got := s.oldest(); got != id {

@@ -235,7 +235,7 @@ func (w *world) pass(d time.Duration) {
 
 func (w *world) add() {
 	w.made++
-	ev := &sched.Event[int]{Kind: sched.Add, Ref: w.made, Arrived: w.now.Add(-time.Duration(w.rnd.IntN(3)) * time.Hour), Sender: uint32(w.rnd.IntN(4)), Class: sched.Class(w.rnd.IntN(3) - 1)}
+	ev := &sched.Event[int]{Kind: sched.Add, Ref: w.made, Arrived: w.now.Add(time.Duration(1-w.rnd.IntN(4)) * time.Hour), Sender: uint32(w.rnd.IntN(4)), Class: sched.Class(w.rnd.IntN(3) - 1)}
 	one := w.lane()
 	for i := range 1 + w.rnd.IntN(1+w.rnd.IntN(30)) {
 		r := sched.Recipient{Index: uint32(2 * i), Lane: one}

@@ -25,13 +25,14 @@ func (s *Scheduler[M]) Counts() Counts {
 	}
 	c.Recipients = c.Active + c.Deferred + c.Held
 	if id := s.oldest(); id != 0 {
-		c.Oldest = time.UnixMilli(s.msgs.At(id).arrived)
+		c.Oldest = time.UnixMilli(min(s.msgs.At(id).arrived, s.now))
 	}
 	return c
 }
 
-// oldest is the first message that is not in the trash as a whole, 0 when there
-// is none.
+// oldest is the first message that is not in the trash as a whole and whose time
+// has begun, 0 when there is none. Behind very many of which that is not true it
+// is one of them.
 func (s *Scheduler[M]) oldest() uint32 {
 	if s.msgs.Len() == s.wholes {
 		return 0
@@ -42,6 +43,12 @@ func (s *Scheduler[M]) oldest() uint32 {
 	}
 	for id != 0 && s.msgs.At(id).whole {
 		s.prefix = id
+		id = s.msgs.At(id).links.Next()
+	}
+	for range tickMax {
+		if id == 0 || s.msgs.At(id).arrived <= s.now && !s.msgs.At(id).whole {
+			break
+		}
 		id = s.msgs.At(id).links.Next()
 	}
 	return id

@@ -62,3 +62,19 @@ func (t *Said) Results(items []sched.Item[*spool.Message], st []spool.RecipientS
 	}
 	return rs
 }
+
+// Applies tells whether an operator's word says something to recipients in
+// that state.
+func Applies(op sched.Op, st mail.State) bool {
+	switch op {
+	case sched.Retry, sched.Hold:
+		return st == mail.StateActive || st == mail.StateDeferred
+	case sched.Release:
+		return st == mail.StateHeld
+	case sched.Undrop:
+		return st == mail.StateTrashed
+	case sched.Bounce, sched.Trash, sched.Reroute, sched.Expire:
+		return st != mail.StateTrashed
+	}
+	return true
+}

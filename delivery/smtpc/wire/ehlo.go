@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"strconv"
 	"strings"
+	"time"
+
+	"github.com/clrelay/clrelay/internal/mail"
 )
 
 // Extensions is what a host offered in its reply to EHLO or LHLO.
@@ -16,6 +19,9 @@ type Extensions struct {
 	Auth     []string // mechanisms, upper case
 	MaxRcpt  int      // LIMITS RCPTMAX (RFC 9422), 0: none told
 	MaxMails int      // LIMITS MAILMAX, 0: none told
+
+	DeliverBy bool  // RFC 2852
+	MinBy     int64 // seconds that it wants at least where it is to give up, 0: none told
 }
 
 // ParseExtensions reads a reply to EHLO. Keywords are in any case (RFC 5321
@@ -61,6 +67,14 @@ func (e *Extensions) add(words []string) {
 				e.MaxSize = n
 			}
 		}
+	case "DELIVERBY":
+		e.DeliverBy = true
+		if len(words) > 1 {
+			least, _, _ := strings.Cut(words[1], ",")
+			if n, err := strconv.ParseUint(least, 10, 31); err == nil {
+				e.MinBy = int64(n)
+			}
+		}
 	case "AUTH":
 		e.Auth = append(e.Auth, words[1:]...)
 	case "LIMITS":
@@ -98,11 +112,18 @@ func (e *Extensions) Words() []string {
 	}{
 		{e.Pipelining, "PIPELINING"}, {e.Size && e.MaxSize == 0, "SIZE"}, {e.MaxSize > 0, "SIZE " + strconv.FormatInt(e.MaxSize, 10)},
 		{e.EightBitMIME, "8BITMIME"}, {e.SMTPUTF8, "SMTPUTF8"}, {e.DSN, "DSN"}, {e.Chunking, "CHUNKING"}, {e.BinaryMIME, "BINARYMIME"},
-		{e.StartTLS, "STARTTLS"}, {e.RequireTLS, "REQUIRETLS"}, {len(e.Auth) > 0, "AUTH " + strings.Join(e.Auth, " ")},
+		{e.StartTLS, "STARTTLS"}, {e.RequireTLS, "REQUIRETLS"},
+		{e.DeliverBy, "DELIVERBY"}, {len(e.Auth) > 0, "AUTH " + strings.Join(e.Auth, " ")},
 	} {
 		if w.on {
 			out = append(out, w.word)
 		}
 	}
 	return out
+}
+
+// TakesBy tells whether a host can be told by when a message is to be
+// delivered. What is to be given up it takes with enough time alone.
+func (e *Extensions) TakesBy(by *mail.By, now time.Time) bool {
+	return e.DeliverBy && !by.At.IsZero() && (!by.Return || by.Left(now) >= max(e.MinBy, 1))
 }

@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/clrelay/clrelay/delivery/smtpc/wire"
+	"github.com/clrelay/clrelay/internal/mail"
 )
 
 // bare looks for line ends the obvious way.
@@ -67,6 +68,27 @@ func TestParseExtensions(t *testing.T) {
 	for _, bad := range []string{"SIZE -1", "SIZE x", "SIZE 99999999999999999999", "SIZE 0"} {
 		if e := wire.ParseExtensions([]byte("x\n" + bad)); !e.Size || e.MaxSize != 0 {
 			t.Errorf("%s: %+v", bad, e)
+		}
+	}
+}
+
+func TestTakesBy(t *testing.T) {
+	now := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+	in := func(s int, giveUp bool) mail.By {
+		return mail.By{At: now.Add(time.Duration(s) * time.Second), Return: giveUp}
+	}
+	for _, c := range []struct {
+		offer string
+		by    mail.By
+		want  bool
+	}{
+		{"DELIVERBY", in(5, true), true}, {"deliverby 240", in(240, true), true}, {"DELIVERBY 240,NEW", in(239, true), false},
+		{"DELIVERBY 240", in(1, false), true}, {"DELIVERBY x", in(1, true), true}, {"DELIVERBY", in(0, true), false},
+		{"DELIVERBY", in(-5, false), true}, {"DELIVERBY", mail.By{}, false}, {"DSN", in(5, true), false},
+	} {
+		e := wire.ParseExtensions([]byte("x\n" + c.offer))
+		if got := e.TakesBy(&c.by, now); got != c.want {
+			t.Errorf("%s for %+v: %v", c.offer, c.by, got)
 		}
 	}
 }
