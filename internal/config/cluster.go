@@ -166,6 +166,10 @@ type Receive struct {
 	// it is in. Up to a fifth of it is taken off at random, so that clients that
 	// came together do not leave together.
 	MaxConnectionAge Duration `key:"max_connection_age" default:"10m" off:"unlimited" min:"1s" max:"7d"`
+	// For how long clients that may relay (senders) may have a message held before
+	// it is first tried: FUTURERELEASE (RFC 4865). Off: it is not offered. What is
+	// held already stays held. (DELIVERBY, RFC 2852, is offered to them in any case.)
+	FutureRelease Duration `key:"future_release" default:"off" off:"off" min:"1m" max:"90d"`
 	// How long a silent client is waited for.
 	Timeouts Timeouts `key:"timeouts"`
 	// What is done about clients that misbehave, seen over all nodes.

@@ -95,6 +95,8 @@ func comment(field string) string {
 		return "Messages of one connection, taken or refused, after which its client is told to connect anew (421 4.3.2), so that long-lived connections spread over the nodes again. A transaction is never cut."
 	case "Receive.MaxConnectionAge":
 		return "Age at which a connection is ended in the same way, after the transaction it is in. Up to a fifth of it is taken off at random, so that clients that came together do not leave together."
+	case "Receive.FutureRelease":
+		return "For how long clients that may relay (senders) may have a message held before it is first tried: FUTURERELEASE (RFC 4865). Off: it is not offered. What is held already stays held. (DELIVERBY, RFC 2852, is offered to them in any case.)"
 	case "Receive.Timeouts":
 		return "How long a silent client is waited for."
 	case "Receive.Abuse":

@@ -17,6 +17,7 @@ import (
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/notes"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/observe"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/operate"
+	"github.com/clrelay/clrelay/cmd/clrelay/serve/later"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/plane"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/shared"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/work"
@@ -231,10 +232,7 @@ func (r *relay) adminOptions() admin.Options {
 		o.Cluster, o.Nodes, o.Peers, o.Rescue = c, c, c, &plane.Control{Node: m, Early: errEarly, Refusal: refusal}
 		o.Ground = work.Ground{Node: m}
 		o.Traces.All = c.All
-		o.Level = func() (level uint32) {
-			m.Read(func(s *fsm.State) { level = s.Level() })
-			return level
-		}
+		o.Level = later.Level(m)
 		op.Level = o.Level
 		o.Configs = &shared.Cluster{Node: m, Self: op.Node, Settings: r.clusterSettings, Operator: c, Refusal: refusal}
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/enrol"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/holding"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/known"
+	"github.com/clrelay/clrelay/cmd/clrelay/serve/later"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/observe"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/pacing"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/routing"
@@ -294,6 +295,7 @@ func (r *relay) startSMTP() error {
 		Policy:   &back.Policy{Policy: r.parts.suppress.Policy(r.parts.known.Policy(r.parts.policy)), Returns: r.parts.returns},
 		Ready:    r.parts.ready,
 		Guard:    door,
+		Later:    later.Terms{Entry: r.parts.policy.Entry, Longest: func() time.Duration { return time.Duration(r.conf().cluster.Receive.FutureRelease) }, Level: later.Level(r.parts.member)}.Offer,
 		Observer: r.watch.Server(&observe.Sessions{Log: r.maillog, Traces: r.parts.traces.Log, Metrics: r.metrics.SMTP, Stored: r.parts.guard.Gate.Stored}),
 		Tap:      r.parts.traces.Tap,
 		Log:      r.log,
