@@ -23,6 +23,7 @@ import (
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/routing"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/shaping"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/suppress"
+	"github.com/clrelay/clrelay/cmd/clrelay/serve/taking"
 	"github.com/clrelay/clrelay/delivery"
 	"github.com/clrelay/clrelay/delivery/allow/node"
 	"github.com/clrelay/clrelay/delivery/queue"
@@ -145,7 +146,7 @@ func (r *relay) startHealth() error {
 func (r *relay) bindSMTP() error {
 	for i := range r.conf().node.SMTP {
 		c := &r.conf().node.SMTP[i]
-		how, err := listener(c)
+		how, err := taking.Listener(c)
 		if err != nil {
 			return fmt.Errorf("smtp listener %s: %w", c.Listen, err)
 		}
@@ -290,7 +291,7 @@ func (r *relay) startSMTP() error {
 	door := r.makeGuard()
 	r.parts.smtp, err = smtpd.New(smtpd.Options{
 		Hostname: string(r.conf().node.Hostname),
-		Limits:   r.conf().limits(),
+		Limits:   taking.Limits(r.conf().cluster),
 		Acceptor: observe.Acceptor{Spool: r.parts.spool, Traces: r.parts.traces.Log},
 		Policy:   &back.Policy{Policy: r.parts.suppress.Policy(r.parts.known.Policy(r.parts.policy)), Returns: r.parts.returns},
 		Ready:    r.parts.ready,

@@ -19,6 +19,7 @@ import (
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/examine"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/routing"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/sources"
+	"github.com/clrelay/clrelay/cmd/clrelay/serve/taking"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/watch"
 	"github.com/clrelay/clrelay/internal/config"
 	"github.com/clrelay/clrelay/internal/dnsx"
@@ -306,7 +307,7 @@ func (r *relay) apply(s *settings) error {
 	r.parts.returns.Set(paths)
 	r.parts.known.Configure(s.cluster)
 	r.pools.Configure(s.node, s.cluster, r.log)
-	r.parts.smtp.Reload(s.limits())
+	r.parts.smtp.Reload(taking.Limits(s.cluster))
 	r.parts.guard.Configure(s.cluster)
 	r.parts.queue.Configure(s.schedule(), s.mailboxes())
 	r.parts.queue.LimitsChanged()

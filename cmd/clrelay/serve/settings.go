@@ -13,7 +13,6 @@ import (
 	"github.com/clrelay/clrelay/delivery/queue/sched"
 	"github.com/clrelay/clrelay/internal/config"
 	"github.com/clrelay/clrelay/internal/mail"
-	"github.com/clrelay/clrelay/smtpd"
 	"github.com/clrelay/clrelay/smtpd/policy"
 )
 
@@ -57,27 +56,6 @@ func (s *settings) postmaster() mail.Address {
 // mailboxes say where reports without a sender of their own go.
 func (s *settings) mailboxes() queue.Mailboxes {
 	return queue.Mailboxes{Postmaster: s.postmaster(), DoubleBounces: s.cluster.Queue.DoubleBounce == "postmaster"}
-}
-
-func (s *settings) limits() smtpd.Limits {
-	r := s.cluster.Receive
-	return smtpd.Limits{
-		Size:         int64(r.MaxSize),
-		Recipients:   r.MaxRecipients,
-		Connections:  r.MaxConnections,
-		PerClient:    r.PerClientConnections,
-		Errors:       r.MaxErrors,
-		Commands:     r.MaxCommands,
-		Hops:         r.MaxHops,
-		HeaderFields: r.MaxHeaders,
-		MinRate:      int64(r.MinRate),
-		Messages:     r.MaxMessagesPerConnection,
-		Age:          time.Duration(r.MaxConnectionAge),
-		Command:      time.Duration(r.Timeouts.Command),
-		Data:         time.Duration(r.Timeouts.Data),
-		Write:        time.Duration(r.Timeouts.Write),
-		Handshake:    time.Duration(r.Timeouts.Handshake),
-	}
 }
 
 func (s *settings) policy() policy.Options {
@@ -138,18 +116,4 @@ func (s *settings) roots() (*x509.CertPool, error) {
 		return nil, fmt.Errorf("deliver.ca_file: %s holds no certificate in PEM form", file)
 	}
 	return pool, nil
-}
-
-// listener gives what package smtpd needs to know of a listener.
-func listener(l *config.Listener) (smtpd.Listener, error) {
-	out := smtpd.Listener{ProxyFrom: config.Prefixes(l.ProxyFrom), Binary: l.BinaryMIME}
-	if l.TLS == nil {
-		return out, nil
-	}
-	certs, err := smtpd.LoadCerts(string(l.TLS.Cert), string(l.TLS.Key))
-	if err != nil {
-		return out, err
-	}
-	out.Certs, out.Implicit = certs, l.TLS.Implicit
-	return out, nil
 }

@@ -454,8 +454,6 @@ func (st *state) wantRate(short bool, seats int) uint32 {
 		want = max(want, 2*own, float64(r.rateUnits)/float64(max(seats, 1)))
 	case used >= nearly*own || float64(st.rate.reserved) >= nearly*st.rate.cap:
 		want = max(want, 1.5*own+1)
-	default:
-		want = max(want, used/nearly)
 	}
 	return uint32(min(math.Ceil(want), float64(r.rateUnits)))
 }
