@@ -197,7 +197,7 @@ type setting struct {
 func matches() [][2]string {
 	return [][2]string{
 		{"site", "all domains with these hosts"}, {"domain", "recipients of this domain, *.NAME for all below it"},
-		{"source", "mail that leaves from this own address"}, {"sender", "mail from this address"},
+		{"source", "mail that leaves from the source of this name, as pools have it"}, {"sender", "mail from this address"},
 		{"sender-domain", "mail from this domain"}, {"group", "clients of this entry of the setting senders"}, {"route", "mail that takes this route"},
 	}
 }
@@ -238,7 +238,7 @@ is over.`,
 					}
 					until := "until it is cleared: clrelay limit clear " + out.Name
 					if out.Until != nil {
-						until = "for " + n.ends(out.Until)
+						until = "for " + cmdline.Span(req.GetHold().AsDuration())
 					}
 					instead := ""
 					if c := res.GetInstead(); c != nil {

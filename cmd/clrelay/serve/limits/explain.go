@@ -15,6 +15,7 @@ import (
 	"github.com/clrelay/clrelay/internal/admin/fleet"
 	"github.com/clrelay/clrelay/internal/limit"
 	"github.com/clrelay/clrelay/internal/limit/local"
+	who "github.com/clrelay/clrelay/internal/limit/subject"
 	"github.com/clrelay/clrelay/internal/mail"
 	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
 )
@@ -35,7 +36,7 @@ func (s *Service) ExplainLimits(ctx context.Context, req *adminv1.ExplainLimitsR
 		if err != nil && f != "<>" {
 			return nil, invalid("the sender %q: %v", f, err)
 		}
-		subject.Sender, subject.SenderDomain = cmp.Or(strings.ToLower(from.String()), "<>"), domainOf(from.Domain)
+		who.From(&subject, from)
 	}
 	out := &adminv1.ExplainLimitsResponse{Node: s.Node, Domain: domain}
 	set, now := s.Set(), s.Now()

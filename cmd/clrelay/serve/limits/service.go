@@ -217,8 +217,8 @@ func (s *Service) order(req *adminv1.SetLimitRequest) (d limit.Definition, err e
 			return d, invalid("%q is nothing that a limit can be for", m.GetField())
 		}
 		for _, v := range m.GetValues() {
-			if f == limit.RecipientDomain || f == limit.SenderDomain {
-				v = domainOf(v)
+			if v, err = fit(s.Set().Cluster, f, v); err != nil {
+				return d, invalid("%v", err)
 			}
 			d.Match[f] = append(d.Match[f], v)
 		}
@@ -301,23 +301,10 @@ func empty(d *limit.Definition) bool {
 	return true
 }
 
-// domainOf makes a domain as it stands in subjects, a pattern included.
-func domainOf(v string) string {
-	base, wild := strings.CutPrefix(v, "*.")
-	if n, err := route.Normalize(base); err == nil {
-		base = n
-	}
-	if wild {
-		return "*." + base
-	}
-	return base
-}
-
 // sitesAre refuses domains that are no sites: a limit for them would never
 // match.
 func (s *Service) sitesAre(ctx context.Context, sites []string) error {
 	for i, v := range sites {
-		sites[i] = strings.ToLower(v)
 		hop, reply := s.Set().Router.Route("", v)
 		if strings.Contains(v, "*") || reply != nil || hop.Kind != mail.HopMX {
 			continue

@@ -133,6 +133,11 @@ func TestSetAndClear(t *testing.T) {
 		"for which mail":           {Limit: &adminv1.Limit{Name: "x", Rate: "1/s"}},
 		"no rate, no connections":  {Limit: &adminv1.Limit{Name: "x", Per: []string{"site"}}},
 		"is no rate":               {Limit: &adminv1.Limit{Name: "x", Per: []string{"site"}, Rate: "fast"}},
+		"is no domain":             set("x", "domain", "foo bar"),
+		"the sender":               set("x", "sender", "nobody"),
+		"there is no group":        set("x", "group", "campus"),
+		"there are: out":           set("x", "route", "in"),
+		"there is no source":       set("x", "source", "192.0.2.1"),
 		"is no budget":             {Limit: &adminv1.Limit{Name: "x", Per: []string{"site"}, Budget: "10/m"}},
 		"1 second to 90 days":      {Limit: &adminv1.Limit{Name: "x", Per: []string{"site"}, Rate: "1/s"}, Hold: durationpb.New(-1)},
 		"more than 500 octets":     {Limit: &adminv1.Limit{Name: "x", Per: []string{"site"}, Rate: "1/s"}, Reason: strings.Repeat("x", 501)},
@@ -145,6 +150,22 @@ func TestSetAndClear(t *testing.T) {
 		if _, err := d.ClearLimit(t.Context(), &adminv1.ClearLimitRequest{Name: name}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("clear %s: %v", name, err)
 		}
+	}
+}
+
+// What an operator writes is brought into the form in which it is compared.
+func TestSetAsCompared(t *testing.T) {
+	d := newDesk()
+	for field, tt := range map[string][2]string{
+		"sender": {"News@B\u00fccher.Example", "news@xn--bcher-kva.example"}, "domain": {"*.B\u00fccher.example", "*.xn--bcher-kva.example"}, "sender_domain": {"A.Example", "a.example"},
+	} {
+		res, err := d.SetLimit(t.Context(), set("x", field, tt[0]))
+		if err != nil || res.GetLimit().GetMatch()[0].GetValues()[0] != tt[1] {
+			t.Errorf("%s: %v, %v, want %s", tt[0], res, err, tt[1])
+		}
+	}
+	if res, err := d.SetLimit(t.Context(), set("x", "sender", "<>")); err != nil || res.GetLimit().GetMatch()[0].GetValues()[0] != "<>" {
+		t.Errorf("the null sender: %v, %v", res, err)
 	}
 }
 
