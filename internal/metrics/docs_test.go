@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -20,7 +21,13 @@ const page = "../../docs/metrics.md"
 // docs/metrics.md is made from a scrape of everything.
 func TestDocsAreUpToDate(t *testing.T) {
 	m := metrics.New()
-	m.Watch(everySource())
+	all := everySource()
+	for v, i := reflect.ValueOf(all), 0; i < v.NumField(); i++ {
+		if v.Field(i).IsZero() {
+			t.Errorf("the page knows nothing of the source %s", v.Type().Field(i).Name)
+		}
+	}
+	m.Watch(all)
 	labels := map[string]map[string][]string{} // metric -> label -> values
 	label := regexp.MustCompile(`([a-z_]+)="([^"]*)"`)
 	var rows []string
@@ -95,6 +102,7 @@ func everySource() metrics.Sources {
 		MaillogLost:     func() uint64 { return 7 },
 		TracesLost:      func() uint64 { return 8 },
 		TraceBytes:      func() int64 { return 9 },
+		Suppressed:      func() int64 { return 10 },
 		Ready:           func() bool { return true },
 		Version:         "v0.1",
 	}
