@@ -20,7 +20,7 @@ import (
 	"github.com/clrelay/clrelay/smtpd/guard"
 )
 
-// Options are the parts of a Door. All are required.
+// Options are the parts of a Door. All are required but Pause.
 type Options struct {
 	Limits  *local.Limiter
 	Abuse   *abuse.Table
@@ -28,6 +28,7 @@ type Options struct {
 	Entry   func(netip.Addr) string // names the entry of senders that a client is in
 	Log     *slog.Logger
 	Metrics *metrics.Door
+	Pause   func(time.Duration) // time.Sleep if nil
 }
 
 // Door is a guard.Guard.
@@ -48,6 +49,9 @@ const maxHeld = 500
 
 // New returns a Door without Rules.
 func New(o Options) *Door {
+	if o.Pause == nil {
+		o.Pause = time.Sleep
+	}
 	d := &Door{Options: o}
 	d.rules.Store(&Rules{})
 	return d
@@ -128,7 +132,7 @@ func (v *visit) mail(q *guard.Question) *mail.Reply {
 		return mail.NewReply(451, "4.3.2", "Too much to do at the moment, "+v.class.String()+" mail has to wait: try again in some minutes")
 	}
 	subject.From(&v.subject, q.From)
-	t, denied := d.Limits.Reserve(limit.Receive, &v.subject, limit.Amount{Messages: 1, Octets: q.Size})
+	t, denied := d.reserve(&v.subject, limit.Amount{Messages: 1, Octets: q.Size})
 	if denied != nil {
 		return d.deny(450, "4.7.1", denied)
 	}
@@ -136,10 +140,33 @@ func (v *visit) mail(q *guard.Question) *mail.Reply {
 	return nil
 }
 
+// How long a client waits for its node's first part of a budget.
+const (
+	partEvery = 100 * time.Millisecond
+	partTries = 10
+)
+
+// reserve asks the limits. Of a budget that was not used here lately the node has
+// nothing yet, and gets its part within a moment if something is left: the client
+// waits so long, since many do not come again.
+func (d *Door) reserve(s *limit.Subject, n limit.Amount) (local.Ticket, *limit.Denied) {
+	t, denied := d.Limits.Reserve(limit.Receive, s, n)
+	for tries := 0; denied != nil && denied.Kind == limit.KindBudget && denied.Left < time.Second && tries < partTries; tries++ {
+		if d.held.Add(1) > maxHeld {
+			d.held.Add(-1)
+			break
+		}
+		d.Pause(partEvery)
+		d.held.Add(-1)
+		t, denied = d.Limits.Reserve(limit.Receive, s, n)
+	}
+	return t, denied
+}
+
 func (v *visit) recipient(q *guard.Question) *mail.Reply {
 	s := v.subject
 	s.Domain = subject.Domain(q.To.Domain)
-	t, denied := v.door.Limits.Reserve(limit.Receive, &s, limit.Amount{Recipients: 1})
+	t, denied := v.door.reserve(&s, limit.Amount{Recipients: 1})
 	if denied != nil {
 		return v.door.deny(450, "4.7.1", denied)
 	}
@@ -154,7 +181,7 @@ func (v *visit) content(q *guard.Question) *mail.Reply {
 	d := v.door
 	if q.Size != v.declared {
 		v.message.Cancel()
-		t, denied := d.Limits.Reserve(limit.Receive, &v.subject, limit.Amount{Messages: 1, Octets: q.Size})
+		t, denied := d.reserve(&v.subject, limit.Amount{Messages: 1, Octets: q.Size})
 		if denied != nil {
 			v.forget()
 			return d.deny(450, "4.7.1", denied)
@@ -169,7 +196,12 @@ func (v *visit) content(q *guard.Question) *mail.Reply {
 	}
 	v.forget()
 	if wait > 0 {
-		return mail.NewReply(450, "4.7.1", "A limit has become narrower meanwhile: try again in "+span(wait))
+		t, denied := d.Limits.Reserve(limit.Receive, &v.subject, limit.Amount{Messages: 1, Octets: q.Size})
+		if denied != nil {
+			return d.deny(450, "4.7.1", denied)
+		}
+		t.Cancel()
+		return mail.NewReply(450, "4.7.1", "a limit has become narrower meanwhile; try again in "+span(wait))
 	}
 	v.messages++
 	return nil

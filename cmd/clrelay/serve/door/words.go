@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/clrelay/clrelay/internal/abuse"
@@ -39,17 +40,25 @@ func amount(d *limit.Definition, k limit.Kind) string {
 		if unit == "" {
 			unit = "in " + r.Per.String()
 		}
-		return strconv.FormatInt(r.N, 10) + " " + d.Count.String() + " " + unit
+		return count(r.N, d.Count.String()) + " " + unit
 	}
 	switch k {
 	case limit.KindConnections:
-		return strconv.Itoa(d.Connections) + " connections at a time"
+		return count(int64(d.Connections), "connections") + " at a time"
 	case limit.KindBudget:
 		return per(d.Budget)
 	case limit.KindSuspended:
 		return "suspended"
 	}
 	return per(d.Rate)
+}
+
+// count is so many of something whose plural ends in s.
+func count(n int64, many string) string {
+	if n == 1 {
+		many = strings.TrimSuffix(many, "s")
+	}
+	return strconv.FormatInt(n, 10) + " " + many
 }
 
 // locked is the answer to a client that is locked out.
