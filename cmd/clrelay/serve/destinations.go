@@ -25,16 +25,12 @@ func (r *relay) makeShaping() (err error) {
 
 // destinations is the part of the admin API about limits and routes.
 func (r *relay) destinations(to grpc.ServiceRegistrar, f fleet.Fleet) {
-	s := &limits.Service{
+	limits.Register(to, &limits.Service{
 		Node: string(r.conf().node.Name), Learned: r.parts.shaping, Sites: r.parts.shaping, Limiter: r.parts.limits,
 		Set: func() limits.Settings {
 			return limits.Settings{Cluster: r.conf().cluster, Router: r.routes.table.Load()}
 		},
 		Records: &work.Records{Kept: r.parts.books.Records, Refusal: refusal}, Kept: r.parts.books.Records, Lanes: r.parts.queue, Fleet: f,
 		Caller: func(ctx context.Context) string { return who.Bindings(r.bindings).Of(ctx).Text },
-	}
-	if m := r.parts.member; m != nil {
-		s.Shares = m.Shares
-	}
-	limits.Register(to, s)
+	}, r.parts.member)
 }

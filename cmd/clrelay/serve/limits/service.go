@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/clrelay/clrelay/cluster"
 	share "github.com/clrelay/clrelay/cluster/limit"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/shaping"
 	"github.com/clrelay/clrelay/delivery/queue"
@@ -101,8 +102,12 @@ type Service struct {
 	Shares func(ctx context.Context, prefix string) ([]share.Status, error)
 }
 
-// Register puts it, and the RouteService, on a server.
-func Register(to grpc.ServiceRegistrar, s *Service) {
+// Register puts it, and the RouteService, on a server. member is nil on a machine
+// that is alone.
+func Register(to grpc.ServiceRegistrar, s *Service, member *cluster.Node) {
+	if member != nil {
+		s.Shares = member.Shares
+	}
 	if s.Now == nil {
 		s.Now = time.Now
 	}
