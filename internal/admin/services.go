@@ -381,6 +381,7 @@ func messageOut(m *Message) *adminv1.Message {
 		Body: env.Body.String(), Smtputf8: env.SMTPUTF8, RequireTls: env.RequireTLS, Ret: env.Ret.String(), EnvId: text(env.EnvID),
 		Client: &adminv1.Client{Helo: text(env.Client.Helo), Protocol: text(env.Client.Protocol), Tls: text(env.Client.TLS), Sender: text(env.Client.Sender)},
 	}
+	out.HoldUntil, out.DeliverBy, out.GiveUp = timeOut(env.Hold), timeOut(env.By.At), env.By.Return
 	out.Client.Addr = clientAddr(&env.Client)
 	for i, r := range m.Recipients {
 		rcpt := &env.Recipients[i]

@@ -321,6 +321,8 @@ func (r *relay) Show(_ context.Context, want mail.ID) (*admin.Message, error) {
 	}
 	m.Envelope.Client = mail.Client{Addr: netip.MustParseAddr("10.3.1.8"), Helo: "app.example.edu", Protocol: "ESMTPS", TLS: "TLSv1.3 TLS_AES_128_GCM_SHA256", Sender: "campus"}
 	m.Envelope.EnvID, m.Envelope.Ret = "QQ314159", mail.ReturnHeaders
+	m.Envelope.Hold = time.Date(2026, 11, 23, 18, 0, 0, 0, time.UTC)
+	m.Envelope.By = mail.By{At: m.Envelope.Hold.Add(time.Hour), Return: true}
 	return m, nil
 }
 

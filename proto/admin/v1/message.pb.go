@@ -149,7 +149,13 @@ type Message struct {
 	// Where it came from.
 	Client *Client `protobuf:"bytes,11,opt,name=client,proto3" json:"client,omitempty"`
 	// Its recipients in the order of the envelope.
-	Recipients    []*MessageRecipient `protobuf:"bytes,12,rep,name=recipients,proto3" json:"recipients,omitempty"`
+	Recipients []*MessageRecipient `protobuf:"bytes,12,rep,name=recipients,proto3" json:"recipients,omitempty"`
+	// Until when its sender has it held (HOLDFOR, HOLDUNTIL); left out when it has not.
+	HoldUntil *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=hold_until,json=holdUntil,proto3" json:"hold_until,omitempty"`
+	// By when its sender wants it delivered (BY); left out when it said nothing.
+	DeliverBy *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=deliver_by,json=deliverBy,proto3" json:"deliver_by,omitempty"`
+	// Whether it is given up then; if not, the sender is told.
+	GiveUp        bool `protobuf:"varint,15,opt,name=give_up,json=giveUp,proto3" json:"give_up,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -266,6 +272,27 @@ func (x *Message) GetRecipients() []*MessageRecipient {
 		return x.Recipients
 	}
 	return nil
+}
+
+func (x *Message) GetHoldUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.HoldUntil
+	}
+	return nil
+}
+
+func (x *Message) GetDeliverBy() *timestamppb.Timestamp {
+	if x != nil {
+		return x.DeliverBy
+	}
+	return nil
+}
+
+func (x *Message) GetGiveUp() bool {
+	if x != nil {
+		return x.GiveUp
+	}
+	return false
 }
 
 // Client is where a message came from.
@@ -486,7 +513,7 @@ const file_admin_v1_message_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05local\x18\x02 \x01(\bR\x05local\";\n" +
 	"\fShowResponse\x12+\n" +
-	"\amessage\x18\x01 \x01(\v2\x11.admin.v1.MessageR\amessage\"\xeb\x02\n" +
+	"\amessage\x18\x01 \x01(\v2\x11.admin.v1.MessageR\amessage\"\xfa\x03\n" +
 	"\aMessage\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x12\n" +
@@ -503,7 +530,12 @@ const file_admin_v1_message_proto_rawDesc = "" +
 	"\x06client\x18\v \x01(\v2\x10.admin.v1.ClientR\x06client\x12:\n" +
 	"\n" +
 	"recipients\x18\f \x03(\v2\x1a.admin.v1.MessageRecipientR\n" +
-	"recipients\"v\n" +
+	"recipients\x129\n" +
+	"\n" +
+	"hold_until\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\tholdUntil\x129\n" +
+	"\n" +
+	"deliver_by\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\tdeliverBy\x12\x17\n" +
+	"\agive_up\x18\x0f \x01(\bR\x06giveUp\"v\n" +
 	"\x06Client\x12\x12\n" +
 	"\x04addr\x18\x01 \x01(\tR\x04addr\x12\x12\n" +
 	"\x04helo\x18\x02 \x01(\tR\x04helo\x12\x1a\n" +
@@ -549,20 +581,22 @@ var file_admin_v1_message_proto_goTypes = []any{
 	(RecipientState)(0),           // 6: admin.v1.RecipientState
 }
 var file_admin_v1_message_proto_depIdxs = []int32{
-	2, // 0: admin.v1.ShowResponse.message:type_name -> admin.v1.Message
-	5, // 1: admin.v1.Message.arrived:type_name -> google.protobuf.Timestamp
-	3, // 2: admin.v1.Message.client:type_name -> admin.v1.Client
-	4, // 3: admin.v1.Message.recipients:type_name -> admin.v1.MessageRecipient
-	6, // 4: admin.v1.MessageRecipient.state:type_name -> admin.v1.RecipientState
-	5, // 5: admin.v1.MessageRecipient.next_attempt:type_name -> google.protobuf.Timestamp
-	5, // 6: admin.v1.MessageRecipient.last_attempt:type_name -> google.protobuf.Timestamp
-	0, // 7: admin.v1.MessageService.Show:input_type -> admin.v1.ShowRequest
-	1, // 8: admin.v1.MessageService.Show:output_type -> admin.v1.ShowResponse
-	8, // [8:9] is the sub-list for method output_type
-	7, // [7:8] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	2,  // 0: admin.v1.ShowResponse.message:type_name -> admin.v1.Message
+	5,  // 1: admin.v1.Message.arrived:type_name -> google.protobuf.Timestamp
+	3,  // 2: admin.v1.Message.client:type_name -> admin.v1.Client
+	4,  // 3: admin.v1.Message.recipients:type_name -> admin.v1.MessageRecipient
+	5,  // 4: admin.v1.Message.hold_until:type_name -> google.protobuf.Timestamp
+	5,  // 5: admin.v1.Message.deliver_by:type_name -> google.protobuf.Timestamp
+	6,  // 6: admin.v1.MessageRecipient.state:type_name -> admin.v1.RecipientState
+	5,  // 7: admin.v1.MessageRecipient.next_attempt:type_name -> google.protobuf.Timestamp
+	5,  // 8: admin.v1.MessageRecipient.last_attempt:type_name -> google.protobuf.Timestamp
+	0,  // 9: admin.v1.MessageService.Show:input_type -> admin.v1.ShowRequest
+	1,  // 10: admin.v1.MessageService.Show:output_type -> admin.v1.ShowResponse
+	10, // [10:11] is the sub-list for method output_type
+	9,  // [9:10] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_admin_v1_message_proto_init() }

@@ -51,6 +51,9 @@ type message struct {
 	RequireTLS bool               `json:"require_tls"`
 	Ret        string             `json:"ret"`
 	EnvID      string             `json:"env_id"`
+	HoldUntil  *time.Time         `json:"hold_until"`
+	DeliverBy  *time.Time         `json:"deliver_by"`
+	GiveUp     bool               `json:"give_up"`
 	Client     messageClient      `json:"client"`
 	Recipients []messageRecipient `json:"recipients"`
 }
@@ -81,6 +84,7 @@ func (a *nouns) printMessage(m *adminv1.Message) error {
 	out := message{
 		ID: m.GetId(), Node: m.GetNode(), From: m.GetFrom(), Size: m.GetSize(), Arrived: cmdline.Stamp(m.GetArrived()),
 		Body: m.GetBody(), SMTPUTF8: m.GetSmtputf8(), RequireTLS: m.GetRequireTls(), Ret: m.GetRet(), EnvID: m.GetEnvId(),
+		HoldUntil: cmdline.Stamp(m.GetHoldUntil()), DeliverBy: cmdline.Stamp(m.GetDeliverBy()), GiveUp: m.GetGiveUp(),
 		Client:     messageClient{c.GetAddr(), c.GetHelo(), c.GetProtocol(), c.GetTls(), c.GetSender()},
 		Recipients: []messageRecipient{},
 	}
@@ -91,6 +95,24 @@ func (a *nouns) printMessage(m *adminv1.Message) error {
 		})
 	}
 	return a.Object(out, func(w io.Writer) error { return a.messageTable(w, m, &out) })
+}
+
+func stamp(t *time.Time) string {
+	if t == nil {
+		return ""
+	}
+	return t.Format(time.RFC3339)
+}
+
+// deliverBy says by when its sender wants it delivered, and what is done then.
+func deliverBy(m *message) string {
+	switch {
+	case m.DeliverBy == nil:
+		return ""
+	case m.GiveUp:
+		return stamp(m.DeliverBy) + ", then it goes back"
+	}
+	return stamp(m.DeliverBy) + ", then the sender is told"
 }
 
 func (a *nouns) messageTable(w io.Writer, m *adminv1.Message, out *message) error {
@@ -106,6 +128,7 @@ func (a *nouns) messageTable(w io.Writer, m *adminv1.Message, out *message) erro
 	for _, line := range [][2]string{
 		{"id", out.ID}, {"node", out.Node}, {"from", orNull(out.From)}, {"size", cmdline.Size(out.Size)}, {"arrived", arrived},
 		{"client", cmdline.Cell(strings.TrimSpace(client), 200)}, {"sender", cmdline.Cell(out.Client.Sender, 80)}, {"envid", cmdline.Cell(out.EnvID, 100)},
+		{"hold until", stamp(out.HoldUntil)}, {"deliver by", deliverBy(out)},
 	} {
 		if line[1] == "" {
 			continue
