@@ -367,3 +367,44 @@ func TestIDIsMade(t *testing.T) {
 		t.Errorf("ID %s", env.ID)
 	}
 }
+
+// TestDeliverBy: what was to be given up by now says so, and what was to leave a
+// trace is reported as relayed to whoever did not forbid it.
+func TestDeliverBy(t *testing.T) {
+	for _, c := range []struct {
+		by   mail.By
+		want string
+	}{
+		{mail.By{}, "4.4.7"},
+		{mail.By{At: at(9, 2), Return: true}, "5.4.7"},
+		{mail.By{At: at(9, 3), Return: true}, "4.4.7"}, // it was ended before
+		{mail.By{At: at(9, 1)}, "4.4.7"},
+	} {
+		r := basic(t)
+		r.Envelope.By = c.by
+		r.Recipients[0].Expired = true
+		r.Recipients[0].Outcome.Reply = *mail.NewReply(450, "4.2.0", "greylisted")
+		_, body, err := dsn.Build(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Contains(text, []byte("\r\nStatus: "+c.want+"\r\n")) || bytes.Contains(text, []byte("Deliver-By-Date: ")) != !c.by.At.IsZero() {
+			t.Errorf("%+v: want %s:\n%s", c.by, c.want, text)
+		}
+	}
+	env := basic(t).Envelope
+	env.By = mail.By{At: at(10, 0), Trace: true}
+	env.Recipients[1].Notify, env.Recipients[2].Notify = mail.NotifyNever, mail.NotifyFailure
+	for i, want := range []bool{true, false, true} {
+		if got := dsn.Wanted(env, i, dsn.Relayed); got != want {
+			t.Errorf("relayed for %d: %v", i, got)
+		}
+		if dsn.Wanted(env, i, dsn.Delivered) {
+			t.Errorf("delivered for %d", i)
+		}
+	}
+}
