@@ -9,6 +9,7 @@ import (
 	"github.com/clrelay/clrelay/delivery"
 	"github.com/clrelay/clrelay/delivery/allow"
 	"github.com/clrelay/clrelay/delivery/dsn"
+	"github.com/clrelay/clrelay/delivery/queue/clock"
 	"github.com/clrelay/clrelay/delivery/queue/limits"
 	"github.com/clrelay/clrelay/delivery/queue/reach"
 	"github.com/clrelay/clrelay/delivery/queue/sched"
@@ -283,18 +284,10 @@ func (t *try) judge(ctx context.Context) {
 	}
 }
 
-// waitTries is how many tries come when the next hop asked for them, also where
-// the schedule's would be later: one that goes on asking is tried by both.
-const waitTries = 3
-
 // postpone lets a recipient wait by its schedule, or as long as the next hop
 // asked for.
 func (t *try) postpone(i int) {
-	delay := t.items[i].Delay
-	if wait := t.outcomes[i].Wait; wait > delay || wait > 0 && t.items[i].Attempts < waitTries {
-		delay = wait
-	}
-	t.results[i] = sched.Result{State: mail.StateDeferred, Next: t.r.clock.Sched().Add(delay)}
+	t.results[i] = sched.Result{State: mail.StateDeferred, Next: t.r.clock.Sched().Add(clock.Pause(t.items[i].Delay, t.outcomes[i].Wait, t.items[i].Attempts))}
 }
 
 // record writes the results into the spool.

@@ -179,10 +179,7 @@ func (r *relay) makeDelivery() error {
 	}
 	r.parts.traces.Tap = trace.NewTap()
 	r.parts.delivery = delivery.New(delivery.Options{
-		Sites:    r.parts.shaping,
-		Heard:    r.parts.shaping.Heard,
-		Shape:    r.parts.shaping.Shape,
-		Wait:     r.parts.shaping.Wait,
+		Sites: r.parts.shaping, Heard: r.parts.shaping.Heard, Shape: r.parts.shaping.Shape, Wait: r.parts.shaping.Wait,
 		Tap:      r.parts.traces.Tap,
 		Sources:  &r.pools,
 		Hostname: string(r.conf().node.Hostname),

@@ -31,3 +31,16 @@ func (c *Clock) ToSched(wall time.Time) time.Time { return wall.Round(0).Add(-c.
 
 // ToWall turns it back.
 func (c *Clock) ToWall(sched time.Time) time.Time { return sched.Add(c.skew()) }
+
+// waitTries is how many tries come when the next hop asked for them, also where
+// the schedule's would be later: one that goes on asking is tried by both.
+const waitTries = 3
+
+// Pause is how long until the next try after so many before this one: the
+// schedule's delay, or what the next hop asked for, where that is not 0.
+func Pause(delay, asked time.Duration, attempts uint32) time.Duration {
+	if asked > delay || asked > 0 && attempts < waitTries {
+		return asked
+	}
+	return delay
+}
