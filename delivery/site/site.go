@@ -97,7 +97,7 @@ func (s *Sites) Site(ctx context.Context, hop mail.NextHop) string {
 		if len(hop.Hosts) == 0 {
 			return hop.Domain
 		}
-		return host(hop.Hosts[0])
+		return Host(hop.Hosts[0])
 	}
 	domain := hop.Domain
 	if domain == "" || domain[0] == '[' {
@@ -124,9 +124,9 @@ func (s *Sites) Site(ctx context.Context, hop mail.NextHop) string {
 	}
 }
 
-// host is the site of a host that is named. Behind a port of its own there is
+// Host is the site of a host that is named. Behind a port of its own there is
 // another server, which has nothing to do with the others.
-func host(h mail.HostPort) string {
+func Host(h mail.HostPort) string {
 	name := strings.ToLower(h.Name)
 	switch h.Port {
 	case 0, 24, 25, 465, 587:

@@ -46,7 +46,8 @@ type Options struct {
 	Trials   configs.Records // nil: there are none
 	Ground   jobs.Ground     // nil on a single machine
 	Rules    rules.Store
-	Level    func() uint32 // the cluster's feature level; nil on a single machine
+	Site     func(lane string) string // whoever runs a destination, as far as that is known at once
+	Level    func() uint32            // the cluster's feature level; nil on a single machine
 	// Services are further parts of the API; f asks the other nodes.
 	Services []func(r grpc.ServiceRegistrar, f fleet.Fleet)
 	Log      *slog.Logger
@@ -90,7 +91,7 @@ func New(o Options) *Server {
 			grpc.ChainStreamInterceptor(g.stream),
 		),
 		health: health.NewServer(),
-		queue:  &queueService{queue: o.Queue, messages: o.Messages, now: o.Now, fleet: fleet.Fleet{Peers: o.Peers}, node: o.Node, level: o.Level},
+		queue:  &queueService{queue: o.Queue, messages: o.Messages, now: o.Now, fleet: fleet.Fleet{Peers: o.Peers}, node: o.Node, level: o.Level, site: o.Site},
 	}
 	s.ctx, s.end = context.WithCancel(context.Background())
 	s.jobs, s.driver = jobs.New(s.ctx, jobs.Options{

@@ -47,6 +47,7 @@ type queueService struct {
 	fleet    fleet.Fleet
 	node     Node
 	level    func() uint32 // nil: there are no other nodes
+	site     func(lane string) string
 }
 
 func (q *queueService) Summary(ctx context.Context, req *adminv1.SummaryRequest) (*adminv1.SummaryResponse, error) {

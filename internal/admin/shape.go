@@ -33,6 +33,7 @@ func (q *queueService) Reasons(ctx context.Context, req *adminv1.ReasonsRequest)
 		return nil, err
 	}
 	r := shape.NewReasons(req.GetBy(), len(sel.States) > 0 || req.GetSelector().GetEverything())
+	r.Site = q.site
 	theirs := &adminv1.ReasonsRequest{Selector: req.GetSelector(), Local: true, By: req.GetBy()}
 	answers, err := fleet.AskWhile(ctx, peers, countWait, func(ctx context.Context, p Peer) (*adminv1.ReasonsResponse, error) {
 		return adminv1.NewQueueServiceClient(p.Conn).Reasons(ctx, theirs)

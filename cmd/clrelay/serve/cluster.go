@@ -218,7 +218,7 @@ func (r *relay) guardStream(srv any, ss grpc.ServerStream, info *grpc.StreamServ
 func (r *relay) adminOptions() admin.Options {
 	op := &operate.Operator{Node: string(r.conf().node.Name), Queue: r.parts.queue, Trash: func() time.Duration { return time.Duration(r.conf().cluster.Queue.Trash) }}
 	kept := &work.Records{Kept: r.parts.books.Records, Refusal: refusal}
-	o := admin.Options{Queue: op, Messages: op, Node: r, Rules: r.parts.rules, Content: &observe.Contents{Spool: r.parts.spool}, Traces: r.parts.traces, Configs: shared.OwnFile(func() []byte { return r.conf().cluster.Text }), Log: r.log, Metrics: r.metrics.Node,
+	o := admin.Options{Queue: op, Messages: op, Node: r, Site: r.parts.shaping.SiteOf, Rules: r.parts.rules, Content: &observe.Contents{Spool: r.parts.spool}, Traces: r.parts.traces, Configs: shared.OwnFile(func() []byte { return r.conf().cluster.Text }), Log: r.log, Metrics: r.metrics.Node,
 		Name: op.Node, Bindings: r.bindings, Audit: r.parts.books.Log, Recorder: r.parts.books.Recorder,
 		Jobs: kept, Trials: kept}
 	o.Services = append(o.Services, func(to grpc.ServiceRegistrar, f fleet.Fleet) { r.services(to, f, o.Cluster) })

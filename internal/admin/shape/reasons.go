@@ -25,6 +25,10 @@ const (
 
 // Reasons counts recipients by what was last heard of them.
 type Reasons struct {
+	// Site gives the site of a destination by its lane, at once; needed where
+	// what is counted is of one site.
+	Site func(lane string) string
+
 	by     adminv1.ReasonsBy
 	all    bool
 	total  int64
@@ -43,7 +47,9 @@ type group struct {
 // NewReasons makes one that is empty. It counts recipients that wait, or all
 // that it is given.
 func NewReasons(by adminv1.ReasonsBy, all bool) *Reasons {
-	if by != adminv1.ReasonsBy_REASONS_BY_CLASS && by != adminv1.ReasonsBy_REASONS_BY_DOMAIN {
+	switch by {
+	case adminv1.ReasonsBy_REASONS_BY_CLASS, adminv1.ReasonsBy_REASONS_BY_DOMAIN, adminv1.ReasonsBy_REASONS_BY_SITE:
+	default:
 		by = adminv1.ReasonsBy_REASONS_BY_REPLY
 	}
 	return &Reasons{by: by, all: all, groups: top[*group]{
@@ -73,8 +79,11 @@ func (s *Reasons) Add(e *picks.Entry) error {
 	} else {
 		class = bounce.Of(reply).Class.String()
 		s.buf = append(append(s.buf, class...), ' ')
-		if s.by == adminv1.ReasonsBy_REASONS_BY_DOMAIN {
+		switch s.by {
+		case adminv1.ReasonsBy_REASONS_BY_DOMAIN:
 			s.buf = appendDomain(s.buf, e.To.Domain)
+		case adminv1.ReasonsBy_REASONS_BY_SITE:
+			s.buf = appendDomain(s.buf, s.Site(e.Lane))
 		}
 	}
 	g := s.groups.at(s.buf)

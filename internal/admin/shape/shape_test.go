@@ -222,11 +222,18 @@ func TestReasonsByClassAndDomain(t *testing.T) {
 		heard("a.example", 0, mail.NewReply(450, "4.7.1", "Greylisted")), heard("A.example", 0, mail.NewReply(451, "4.7.1", "try again: graylisted")),
 		heard("b.example", 0, mail.NewReply(450, "4.7.1", "Greylisted")), heard("b.example", 0, mail.NewReply(452, "4.2.2", "over quota")), to("c.example", 0),
 	}
+	for i, lane := range []string{"mx:a.example", "mx:a.example", "mx:b.example;tls=require", "mx:b.example;tls=require", ""} {
+		entries[i].Lane = lane
+	}
+	sites := map[string]string{"mx:a.example": "big.example", "mx:b.example;tls=require": "Big.example", "": "c.example"}
 	for by, want := range map[adminv1.ReasonsBy][]string{
+		adminv1.ReasonsBy_REASONS_BY_SITE:   {"greylisted big.example 6", "mailbox-full big.example 2", "none c.example 2"},
 		adminv1.ReasonsBy_REASONS_BY_CLASS:  {"greylisted  6", "mailbox-full  2", "none  2"},
 		adminv1.ReasonsBy_REASONS_BY_DOMAIN: {"greylisted a.example 4", "greylisted b.example 2", "mailbox-full b.example 2", "none c.example 2"},
 	} {
 		sum, other := NewReasons(by, false), NewReasons(by, false)
+		sum.Site = func(lane string) string { return sites[lane] }
+		other.Site = sum.Site
 		for _, e := range entries {
 			_, _ = sum.Add(e), other.Add(e) // never fail
 		}

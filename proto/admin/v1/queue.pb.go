@@ -88,6 +88,9 @@ const (
 	ReasonsBy_REASONS_BY_CLASS ReasonsBy = 2
 	// Replies of one class to recipients of one domain.
 	ReasonsBy_REASONS_BY_DOMAIN ReasonsBy = 3
+	// Replies of one class from one site: whoever runs the mail hosts, as far as
+	// the node knows that without asking the DNS, else the domain.
+	ReasonsBy_REASONS_BY_SITE ReasonsBy = 4
 )
 
 // Enum value maps for ReasonsBy.
@@ -97,12 +100,14 @@ var (
 		1: "REASONS_BY_REPLY",
 		2: "REASONS_BY_CLASS",
 		3: "REASONS_BY_DOMAIN",
+		4: "REASONS_BY_SITE",
 	}
 	ReasonsBy_value = map[string]int32{
 		"REASONS_BY_UNSPECIFIED": 0,
 		"REASONS_BY_REPLY":       1,
 		"REASONS_BY_CLASS":       2,
 		"REASONS_BY_DOMAIN":      3,
+		"REASONS_BY_SITE":        4,
 	}
 )
 
@@ -1016,7 +1021,8 @@ type Reason struct {
 	// What kind it is: no-mailbox, mailbox-full, reputation and so on; none when
 	// nothing was heard yet.
 	Class string `protobuf:"bytes,1,opt,name=class,proto3" json:"class,omitempty"`
-	// By class this is empty, by domain the domain of the recipients. Else the
+	// By class this is empty, by domain the domain of the recipients, by site the
+	// site. Else the
 	// last reply, with the enhanced status code or else the reply code, and
 	// with placeholders for what differs from one message to the next: # for
 	// numbers and IDs, <addr>, <host>, <ip> and <url>. Empty when nothing was
@@ -2229,12 +2235,13 @@ const file_admin_v1_queue_proto_rawDesc = "" +
 	"\aShapeBy\x12\x18\n" +
 	"\x14SHAPE_BY_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fSHAPE_BY_DOMAIN\x10\x01\x12\x13\n" +
-	"\x0fSHAPE_BY_SENDER\x10\x02*j\n" +
+	"\x0fSHAPE_BY_SENDER\x10\x02*\x7f\n" +
 	"\tReasonsBy\x12\x1a\n" +
 	"\x16REASONS_BY_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10REASONS_BY_REPLY\x10\x01\x12\x14\n" +
 	"\x10REASONS_BY_CLASS\x10\x02\x12\x15\n" +
-	"\x11REASONS_BY_DOMAIN\x10\x032\xe0\x05\n" +
+	"\x11REASONS_BY_DOMAIN\x10\x03\x12\x13\n" +
+	"\x0fREASONS_BY_SITE\x10\x042\xe0\x05\n" +
 	"\fQueueService\x12>\n" +
 	"\aSummary\x12\x18.admin.v1.SummaryRequest\x1a\x19.admin.v1.SummaryResponse\x127\n" +
 	"\x04List\x12\x15.admin.v1.ListRequest\x1a\x16.admin.v1.ListResponse0\x01\x128\n" +

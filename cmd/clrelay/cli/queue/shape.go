@@ -183,7 +183,9 @@ SAMPLE is one of them as it came. DOMAINS is how many domains the recipients are
 in; from 256 on it is an estimate. CLASS is what kind of reply it is, such as
 mailbox-full, reputation or greylisted, and none where there was no reply yet;
 docs/bounces.md has them all. With --by class all replies of a class are one
-row, with --by domain those to recipients of one domain.
+row, with --by domain those to recipients of one domain, with --by site those
+of one receiver with all its domains, such as google.com: as far as the nodes
+know it from deliveries, else it is the domain.
 
 It counts recipients that are deferred or held, and those that are due for a
 destination that cannot be reached. With --state it counts those in that state,
@@ -199,7 +201,7 @@ and with --everything all.`,
 			}
 			req := &adminv1.ReasonsRequest{Selector: sel, Limit: c.limit, By: adminv1.ReasonsBy(adminv1.ReasonsBy_value["REASONS_BY_"+strings.ToUpper(by)])}
 			if req.GetBy() == adminv1.ReasonsBy_REASONS_BY_UNSPECIFIED {
-				return cmdline.Usagef(cmd.CommandPath(), "--by is reply, class or domain")
+				return cmdline.Usagef(cmd.CommandPath(), "--by is reply, class, domain or site")
 			}
 			return a.with(func(l grpc.ClientConnInterface) error {
 				ctx, cancel := context.WithTimeout(cmd.Context(), askTimeout)
@@ -213,7 +215,7 @@ and with --everything all.`,
 		},
 	}
 	c.flags(cmd, "reasons")
-	cmd.Flags().StringVar(&by, "by", "reply", "`what` is one row: reply, class, or domain, which is a class and a domain of recipients")
+	cmd.Flags().StringVar(&by, "by", "reply", "`what` is one row: reply; class; domain, which is a class and a domain of recipients; or site, a class and whoever runs the mail hosts")
 	return cmd
 }
 
@@ -253,10 +255,13 @@ func (a *nouns) reasonsTable(w io.Writer, res *adminv1.ReasonsResponse) error {
 	if res.GetRecipients() == 0 {
 		return nil // as an empty list
 	}
-	byDomain := res.GetBy() == adminv1.ReasonsBy_REASONS_BY_DOMAIN
+	byDomain, bySite := res.GetBy() == adminv1.ReasonsBy_REASONS_BY_DOMAIN, res.GetBy() == adminv1.ReasonsBy_REASONS_BY_SITE
 	domains := "DOMAINS"
-	if byDomain {
+	switch {
+	case byDomain:
 		domains = "DOMAIN"
+	case bySite:
+		domains = "SITE\tDOMAINS"
 	}
 	if _, err := fmt.Fprintf(w, "CLASS\tCOUNT\t%s\tOLDEST\tSAMPLE\n", domains); err != nil {
 		return err
@@ -267,8 +272,11 @@ func (a *nouns) reasonsTable(w io.Writer, res *adminv1.ReasonsResponse) error {
 			text = "(no reply yet)"
 		}
 		where := cmdline.Count(r.GetDomains())
-		if byDomain {
+		switch {
+		case byDomain:
 			where = noName("", r.GetReason())
+		case bySite:
+			where = noName("", r.GetReason()) + "\t" + where
 		}
 		if _, err := fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", r.GetClass(), cmdline.Count(r.GetRecipients()), where,
 			a.Ago(r.GetOldest()), text); err != nil {

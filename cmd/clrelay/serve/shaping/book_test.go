@@ -1,11 +1,14 @@
 package shaping
 
 import (
+	"context"
 	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/clrelay/clrelay/delivery/site"
 	config "github.com/clrelay/clrelay/internal/config/shaping"
+	"github.com/clrelay/clrelay/internal/dnsx"
 	"github.com/clrelay/clrelay/internal/mail"
 )
 
@@ -147,3 +150,28 @@ rules:
 		t.Errorf("shipped rules are off, and %s is there", r.Name)
 	}
 }
+
+// The site of a destination is said by its name, and nobody is asked.
+func TestSiteOf(t *testing.T) {
+	s := &Shaping{Sites: site.New(site.Options{Resolver: zone{"example.org": {{Host: "mx.big.example"}}}})}
+	want := func(lane, site string) {
+		t.Helper()
+		if got := s.SiteOf(lane); got != site {
+			t.Errorf("%s is of %s, want %s", lane, got, site)
+		}
+	}
+	want("mx:example.org", "example.org")
+	s.Site(t.Context(), mail.NextHop{Kind: mail.HopMX, Domain: "example.org"})
+	want("mx:example.org", "big.example")
+	want("mx:example.org;tls=verify;pool=lists", "big.example")
+	want("mx:[IPv6:2001:db8::1]", "[IPv6:2001:db8::1]")
+	want("smarthost:relay.example.net:587,relay2.example.net:587;auth=a:b#00000000", "relay.example.net")
+	want("smarthost:192.0.2.1:2525", "192.0.2.1:2525") // as Site has it
+	want("lmtp:[::1]:24", "::1")
+	want("returns:bounces.example.org", "bounces.example.org")
+	want("unroutable", "unroutable")
+}
+
+type zone map[string][]dnsx.MX
+
+func (z zone) LookupMX(_ context.Context, name string) ([]dnsx.MX, error) { return z[name], nil }

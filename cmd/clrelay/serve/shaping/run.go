@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -149,6 +151,28 @@ func (s *Shaping) Reload(c *config.Shaping) error {
 
 // Site is whoever runs the hosts of a next hop.
 func (s *Shaping) Site(ctx context.Context, hop mail.NextHop) string { return s.Sites.Site(ctx, hop) }
+
+// SiteOf is Site for a destination by its name, without asking the DNS: where the
+// site is not remembered it is the domain.
+func (s *Shaping) SiteOf(lane string) string {
+	lane, _, _ = strings.Cut(lane, ";")
+	kind, name, ok := strings.Cut(lane, ":")
+	switch {
+	case !ok:
+		return lane
+	case kind == "mx":
+		if site, ok := s.Sites.Known(name); ok {
+			return site
+		}
+	case kind == "smarthost", kind == "lmtp":
+		first, _, _ := strings.Cut(name, ",")
+		if host, port, err := net.SplitHostPort(first); err == nil {
+			n, _ := strconv.ParseUint(port, 10, 16) // a lane's name has numbers
+			return site.Host(mail.HostPort{Name: host, Port: uint16(n)})
+		}
+	}
+	return name
+}
 
 // Heard takes what a host said. It does not wait for anything.
 func (s *Shaping) Heard(w *delivery.Word) {
