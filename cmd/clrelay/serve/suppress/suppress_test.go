@@ -154,6 +154,12 @@ func (k *kept) Suppress(_ context.Context, c control.SuppressOps) ([]control.OpR
 	return k.table.Do(&c), nil
 }
 
+func (k *kept) called() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.calls
+}
+
 func (k *kept) fail(err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -210,11 +216,11 @@ func TestWhatBouncesIsPutThere(t *testing.T) {
 			t.Error("the store failed, and has them")
 		}
 		k.fail(nil)
-		calls := k.calls
+		calls := k.called()
 		time.Sleep(5 * time.Second)
 		synctest.Wait()
-		if k.table.Len() != 1200 || k.calls-calls != 3 {
-			t.Errorf("%d entries after %d changes", k.table.Len(), k.calls-calls)
+		if k.table.Len() != 1200 || k.called()-calls != 3 {
+			t.Errorf("%d entries after %d changes", k.table.Len(), k.called()-calls)
 		}
 		e := k.table.Get("u7@example.org")
 		if len(e) != 1 || e[0].Scope != "" || e[0].Text != "550 5.1.1 no such user" || e[0].ExpiresMS-e[0].CreatedMS != time.Hour.Milliseconds() || e[0].Reason != control.SuppressHardBounce {
@@ -266,7 +272,7 @@ func TestWhatComesBackIsPutThere(t *testing.T) {
 		add := func(to string, complaint bool) error {
 			return a.Add(t.Context(), returns.Suppression{Of: sent, Address: address(t, to), Sender: address(t, "jane@example.edu"), Reason: "why", Complaint: complaint})
 		}
-		if add("u@example.org", false) != nil || add("u@example.org", true) != nil || k.calls != 0 {
+		if add("u@example.org", false) != nil || add("u@example.org", true) != nil || k.called() != 0 {
 			t.Error("it is off, and adds")
 		}
 		set.Complaints, set.PerSender = 2*time.Hour, true
@@ -285,7 +291,7 @@ func TestWhatComesBackIsPutThere(t *testing.T) {
 			t.Error("the list was not written, and nobody was told")
 		}
 		k.fail(nil)
-		calls := k.calls
+		calls := k.called()
 		var all sync.WaitGroup
 		for i := range 400 {
 			all.Go(func() {
@@ -301,7 +307,7 @@ func TestWhatComesBackIsPutThere(t *testing.T) {
 		if k.table.Len() != 402 { // with what failed before
 			t.Errorf("%d entries", k.table.Len())
 		}
-		t.Logf("%d changes", k.calls-calls)
+		t.Logf("%d changes", k.called()-calls)
 
 		set.After, set.Within = 2, time.Hour
 		if add("x@example.org", false) != nil || add("x@example.org", false) != nil || len(k.table.Get("x@example.org")) != 0 {
