@@ -107,7 +107,7 @@ type setup struct {
 	observer smtpd.Observer
 	policy   smtpd.Policy
 	guard    guard.Guard
-	later    later.Offer // for everybody
+	later    later.Offer  // for everybody
 	on       net.Listener // default: a loopback port
 }
 
