@@ -395,6 +395,9 @@ func (st *state) measure(now time.Duration) {
 	st.pressed = st.denials[limit.KindRate]-st.before > uint64(max(n, 1))
 	st.before = st.denials[limit.KindRate]
 	st.recent = float64(n) / float64(d)
+	if st.pace == 0 && d > smoothing/8 {
+		share = 1 // what has just begun is not to be taken for little
+	}
 	st.pace += share * (st.recent - st.pace)
 	st.used, st.asked, st.measured = 0, 0, now
 }

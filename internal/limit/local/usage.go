@@ -91,12 +91,7 @@ func (st *state) usage(visit func(*Verdict), now time.Duration, wall time.Time) 
 }
 
 // refusals are all denials.
-func (st *state) refusals() (n uint64) {
-	for _, d := range st.denials {
-		n += d
-	}
-	return n
-}
+func (st *state) refusals() uint64 { return st.denials[0] + st.denials[1] + st.denials[2] }
 
 // Verdict is what a part of a limit says to a subject, and how it stands.
 type Verdict struct {
