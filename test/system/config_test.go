@@ -82,7 +82,7 @@ func TestRefusedConfig(t *testing.T) {
 		"submission without AUTH": {Node: "smtp: [{listen: \"127.0.0.1:0\", mode: submission}]\n"},
 		"a cluster":               {Node: "cluster: {listen: \"127.0.0.1:0\"}\n"},
 		"two copies":              {Cluster: "spool: {copies: 2}\n"},
-		"a limit":                 {Cluster: "limits: [{name: x, match: {domains: [example.org]}, rate: 60/s}]\n"},
+		"a limit":                 {Cluster: "limits: [{name: x, match: {domains: [example.org]}}]\n"},
 		"AUTH in the clear":       {Cluster: "routes: [{match: {}, action: {smarthost: [\"x.test:25\"], tls: opportunistic, auth: {user: u, password_file: p}}}]\n"},
 		"a hop that is not there": {Cluster: "routes: [{match: {}, action: {smarthost: []}}]\n"},
 	} {
