@@ -35,9 +35,6 @@ func Rules(own *config.Shaping) (*shape.Book, site.Names, error) {
 				continue // the operator's of that name stands for it
 			}
 			taken[r.Name] = true
-			if i > 0 {
-				r.Wait = 0 // when to try again is the operator's word: queue.retry, or a rule of his
-			}
 			rules = append(rules, r)
 		}
 		for j := range s.Sites {
