@@ -311,7 +311,7 @@ func (l *Limiter) attach(fresh []*rule, v *revokes, now time.Duration) {
 // patience, so that shares do not swing with every second.
 const (
 	smoothing = 2 * time.Second
-	patience  = 2 * time.Second
+	patience  = time.Second
 )
 
 // activate has Demands look at st. Its shard is locked.
@@ -380,7 +380,7 @@ func (st *state) quiet(now time.Duration) bool {
 	if st.short > 0 && now-st.short > patience {
 		st.short = 0
 	}
-	return st.short == 0 && !st.rate.shared && (st.conns == nil || !st.conns.shared && !st.conns.over()) &&
+	return st.short == 0 && !st.rate.shared && (st.conns == nil || st.conns.lacked == 0 && !st.conns.shared && !st.conns.over()) &&
 		(st.budget == nil || st.pace*float64(time.Hour) < 1)
 }
 
@@ -410,14 +410,13 @@ func (st *state) demands(out []demand, wall func() time.Time, now time.Duration,
 			Key: limit.KeyOf(r.Name, limit.KindRate, words), Kind: limit.KindRate, Units: r.rateUnits, Want: st.wantRate(lacking, seats),
 		}, weight: st.refusals()})
 	}
-	if c := st.conns; c != nil && r.Connections > 0 && (c.shared || c.over() || c.refused > 0 || short && r.Rate.N == 0) {
+	if c := st.conns; c != nil && r.Connections > 0 && (c.lacks(now) || c.shared || c.over()) {
 		d := limit.Demand{Key: limit.KeyOf(r.Name, limit.KindConnections, words), Kind: limit.KindConnections, Units: r.connUnits}
 		d.Used = r.units(len(c.held))
 		d.Want = d.Used
-		if c.refused > 0 || short && r.Rate.N == 0 {
-			d.Want = min(d.Units, max(r.units(len(c.held)+int(c.refused)), 2*d.Used+4))
+		if c.lacked > 0 {
+			d.Want = min(d.Units, max(r.units(len(c.held)+int(c.sought)), 2*d.Used+4))
 		}
-		c.refused = 0
 		out = append(out, demand{d, c.shared && len(c.held) > 0 || c.over(), st.refusals()})
 	}
 	if p := st.budget; p != nil && r.Budget.N > 0 {
@@ -442,8 +441,8 @@ func (st *state) demands(out []demand, wall func() time.Time, now time.Duration,
 const nearly = 0.8
 
 // wantRate is what was used lately and some more; where there was not enough,
-// half as much again as there is, and so on: how much is behind that nobody
-// knows here. Where more is denied than goes there is much: it wants twice what
+// a third more than there is, and so on with each report: how much is behind that
+// nobody knows here. Where more is denied than goes there is much: it wants twice what
 // there is, and an even part at least.
 func (st *state) wantRate(short bool, seats int) uint32 {
 	r, own := st.rule, float64(st.rate.own)
@@ -456,7 +455,7 @@ func (st *state) wantRate(short bool, seats int) uint32 {
 	case st.pressed:
 		want = max(want, 2*own, float64(r.rateUnits)/float64(max(seats, 1)))
 	case used >= nearly*own || float64(st.rate.reserved) >= nearly*st.rate.cap:
-		want = max(want, 1.5*own+1)
+		want = max(want, 1.33*own+1)
 	}
 	return uint32(min(math.Ceil(want), float64(r.rateUnits)))
 }

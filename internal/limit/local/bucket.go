@@ -21,6 +21,7 @@ type bucket struct {
 	tokens, cap, flow float64 // flow is tokens a nanosecond
 	at                time.Duration
 	recent, fade      float64       // what went lately, of which fade a nanosecond is forgotten
+	faded             time.Duration // until when it is
 	reserved          int64         // asked for and neither used nor given up
 	promised          time.Duration // when the last who was told to wait will come
 }
@@ -31,10 +32,21 @@ func (b *bucket) settle(now time.Duration) {
 		return
 	}
 	b.tokens = min(b.cap, b.tokens+float64(now-b.at)*b.flow)
-	if b.recent > 0 {
-		b.recent *= math.Exp(-float64(now-b.at) * b.fade)
-	}
 	b.at = now
+}
+
+// went notes that n went. To forget a hundredth at a time is exact enough, and
+// spares the hot path an exponential.
+func (b *bucket) went(n float64, now time.Duration) {
+	if float64(now-b.faded)*b.fade > 0.01 {
+		b.recent, b.faded = b.lately(now), now
+	}
+	b.recent = max(0, b.recent+n)
+}
+
+// lately is how much went in about a window.
+func (b *bucket) lately(now time.Duration) float64 {
+	return b.recent * math.Exp(-float64(now-b.faded)*b.fade)
 }
 
 // give makes own of units the node's part from now on. What grows starts empty,
@@ -48,6 +60,7 @@ func (b *bucket) give(r *rule, own uint32, now time.Duration) {
 	b.own, b.at = own, now
 	b.cap, b.flow = float64(r.Burst)*part, r.Rate.PerNano()*part
 	b.tokens = min(b.tokens, b.cap)
+	b.recent, b.faded = b.lately(now), now
 	b.fade = 1 / float64(r.window())
 }
 
@@ -100,7 +113,22 @@ type slots struct {
 	shared  bool
 	may     int // connections
 	held    []*hold
-	refused uint32 // since the last Demands
+	refused uint32        // since the last Demands
+	sought  uint32        // refused between two of the last Demands
+	lacked  time.Duration // when one was refused last; 0: not lately
+}
+
+// lacks tells whether somebody still waits for a connection: who was refused
+// asks again within noPart, which is longer than from one report to the next.
+func (c *slots) lacks(now time.Duration) bool {
+	switch {
+	case c.lacked == 0 || now-c.lacked > 2*noPart:
+		c.sought, c.lacked = 0, 0
+	case c.refused > 0:
+		c.sought = c.refused
+	}
+	c.refused = 0
+	return c.lacked > 0
 }
 
 // over tells whether more are open than the part.

@@ -219,7 +219,7 @@ func (l *Limiter) take(c claim, now time.Duration, last bool) time.Duration {
 	}
 	if r.Rate.N > 0 {
 		b.tokens -= float64(c.n)
-		b.recent += float64(c.n)
+		b.went(float64(c.n), now)
 		st.used += c.n
 	}
 	st.total += uint64(c.n)
@@ -246,7 +246,7 @@ func (c claim) giveBack() {
 	}
 	if st.rule.Rate.N > 0 {
 		st.rate.tokens = min(st.rate.cap, st.rate.tokens+float64(c.n))
-		st.rate.recent = max(0, st.rate.recent-float64(c.n))
+		st.rate.went(-float64(c.n), st.rate.faded)
 		st.used -= c.n
 	}
 	if st.rule.Budget.N > 0 {

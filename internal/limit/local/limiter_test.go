@@ -640,8 +640,8 @@ func TestDemandsOfARate(t *testing.T) {
 	}
 	c.now += time.Second
 	d := l.Demands(nil, 10)
-	if len(d) != 1 || d[0] != (limit.Demand{Key: "sites#rate,site=a", Kind: limit.KindRate, Units: 100, Want: 51}) {
-		t.Fatalf("demands %+v, want half as much again as the 33 there are", d)
+	if len(d) != 1 || d[0] != (limit.Demand{Key: "sites#rate,site=a", Kind: limit.KindRate, Units: 100, Want: 45}) {
+		t.Fatalf("demands %+v, want a third more than the 33 there are", d)
 	}
 	l.Apply(limit.Update{Seats: 3, Leased: true, Shares: share("sites#rate,site=a", 80, 100)})
 	for range 100 { // ten seconds of 20/s
@@ -672,6 +672,36 @@ func TestDemandsOfARate(t *testing.T) {
 	l.Apply(limit.Update{Seats: 3, Leased: true, Even: []limit.Key{"sites#rate,site=a"}})
 	if d = l.Demands(nil, 10); len(d) != 0 {
 		t.Fatalf("demands %+v of a key that is even and idle", d)
+	}
+}
+
+// Who was refused a connection asks again after a second. The node wants one
+// until then, however often it reports.
+func TestWhoWaitsForAConnectionIsTold(t *testing.T) {
+	c := &clock{now: time.Minute}
+	l := c.limiter(t, limit.Definition{Name: "conns", Per: []limit.Field{limit.Site}, Rate: rate(100, time.Second), Burst: 100, Connections: 10})
+	l.Apply(limit.Update{Full: true, Seats: 3, Leased: true, Shares: share("conns#connections,site=a", 0, 10)})
+	wanted := func(demands []limit.Demand) (n uint32) {
+		for _, d := range demands {
+			if d.Kind == limit.KindConnections {
+				n += d.Want
+			}
+		}
+		return n
+	}
+	_, d := l.Open(limit.Deliver, &limit.Subject{Site: "a"}, nil)
+	if d == nil {
+		t.Fatal("a node without a part opened a connection")
+	}
+	for at := time.Duration(0); at <= d.Wait; at += 100 * time.Millisecond {
+		if got := l.Demands(nil, 10); wanted(got) < 1 {
+			t.Fatalf("demands %+v %v after a connection was refused, and the next is asked for after %v", got, at, d.Wait)
+		}
+		c.now += 100 * time.Millisecond
+	}
+	c.now += time.Minute
+	if got := l.Demands(nil, 10); wanted(got) > 0 {
+		t.Fatalf("demands %+v a minute later", got)
 	}
 }
 

@@ -82,6 +82,7 @@ func (l *Limiter) open(o *opening, r *rule, now time.Duration) *limit.Denied {
 	defer st.home.mu.Unlock()
 	if c := st.conns; len(c.held) >= c.may || l.lapsed(r, now) {
 		c.refused++
+		c.lacked = max(now, 1)
 		wait := connectionWait
 		if c.may == 0 {
 			wait = noPart

@@ -61,7 +61,7 @@ func (st *state) usage(visit func(*Verdict), now time.Duration, wall time.Time) 
 		b.settle(now)
 		v := part(limit.KindRate)
 		v.Units, v.Own, v.Shared, v.Limit, v.Free = r.rateUnits, b.own, b.shared, int64(b.cap), b.tokens
-		v.Used, v.Lately = uint64(max(0, b.cap-b.tokens)), b.recent*float64(r.Rate.Per)/float64(r.window())
+		v.Used, v.Lately = uint64(max(0, b.cap-b.tokens)), b.lately(now)*float64(r.Rate.Per)/float64(r.window())
 		v.Next, v.Wait = b.lack(b.need(1), b.tokens), b.lack(b.need(1)+float64(b.reserved), b.tokens)
 		v.Allowed = v.Wait == 0
 		visit(&v)
