@@ -215,6 +215,9 @@ func (a *Agent) Report(now time.Duration) (r limit.Report, ok bool) {
 	a.sent, a.due = now, now+limit.ReportEvery
 	r = limit.Report{Session: a.session, Applied: a.applied, Number: a.number, Demands: a.local.Demands(nil, limit.MaxDemands)}
 	r.Complete = len(r.Demands) < limit.MaxDemands
+	if len(r.Demands) > 0 {
+		a.due = now + limit.ReportEvery/2 // what is uneven is to follow the load
+	}
 	return r, true
 }
 
