@@ -37,10 +37,8 @@ type Sink struct {
 	Seen func(seq int64, rcpts []string) string
 	// Delay holds back each 250 for that long.
 	Delay time.Duration
-	// Most is how many connections are served at a time; those beyond it are
-	// told 421 4.7.0. 0: all.
-	Most int
-	// Refused is called for each of those. It may be nil.
+	// Refused is called for each connection beyond what Narrow allows. It may be
+	// nil.
 	Refused func(time.Time)
 	// Began is called when a MAIL was read; Open once a connection was opened,
 	// with how many there are. Both may be nil.
@@ -50,6 +48,7 @@ type Sink struct {
 	messages atomic.Int64
 	octets   atomic.Int64
 	conns    atomic.Int64
+	most     atomic.Int64
 
 	ln     net.Listener
 	wg     sync.WaitGroup
@@ -149,6 +148,10 @@ func (s *Sink) Sum(seq int64) ([32]byte, bool) {
 	return sum, ok
 }
 
+// Narrow has it serve so many connections at a time from now on; those beyond are
+// told 421 4.7.0, those that are open at their next MAIL.
+func (s *Sink) Narrow(most int) { s.most.Store(int64(most)) }
+
 // Reset forgets all messages and counts.
 func (s *Sink) Reset() {
 	s.mu.Lock()
@@ -173,7 +176,7 @@ func (s *Sink) accept() {
 		if s.Open != nil {
 			s.Open(open)
 		}
-		if s.Most > 0 && open > s.Most {
+		if s.narrow(open) {
 			s.refuse(c)
 			continue
 		}
@@ -188,13 +191,26 @@ func (s *Sink) accept() {
 	}
 }
 
-// refuse turns a connection away that is one too many.
-func (s *Sink) refuse(c net.Conn) {
+// tooMany is what a connection is told that is one too many.
+const tooMany = "421 4.7.0 Too many concurrent connections from this network\r\n"
+
+// narrow tells whether so many connections are too many, and that one of them is
+// refused.
+func (s *Sink) narrow(open int) bool {
+	most := s.most.Load()
+	if most == 0 || int64(open) <= most {
+		return false
+	}
 	if s.Refused != nil {
 		s.Refused(time.Now())
 	}
+	return true
+}
+
+// refuse turns a connection away that is one too many.
+func (s *Sink) refuse(c net.Conn) {
 	s.wg.Go(func() {
-		_, _ = c.Write([]byte("421 4.7.0 Too many concurrent connections from this network\r\n"))
+		_, _ = c.Write([]byte(tooMany))
 		s.mu.Lock()
 		delete(s.live, c)
 		s.mu.Unlock()
@@ -241,6 +257,13 @@ func (c *sinkConn) command(line []byte) error {
 		}
 		c.out = append(c.out, "250 ok\r\n"...)
 	case "MAIL", "RSET":
+		c.sink.mu.Lock()
+		open := len(c.sink.live)
+		c.sink.mu.Unlock()
+		if c.sink.narrow(open) {
+			c.out = append(c.out, tooMany...)
+			return errQuit
+		}
 		if verb[0] == 'M' && c.sink.Began != nil {
 			c.sink.Began(time.Now())
 		}

@@ -11,7 +11,7 @@ import (
 	"github.com/clrelay/clrelay/test/peers"
 )
 
-// narrowSink is a receiver that bears few connections.
+// narrowSink is a receiver that may come to bear few connections.
 type narrowSink struct {
 	*peers.Sink
 	mu      sync.Mutex
@@ -19,10 +19,10 @@ type narrowSink struct {
 	refused []time.Time
 }
 
-func newNarrow(t *testing.T, most int, delay time.Duration) *narrowSink {
+func newNarrow(t *testing.T, delay time.Duration) *narrowSink {
 	n := &narrowSink{}
 	n.Sink = startSink(t, &peers.Sink{
-		Most: most, Delay: delay,
+		Delay:   delay,
 		Refused: func(at time.Time) { n.note(&n.refused, at) },
 		Began:   func(at time.Time) { n.note(&n.served, at) },
 	})
@@ -117,7 +117,7 @@ func (tr *traffic) quantiles(sink *peers.Sink, from, to time.Time, qs ...float64
 // notice.
 func TestClusterNarrowReceiver(t *testing.T) {
 	const most, delay = 3, 50 * time.Millisecond
-	slow := newNarrow(t, most, delay)
+	slow := newNarrow(t, delay)
 	f := openFleetWith(t, 3, "senders: [{name: local, networks: [127.0.0.0/8]}]\nroutes:\n"+
 		fmt.Sprintf("  - {match: {domains: [narrow.test]}, action: {smarthost: [%q]}}\n", slow.Addr())+
 		"  - {match: {}, action: {smarthost: [\"%s\"]}}\nqueue: {retry: [1s, 2s, 5s], expire: 1h}\n")
@@ -127,7 +127,7 @@ func TestClusterNarrowReceiver(t *testing.T) {
 	defer cancel()
 	var others, narrowed traffic
 	wg.Go(func() { others.run(ctx, f, 0, 60, "u@sink.test") })
-	began := time.Now()
+	wg.Go(func() { narrowed.run(ctx, f, 100_000_000, 120, "u@narrow.test") })
 	wait := func(d time.Duration) time.Time {
 		select {
 		case <-time.After(d):
@@ -136,25 +136,28 @@ func TestClusterNarrowReceiver(t *testing.T) {
 		}
 		return time.Now()
 	}
-	alone := wait(15 * time.Second)
-	before, n := others.quantiles(f.sink, began.Add(5*time.Second), alone.Add(-time.Second), 0.5, 0.99)
-	wg.Go(func() { narrowed.run(ctx, f, 100_000_000, 120, "u@narrow.test") })
-	parts := 3
+	settle, look, find := 5*time.Second, 10*time.Second, 2
 	if *quiet {
-		parts = 6
+		settle, look, find = 10*time.Second, 30*time.Second, 6
 	}
-	for range parts {
+	wide := wait(settle)
+	end := wait(look)
+	served, _ := slow.between(wide, end)
+	before, n := others.quantiles(f.sink, wide, end.Add(-time.Second), 0.5, 0.99)
+	t.Logf("it takes all: %.1f messages a second", float64(served)/look.Seconds())
+	slow.Narrow(most)
+	for i := range find {
 		to := wait(10 * time.Second)
 		served, refused := slow.between(to.Add(-10*time.Second), to)
-		t.Logf("%4.0f s: %5.1f messages a second, %d connections refused", to.Sub(alone).Seconds(), float64(served)/10, refused)
+		t.Logf("%4d s: %5.1f messages a second, %d connections refused", 10*(i+1), float64(served)/10, refused)
 	}
 	found := time.Now()
-	end := wait(20 * time.Second)
+	end = wait(look)
 	served, refused := slow.between(found, end)
-	after, m := others.quantiles(f.sink, found, end.Add(-2*time.Second), 0.5, 0.99)
+	after, m := others.quantiles(f.sink, found, end.Add(-time.Second), 0.5, 0.99)
 	pace := float64(most) / delay.Seconds()
 	rate := float64(served) / end.Sub(found).Seconds()
-	t.Logf("after that: %.1f messages a second where %.0f are possible, %d connections refused in %v; other mail: p50 %v and p99 %v alone (%d), p50 %v and p99 %v beside it (%d)",
+	t.Logf("after that: %.1f messages a second where %.0f are possible, %d connections refused in %v; other mail: p50 %v and p99 %v before (%d), p50 %v and p99 %v now (%d)",
 		rate, pace, refused, end.Sub(found).Round(time.Second), before[0], before[1], n, after[0], after[1], m)
 	// Looking whether it bears more by now costs a refusal here and there.
 	if refused > 10 {
