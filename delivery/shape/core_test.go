@@ -251,6 +251,50 @@ func TestNotEvenOne(t *testing.T) {
 	}
 }
 
+// A host that closes many connections at once is taken to bear less than it
+// does. It gets more back soon, until one is too much; from then on it is asked
+// once a minute at most.
+func TestLessThanItBears(t *testing.T) {
+	c := newOne(t, shape.Options{})
+	works := func(open int, d time.Duration) {
+		for end := c.now.Add(d); c.now.Before(end); c.after(time.Second) {
+			c.says(nil, shape.Word{OK: true, Open: open, Took: 100 * time.Millisecond})
+		}
+	}
+	r := &shape.Rule{Name: "r", Learn: true}
+	c.says(r, shape.Word{Open: 4})
+	c.says(r, shape.Word{Open: 3})
+	c.says(r, shape.Word{Open: 2})
+	c.want("learned 1")
+	for n := range 3 {
+		works(n+1, 17*time.Second)
+	}
+	c.want("learned 4")
+	c.says(r, shape.Word{Open: 4})
+	c.want("learned 3")
+	works(3, 50*time.Second)
+	c.want("learned 3")
+	works(3, 15*time.Second)
+	c.want("learned 4")
+}
+
+// What had been borne and is refused is halved, and comes back soon as far as it
+// is borne.
+func TestHalfMayBeTooLittle(t *testing.T) {
+	c := newOne(t, shape.Options{})
+	r := &shape.Rule{Name: "r", Learn: true}
+	c.says(r, shape.Word{Open: 5})
+	c.want("learned 4")
+	c.after(6 * time.Second)
+	c.says(r, shape.Word{Open: 4})
+	c.want("learned 2")
+	for range 17 {
+		c.says(nil, shape.Word{OK: true, Open: 2, Took: 100 * time.Millisecond})
+		c.after(time.Second)
+	}
+	c.want("learned 3")
+}
+
 // A host that has become slow gets no more connections.
 func TestSlowDoesNotGrow(t *testing.T) {
 	c := newOne(t, shape.Options{})

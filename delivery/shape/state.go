@@ -15,10 +15,11 @@ import (
 const Author = "shaping"
 
 const (
-	burstFor  = 5 * time.Second // complaints that are so near are one
-	calm      = time.Minute     // after which one connection more is tried
-	calmMost  = time.Hour       // likewise, where that was too much again and again
-	learnFor  = 6 * time.Hour   // how long it is kept what a site bears
+	burstFor  = 5 * time.Second  // complaints that are so near are one
+	early     = 15 * time.Second // after which one connection more is tried, until that was too much once
+	calm      = time.Minute      // likewise, afterwards
+	calmMost  = time.Hour        // likewise, where that was too much again and again
+	learnFor  = 6 * time.Hour    // how long it is kept what a site bears
 	halveWait = 30 * time.Second
 	maxHolds  = 20 // of a site
 	maxBids   = 64 // nodes that are counted
@@ -140,7 +141,7 @@ func (c complaint) apply(s *State) {
 	l := s.Learned
 	switch {
 	case l == nil:
-		s.Learned = &Learned{Step: calm, First: true, Told: c.at, Bids: map[string]int{}}
+		s.Learned = &Learned{Step: early, First: true, Told: c.at, Bids: map[string]int{}}
 		l = s.Learned
 		l.bid(c.node, c.good)
 	case c.at.Sub(l.Told).Abs() < burstFor:
@@ -149,9 +150,10 @@ func (c complaint) apply(s *State) {
 	case c.at.Before(l.Told):
 		return
 	case l.Connections > l.Good: // it was tried, and is too much
-		l.Connections, l.Step = max(1, l.Good), min(2*l.Step, calmMost)
+		l.Connections, l.Step = max(1, l.Good), max(calm, min(2*l.Step, calmMost))
 		l.told(c.at)
 	case l.Connections == 1:
+		l.Step = max(calm, l.Step)
 		l.told(c.at)
 		if l.Strikes++; l.Strikes >= strikes {
 			pause := min(time.Minute<<min(l.Strikes-strikes, 10), pauseMost)
@@ -159,7 +161,7 @@ func (c complaint) apply(s *State) {
 		}
 	default:
 		l.Connections /= 2
-		l.Good = l.Connections
+		l.Good, l.Step = l.Connections, early // half may be too little
 		l.told(c.at)
 	}
 	l.Rule, l.Reply, l.By, l.Until = c.rule, c.reply, c.node, c.at.Add(learnFor)
@@ -211,9 +213,7 @@ func (g growth) apply(s *State) {
 	if l == nil || l.Connections != g.from || g.at.Sub(l.Grown) < l.Step {
 		return
 	}
-	if l.Good == l.Connections {
-		l.Step = max(calm, l.Step) // the first try after a complaint
-	} else {
+	if l.Good != l.Connections && l.Step > calm {
 		l.Step = max(calm, l.Step/2) // what was tried is borne
 	}
 	l.Good = l.Connections
