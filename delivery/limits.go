@@ -13,8 +13,12 @@ import (
 	"github.com/clrelay/clrelay/internal/mail"
 )
 
-// useWait is how long an attempt waits at most for what it has reserved.
-const useWait = time.Second
+// useWait is how long an attempt waits at most for what it has reserved, and
+// askAgain after how long it asks again at the latest.
+const (
+	useWait  = time.Second
+	askAgain = 250 * time.Millisecond
+)
 
 // cutWait is how long a node that was cut off waits before it asks again.
 const cutWait = time.Second
@@ -274,7 +278,7 @@ func (d *attempt) spend(ctx context.Context, n int) bool {
 			d.limited = d.a.denied(&allow.Denied{Limit: "of " + d.hop.Key, Key: d.hop.Key, Wait: wait, Left: wait})
 			return false
 		}
-		timer := time.NewTimer(wait)
+		timer := time.NewTimer(min(wait, askAgain)) // the node's part may have grown by then
 		select {
 		case <-timer.C:
 		case <-ctx.Done():

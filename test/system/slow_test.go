@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -180,5 +181,54 @@ func TestClusterNarrowReceiver(t *testing.T) {
 	}
 	if now(0.99) > 2*before(0.99)+time.Second {
 		t.Errorf("other mail was slowed down: p99 %v, and %v before", now(0.99), before(0.99))
+	}
+}
+
+// TestClusterOneSenderDelaysNobody: what one sender has queued for a destination
+// that takes little does not keep another sender's single message.
+func TestClusterOneSenderDelaysNobody(t *testing.T) {
+	t.Parallel()
+	const rate, probes, first = 60, 10, 100_000_000
+	queued := 4_000
+	if *quiet {
+		queued = 100_000
+	}
+	f := openFleetWith(t, 3, "senders: [{name: local, networks: [127.0.0.0/8]}]\nroutes:\n  - {match: {}, action: {smarthost: [\"%s\"]}}\n"+
+		fmt.Sprintf("limits:\n  - {name: slow, match: {domains: [sink.test]}, rate: %d/s, burst: 10}\n", rate))
+	var wg sync.WaitGroup
+	var accepted atomic.Int64
+	began := time.Now()
+	for i, r := range f.Nodes {
+		wg.Go(func() {
+			src := &peers.Source{Addr: r.SMTP, Sessions: 8, Reuse: true, Size: 1 << 10, From: "newsletter@bulk.test"}
+			sent := src.Run(t.Context(), int64(i)*1_000_000, queued/len(f.Nodes))
+			accepted.Add(int64(len(sent.Accepted)))
+		})
+	}
+	wg.Wait()
+	gone, _ := f.sink.Distinct()
+	t.Logf("%d messages of one sender were taken in %v, %d are gone", accepted.Load(), time.Since(began).Round(time.Second), gone)
+	var worst time.Duration
+	for i := range probes {
+		seq := int64(first + i)
+		src := &peers.Source{Addr: f.Nodes[i%len(f.Nodes)].SMTP, Sessions: 1, Size: 1 << 10, From: fmt.Sprintf("someone%d@quiet.test", i)}
+		at := time.Now()
+		if sent := src.Run(t.Context(), seq, 1); len(sent.Accepted) != 1 {
+			t.Fatalf("a single message was not taken: %v", sent.LastErr)
+		}
+		eventually(t, 20*time.Second, "a single message arrives", func() bool { return len(f.sink.Times(seq)) > 0 })
+		worst = max(worst, f.sink.Times(seq)[0].Sub(at))
+		t.Logf("probe %d at node %d: %v", i, i%3, f.sink.Times(seq)[0].Sub(at))
+		out, _, _ := f.Nodes[i%3].CLI("limit", "usage")
+		t.Log(out)
+	}
+	gone, _ = f.sink.Distinct()
+	left := int(accepted.Load()) - (gone - probes)
+	t.Logf("the slowest of %d single messages of others took %v, with %d of the first sender's still queued at the end", probes, worst.Round(time.Millisecond), left)
+	if left < queued/4 {
+		t.Fatalf("no more than %d are queued: it is not shown that anybody could be kept", left)
+	}
+	if worst > 2*time.Second && *quiet || worst > 15*time.Second {
+		t.Errorf("a single message took %v", worst)
 	}
 }

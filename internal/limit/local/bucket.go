@@ -24,6 +24,34 @@ type bucket struct {
 	faded             time.Duration // until when it is
 	reserved          int64         // asked for and neither used nor given up
 	promised          time.Duration // when the last who was told to wait will come
+	lined, served     int64         // of the line for tokens: all that was ever in it, and that is out of it again
+}
+
+// join puts c at the end of the line, if it is not in it.
+func (b *bucket) join(c *claim) {
+	if c.place == 0 {
+		c.place = b.lined + 1
+		b.lined += c.n
+	}
+}
+
+// leave takes c out of the line, if it is in it.
+func (b *bucket) leave(c *claim) {
+	if c.place != 0 {
+		c.place = 0
+		b.served += c.n
+	}
+}
+
+// before is how much those are to get who stand in the line before c, or all in
+// it if c is not. One that left from behind counts as one from before: then two
+// may come in the wrong order, once.
+func (b *bucket) before(c *claim) float64 {
+	end := b.lined
+	if c.place != 0 {
+		end = c.place - 1
+	}
+	return float64(max(0, end-b.served))
 }
 
 // settle brings the tokens up to date.

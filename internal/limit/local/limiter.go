@@ -77,8 +77,19 @@ type Ticket struct {
 
 // claim is a Ticket's part in one key.
 type claim struct {
-	s *state
-	n int64
+	s     *state
+	n     int64
+	place int64 // in the line for tokens, from 1; 0: it is not there
+}
+
+// stepOut gives up the place in the line.
+func (c *claim) stepOut() {
+	if c.place == 0 {
+		return
+	}
+	c.s.home.mu.Lock()
+	c.s.rate.leave(c)
+	c.s.home.mu.Unlock()
 }
 
 func (t *Ticket) add(c claim) {
@@ -90,11 +101,11 @@ func (t *Ticket) add(c claim) {
 	t.n++
 }
 
-func (t *Ticket) at(i int) claim {
+func (t *Ticket) at(i int) *claim {
 	if i < len(t.few) {
-		return t.few[i]
+		return &t.few[i]
 	}
-	return t.more[i-len(t.few)]
+	return &t.more[i-len(t.few)]
 }
 
 // Reserve asks for n on behalf of s. All limits that apply must allow it, or
@@ -154,7 +165,7 @@ func (l *Limiter) reserve(t *Ticket, r *rule, s *limit.Subject, n int64, now tim
 		}
 	}
 	st.rate.reserved += n
-	t.add(claim{st, n})
+	t.add(claim{s: st, n: n})
 	return nil
 }
 
@@ -169,8 +180,9 @@ func (r *rule) lead() time.Duration {
 
 // Use counts what was reserved, as of now: right before it goes out. If it
 // returns a wait it has counted nothing: the node has less than it had, or the
-// tokens are still to come; ask again after it. After a Use that returned 0 the
-// Ticket is spent.
+// tokens are still to come; ask again after it. Who waits has a place in the line
+// and gets the tokens before those who came later. After a Use that returned 0
+// the Ticket is spent.
 func (t *Ticket) Use() (wait time.Duration) {
 	if t.n == 0 {
 		return 0
@@ -178,10 +190,13 @@ func (t *Ticket) Use() (wait time.Duration) {
 	now := t.l.opts.Now()
 	last := t.n - 1
 	for i := range t.n {
-		c := t.at(i)
-		if wait = t.l.take(c, now, i == last); wait > 0 {
+		if wait = t.take(i, now, i == last); wait > 0 {
 			for j := range i {
 				t.at(j).giveBack()
+			}
+			// Whoever stood in two lines could wait for one that waits for him.
+			for j := i + 1; j < t.n; j++ {
+				t.at(j).stepOut()
 			}
 			return wait
 		}
@@ -191,9 +206,11 @@ func (t *Ticket) Use() (wait time.Duration) {
 	return 0
 }
 
-// take counts c. What was reserved for it stays so until all of the Ticket is
-// counted, but for the last: nothing that is claimed may be forgotten meanwhile.
-func (l *Limiter) take(c claim, now time.Duration, last bool) time.Duration {
+// take counts a claim. What was reserved for it stays so until all of the Ticket
+// is counted, but for the last: nothing that is claimed may be forgotten
+// meanwhile.
+func (t *Ticket) take(i int, now time.Duration, last bool) (wait time.Duration) {
+	c, l := t.at(i), t.l
 	st := c.s
 	st.home.mu.Lock()
 	defer st.home.mu.Unlock()
@@ -203,14 +220,16 @@ func (l *Limiter) take(c claim, now time.Duration, last bool) time.Duration {
 	b, r := &st.rate, st.rule
 	if r.Rate.N > 0 {
 		b.settle(now)
-		if l.lapsed(r, now) || b.cap <= 0 || b.tokens < b.need(c.n) {
+		if need := b.need(c.n) + b.before(c); l.lapsed(r, now) || b.cap <= 0 || b.tokens < need {
+			b.join(c)
 			st.lacked = max(now, 1)
 			st.denied(l, limit.KindRate, now)
-			return max(b.lack(b.need(c.n), b.tokens), time.Millisecond)
+			return max(b.lack(need, b.tokens), time.Millisecond)
 		}
 	}
 	if r.Budget.N > 0 {
 		if wall := l.opts.Wall(); st.budget.Left(wall) < c.n {
+			b.leave(c)
 			st.denied(l, limit.KindBudget, now)
 			again, _ := st.budget.Short(r.Budget.Per, now, wall)
 			return again
@@ -222,6 +241,7 @@ func (l *Limiter) take(c claim, now time.Duration, last bool) time.Duration {
 		b.went(float64(c.n), now)
 		st.used += c.n
 	}
+	b.leave(c)
 	st.total += uint64(c.n)
 	if last {
 		b.reserved -= c.n
@@ -237,7 +257,7 @@ func (l *Limiter) lapsed(r *rule, now time.Duration) bool {
 }
 
 // giveBack undoes take, in the same instant.
-func (c claim) giveBack() {
+func (c *claim) giveBack() {
 	st := c.s
 	st.home.mu.Lock()
 	defer st.home.mu.Unlock()
@@ -264,6 +284,7 @@ func (t *Ticket) Cancel() {
 		c := t.at(i)
 		c.s.home.mu.Lock()
 		c.s.rate.reserved -= c.n
+		c.s.rate.leave(c)
 		c.s.home.mu.Unlock()
 	}
 	t.n = 0

@@ -622,6 +622,64 @@ func TestWaitersComeOneAfterTheOther(t *testing.T) {
 	}
 }
 
+// Tokens go to who has waited for them the longest, not to whoever asks in the
+// right moment; who leaves the line keeps nobody, and nobody stands in two.
+func TestTokensGoInTurn(t *testing.T) {
+	c := &clock{}
+	both := perSite(20, 10)
+	all := limit.Definition{Name: "all", Rate: rate(20, time.Second), Burst: 10}
+	l := c.limiter(t, both, all)
+	l.Apply(alone())
+	a, other := &limit.Subject{Site: "a"}, &limit.Subject{}
+	c.now = time.Minute
+	if n, d := send(l, a, 10); n != 10 {
+		t.Fatal(n, d)
+	}
+	reserve := func(s *limit.Subject) *Ticket {
+		tk, d := l.Reserve(limit.Deliver, s, one)
+		if d != nil {
+			t.Fatal(d)
+		}
+		return &tk
+	}
+	waits := func(tk *Ticket, want time.Duration) {
+		t.Helper()
+		if got := tk.Use(); (got - want).Abs() > 2*time.Millisecond {
+			t.Fatalf("at %v: it has to wait for %v, want %v", c.now, got, want)
+		}
+	}
+	first, second, third, late := reserve(a), reserve(a), reserve(a), reserve(a)
+	waits(first, 50*time.Millisecond)
+	waits(second, 100*time.Millisecond)
+	waits(third, 150*time.Millisecond)
+	c.now += 51 * time.Millisecond
+	waits(late, 149*time.Millisecond)
+	waits(third, 99*time.Millisecond)
+	waits(second, 49*time.Millisecond)
+	waits(first, 0)
+	second.Cancel()
+	c.now += 50 * time.Millisecond
+	waits(late, 49*time.Millisecond)
+	waits(third, 0)
+	// It waits for the site, and then for all: behind whoever waits there.
+	send(l, other, 10)
+	general := reserve(other)
+	waits(general, 49*time.Millisecond)
+	c.now += 50 * time.Millisecond
+	waits(late, 50*time.Millisecond)
+	if late.at(0).place != 0 && late.at(1).place != 0 {
+		t.Error("a ticket stands in two lines")
+	}
+	waits(general, 0)
+	c.now += 50 * time.Millisecond
+	waits(late, 0)
+	for _, st := range []*claim{first.at(0), first.at(1), late.at(0), general.at(0)} {
+		if b := &st.s.rate; b.lined != b.served || b.reserved != 0 {
+			t.Errorf("nobody waits, and %d of %d are served, %d reserved", b.served, b.lined, b.reserved)
+		}
+	}
+}
+
 func TestDemandsOfARate(t *testing.T) {
 	c := &clock{}
 	l := c.limiter(t, perSite(100, 100))
