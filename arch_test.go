@@ -27,109 +27,110 @@ const module = "github.com/clrelay/clrelay"
 // of lower floors: neighbours meet through interfaces that the asking side
 // declares, and cmd wires them. The longest matching prefix counts.
 var floors = map[string]int{
-	"internal/mail":              0, // the nouns
-	"internal/limit":             0, // rates, connections and budgets
-	"internal/limit/local":       1, // a node held to its part of them
-	"internal/abuse":             1, // how clients behave
-	"internal/limit/subject":     1, // what limits look at, of what mail is made of
-	"proto":                      0, // records and services as data
-	"proto/control/wire":         1, // the control plane's nouns as messages
-	"internal":                   1, // tools that know nothing of mail's way through the relay
-	"internal/tracelog":          2, // what happened to which message
-	"internal/tracelog/record":   1, // one such event as octets
-	"internal/admin/audit":       4, // writes down what operators do, and shows it
-	"internal/admin/who":         3, // who calls, and what he may do
-	"internal/admin/mask":        3, // hides addresses in its answers
-	"internal/ledger":            2, // the audit log in files, and the records of a machine that is alone
-	"internal/config/words":      0, // values of settings
-	"internal/config/limits":     0, // its section about limits
-	"internal/config/shaping":    0, // its section about what destinations bear
-	"internal/config/strict":     0, // YAML into tagged structs, for internal/config alone
-	"spool/wal":                  2, // the log under the spool
-	"spool/wal/logfile":          2, // what its files look like
-	"spool/record":               1, // what the log's records say
-	"spool/datadir":              2, // the directory around the log
-	"spool/state":                2, // what the spool knows in memory
-	"spool/compact":              3, // what the spool needs no more
-	"spool/content":              3, // what the spool holds, to be read
-	"spool/take":                 3, // what other nodes send
-	"spool/state/books":          2, // what of which log file is needed
-	"spool/state/index":          1, // messages by ID
-	"spool/inspect":              4, // a spool that does not run, looked at
-	"delivery/smtpc/wire":        1, // replies in, octets out
-	"delivery/smtpc/stage":       1, // the steps of a session, and how long they may take
-	"delivery/smtpc/keep":        0, // idle connections
-	"delivery/allow/node":        3, // asks the node's limits
-	"delivery/allow":             2, // how an attempt asks what it may do
-	"delivery/smtpc/sasl":        1, // authentication mechanisms
-	"delivery/smtpc":             2, // client sessions
-	"delivery/route":             2, // where mail goes
-	"delivery/dsn":               2, // reports
-	"delivery/dsn/received":      3, // those that others wrote
-	"delivery/shape":             2, // what destinations bear
-	"delivery/site":              2, // who runs the hosts of a destination
-	"delivery/returns":           4, // return paths: out and back
-	"delivery/source":            1, // own addresses to send from
-	"delivery/source/warmup":     2, // how much a new one may send
-	"delivery/ranking":           1, // which of equal hosts is best
-	"smtpd/policy":               2, // who may relay
-	"smtpd/bounds":               2, // how much a session may take
-	"smtpd/guard":                2, // who asks whether clients keep to measure
-	"smtpd/recipients":           2, // which recipients our domains have
-	"smtpd/wire":                 2, // octets, lines and replies
-	"smtpd/later":                2, // when mail is to be delivered
-	"spool":                      3, // the one door to 250
-	"delivery":                   3, // one attempt
-	"delivery/queue/sched":       2, // the scheduler as a step function: knows internal/mail alone
-	"delivery/queue":             4, // when to attempt
-	"smtpd":                      4, // the server
-	"cluster/fsm":                2, // what Raft decides, as a pure state machine
-	"cluster/fsm/records":        1, // the operators' records of its state
-	"cluster/fsm/suppressed":     1, // the suppression list of its state
-	"cluster/fsm/audit":          1, // the audit chain of its state
-	"cluster/fsm/shares":         1, // how limits are divided
-	"cluster/pki":                2, // the cluster's certificates
-	"cluster/enroll":             3, // how nodes get their certificates
-	"cluster/gossip":             3, // who seems to be there
-	"cluster/raftnode":           3, // who decides
-	"cluster/raftnode/store":     2, // its disk
-	"cluster/raftnode/ask":       2, // its questions to other nodes
-	"cluster/raftnode/votes":     2, // who is to have one
-	"cluster/mark":               3, // a data_dir told from an old copy of it
-	"cluster/port":               3, // one port for all protocols between nodes
-	"cluster/replica":            3, // streams of items between nodes
-	"cluster/segment":            3, // the replication protocol as a step function
-	"cluster/segment/ages":       1, // how long numbers wait
-	"cluster/segment/lease":      1, // until when a node may answer and deliver
-	"cluster/lead":               3, // the leader's duties as a step function
-	"cluster/limit":              3, // how limits are divided, the leader's part as a step function
-	"cluster/limit/alone":        3, // all of it for a machine that is in no cluster
-	"cluster/limit/keeper":       4, // and runs both
-	"cluster/view":               3, // what Raft has decided, as this node has applied it
-	"cluster/limit/agent":        3, // and a node's
-	"cluster/clock":              1, // what leases are counted by
-	"cluster/ledger":             4, // the operators' records and the audit chain, on a node
-	"cluster/drive":              4, // runs the protocol on the spool and the queue
-	"cluster":                    5, // a node of the cluster: wires the above with the spool
-	"internal/admin":             5, // the operator's API
-	"internal/admin/certs":       4, // the part of it about the nodes' certificates
-	"internal/admin/configs":     3, // the part of it about the shared configuration
-	"internal/admin/rescue":      3, // the part of it for disasters
-	"internal/admin/fleet":       2, // asks the other nodes
-	"internal/admin/methods":     2, // what each method does
-	"internal/admin/jobs":        3, // changes of the queue that take long
-	"internal/admin/trace":       3, // the part of it that says where a message is or was
-	"internal/admin/content":     3, // the part of it that shows what is in a message
-	"internal/admin/suppress":    3, // the part of it about the suppression list
-	"internal/admin/shape":       3, // counts what is queued by domain, age and reason
-	"spool/spooltest":            4, // crash suite, used by tests alone
-	"cmd":                        6, // wires everything
-	"cmd/clrelay/submit":         5, // a client of the relay, for commands
-	"docs":                       0, // the manual
-	"test":                       6, // drives everything
-	"internal/limit/local/purse": 0, // what is granted of a budget
-	"cluster/gossip/lexer":       2, // looks at what members send
-	"internal/config/ramp":       0, // how the warm-up of an address is written
+	"internal/mail":               0, // the nouns
+	"internal/limit":              0, // rates, connections and budgets
+	"internal/limit/local":        1, // a node held to its part of them
+	"internal/abuse":              1, // how clients behave
+	"internal/limit/subject":      1, // what limits look at, of what mail is made of
+	"proto":                       0, // records and services as data
+	"proto/control/wire":          1, // the control plane's nouns as messages
+	"internal":                    1, // tools that know nothing of mail's way through the relay
+	"internal/tracelog":           2, // what happened to which message
+	"internal/tracelog/record":    1, // one such event as octets
+	"internal/admin/audit":        4, // writes down what operators do, and shows it
+	"internal/admin/who":          3, // who calls, and what he may do
+	"internal/admin/mask":         3, // hides addresses in its answers
+	"internal/ledger":             2, // the audit log in files, and the records of a machine that is alone
+	"internal/config/words":       0, // values of settings
+	"internal/config/limits":      0, // its section about limits
+	"internal/config/shaping":     0, // its section about what destinations bear
+	"internal/config/strict":      0, // YAML into tagged structs, for internal/config alone
+	"spool/wal":                   2, // the log under the spool
+	"spool/wal/logfile":           2, // what its files look like
+	"spool/record":                1, // what the log's records say
+	"spool/datadir":               2, // the directory around the log
+	"spool/state":                 2, // what the spool knows in memory
+	"spool/compact":               3, // what the spool needs no more
+	"spool/content":               3, // what the spool holds, to be read
+	"spool/take":                  3, // what other nodes send
+	"spool/state/books":           2, // what of which log file is needed
+	"spool/state/index":           1, // messages by ID
+	"spool/inspect":               4, // a spool that does not run, looked at
+	"delivery/smtpc/wire":         1, // replies in, octets out
+	"delivery/smtpc/stage":        1, // the steps of a session, and how long they may take
+	"delivery/smtpc/keep":         0, // idle connections
+	"delivery/allow/node":         3, // asks the node's limits
+	"delivery/allow":              2, // how an attempt asks what it may do
+	"delivery/smtpc/sasl":         1, // authentication mechanisms
+	"delivery/smtpc":              2, // client sessions
+	"delivery/route":              2, // where mail goes
+	"delivery/dsn":                2, // reports
+	"delivery/dsn/received":       3, // those that others wrote
+	"delivery/shape":              2, // what destinations bear
+	"delivery/site":               2, // who runs the hosts of a destination
+	"delivery/returns":            4, // return paths: out and back
+	"delivery/source":             1, // own addresses to send from
+	"delivery/source/warmup":      2, // how much a new one may send
+	"delivery/ranking":            1, // which of equal hosts is best
+	"smtpd/policy":                2, // who may relay
+	"smtpd/bounds":                2, // how much a session may take
+	"smtpd/guard":                 2, // who asks whether clients keep to measure
+	"smtpd/recipients":            2, // which recipients our domains have
+	"smtpd/wire":                  2, // octets, lines and replies
+	"smtpd/later":                 2, // when mail is to be delivered
+	"spool":                       3, // the one door to 250
+	"delivery":                    3, // one attempt
+	"delivery/queue/sched":        2, // the scheduler as a step function: knows internal/mail alone
+	"delivery/queue":              4, // when to attempt
+	"smtpd":                       4, // the server
+	"cluster/fsm":                 2, // what Raft decides, as a pure state machine
+	"cluster/fsm/records":         1, // the operators' records of its state
+	"cluster/fsm/suppressed":      1, // the suppression list of its state
+	"cluster/fsm/audit":           1, // the audit chain of its state
+	"cluster/fsm/shares":          1, // how limits are divided
+	"cluster/pki":                 2, // the cluster's certificates
+	"cluster/enroll":              3, // how nodes get their certificates
+	"cluster/gossip":              3, // who seems to be there
+	"cluster/raftnode":            3, // who decides
+	"cluster/raftnode/store":      2, // its disk
+	"cluster/raftnode/ask":        2, // its questions to other nodes
+	"cluster/raftnode/votes":      2, // who is to have one
+	"cluster/mark":                3, // a data_dir told from an old copy of it
+	"cluster/port":                3, // one port for all protocols between nodes
+	"cluster/replica":             3, // streams of items between nodes
+	"cluster/segment":             3, // the replication protocol as a step function
+	"cluster/segment/ages":        1, // how long numbers wait
+	"cluster/segment/lease":       1, // until when a node may answer and deliver
+	"cluster/lead":                3, // the leader's duties as a step function
+	"cluster/limit":               3, // how limits are divided, the leader's part as a step function
+	"cluster/limit/alone":         3, // all of it for a machine that is in no cluster
+	"cluster/limit/keeper":        4, // and runs both
+	"cluster/view":                3, // what Raft has decided, as this node has applied it
+	"cluster/limit/agent":         3, // and a node's
+	"cluster/clock":               1, // what leases are counted by
+	"cluster/ledger":              4, // the operators' records and the audit chain, on a node
+	"cluster/drive":               4, // runs the protocol on the spool and the queue
+	"cluster":                     5, // a node of the cluster: wires the above with the spool
+	"internal/admin":              5, // the operator's API
+	"internal/admin/certs":        4, // the part of it about the nodes' certificates
+	"internal/admin/configs":      3, // the part of it about the shared configuration
+	"internal/admin/rescue":       3, // the part of it for disasters
+	"internal/admin/fleet":        2, // asks the other nodes
+	"internal/admin/methods":      2, // what each method does
+	"internal/admin/jobs":         3, // changes of the queue that take long
+	"internal/admin/trace":        3, // the part of it that says where a message is or was
+	"internal/admin/content":      3, // the part of it that shows what is in a message
+	"internal/admin/suppress":     3, // the part of it about the suppression list
+	"internal/admin/shape":        3, // counts what is queued by domain, age and reason
+	"spool/spooltest":             4, // crash suite, used by tests alone
+	"cmd":                         6, // wires everything
+	"cmd/clrelay/submit":          5, // a client of the relay, for commands
+	"docs":                        0, // the manual
+	"test":                        6, // drives everything
+	"internal/limit/local/bucket": 0, // a node's part of a rate
+	"internal/limit/local/purse":  0, // what is granted of a budget
+	"cluster/gossip/lexer":        2, // looks at what members send
+	"internal/config/ramp":        0, // how the warm-up of an address is written
 
 	"delivery/queue/clock":       0, // the queue's time
 	"delivery/queue/limits":      3, // between the limits and the scheduler

@@ -98,7 +98,7 @@ func (l *Limiter) tell(u limit.Update) (grew, all bool) {
 // renew gives st its new part. Its shard is locked.
 func (l *Limiter) renew(st *state, v *revokes, now time.Duration) {
 	l.assign(st, now)
-	if st.rate.shared || st.conns != nil && (st.conns.shared || st.conns.over()) {
+	if st.rate.Shared || st.conns != nil && (st.conns.shared || st.conns.over()) {
 		st.activate(l, now, false)
 	}
 	v.excess(st)
@@ -224,7 +224,7 @@ func (l *Limiter) rebuild(v *revokes) {
 		case r == nil:
 			l.forget(st)
 		default:
-			st.rate.settle(now)
+			st.rate.Settle(now)
 			st.rule = r
 			l.renew(st, v, now)
 		}
@@ -380,7 +380,7 @@ func (st *state) quiet(now time.Duration) bool {
 	if st.short > 0 && now-st.short > patience {
 		st.short = 0
 	}
-	return st.short == 0 && !st.rate.shared && (st.conns == nil || st.conns.lacked == 0 && !st.conns.shared && !st.conns.over()) &&
+	return st.short == 0 && !st.rate.Shared && (st.conns == nil || st.conns.lacked == 0 && !st.conns.shared && !st.conns.over()) &&
 		(st.budget == nil || st.pace*float64(time.Hour) < 1)
 }
 
@@ -405,7 +405,7 @@ func (st *state) measure(now time.Duration) {
 func (st *state) demands(out []demand, wall func() time.Time, now time.Duration, seats int) []demand {
 	short, lacking := st.short > 0 && now-st.short <= patience, st.lacked > 0 && now-st.lacked <= patience
 	r, words := st.rule, st.words()
-	if r.Rate.N > 0 && (short || st.rate.shared) {
+	if r.Rate.N > 0 && (short || st.rate.Shared) {
 		out = append(out, demand{Demand: limit.Demand{
 			Key: limit.KeyOf(r.Name, limit.KindRate, words), Kind: limit.KindRate, Units: r.rateUnits, Want: st.wantRate(lacking, seats),
 		}, weight: st.refusals()})
@@ -445,7 +445,7 @@ const nearly = 0.8
 // nobody knows here. Where more is denied than goes there is much: it wants twice what
 // there is, and an even part at least.
 func (st *state) wantRate(short bool, seats int) uint32 {
-	r, own := st.rule, float64(st.rate.own)
+	r, own := st.rule, float64(st.rate.Own)
 	units := float64(r.rateUnits) / r.Rate.PerNano()
 	want := 1.1 * st.pace * units
 	switch used := max(st.pace, st.recent) * units; {
@@ -454,7 +454,7 @@ func (st *state) wantRate(short bool, seats int) uint32 {
 		want = max(1, float64(r.rateUnits)/8)
 	case st.pressed:
 		want = max(want, 2*own, float64(r.rateUnits)/float64(max(seats, 1)))
-	case used >= nearly*own || float64(st.rate.reserved) >= nearly*st.rate.cap:
+	case used >= nearly*own || float64(st.rate.Reserved) >= nearly*st.rate.Most():
 		want = max(want, 1.33*own+1)
 	}
 	return uint32(min(math.Ceil(want), float64(r.rateUnits)))

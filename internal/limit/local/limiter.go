@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/clrelay/clrelay/internal/limit"
+	"github.com/clrelay/clrelay/internal/limit/local/bucket"
 )
 
 // MaxKeys bounds how many keys a Limiter tells apart. Those beyond it, and those
@@ -79,16 +80,16 @@ type Ticket struct {
 type claim struct {
 	s     *state
 	n     int64
-	place int64 // in the line for tokens, from 1; 0: it is not there
+	place bucket.Place // in the line for tokens
 }
 
 // stepOut gives up the place in the line.
 func (c *claim) stepOut() {
-	if c.place == 0 {
+	if !c.place.Waits() {
 		return
 	}
 	c.s.home.mu.Lock()
-	c.s.rate.leave(c)
+	c.s.rate.Leave(&c.place)
 	c.s.home.mu.Unlock()
 }
 
@@ -143,14 +144,14 @@ func (l *Limiter) reserve(t *Ticket, r *rule, s *limit.Subject, n int64, now tim
 	r = st.rule
 	if r.Rate.N > 0 {
 		b := &st.rate
-		b.settle(now)
-		if lead := r.lead(); !b.room(n, lead) {
-			base := noPart
-			if b.cap > 0 {
-				base = max(b.lack(b.need(n)+float64(b.reserved), b.tokens)-lead, time.Millisecond)
+		b.Settle(now)
+		if lead := r.lead(); !b.Room(n, lead) {
+			base := bucket.NoPart
+			if b.Most() > 0 {
+				base = max(b.Free(n)-lead, time.Millisecond)
 			}
 			st.lacked = max(now, 1)
-			return st.deny(l, limit.KindRate, b.turn(n, base, now, st.crowd), base, now)
+			return st.deny(l, limit.KindRate, b.Turn(n, base, now, st.crowd), base, now)
 		}
 	}
 	if r.Budget.N > 0 {
@@ -158,16 +159,21 @@ func (l *Limiter) reserve(t *Ticket, r *rule, s *limit.Subject, n int64, now tim
 		st.activate(l, now, false)
 		wall := l.opts.Wall()
 		st.asked += n
-		if p.Left(wall)-st.rate.reserved < n {
-			p.Wanted = max(p.Wanted, n+st.rate.reserved)
+		if p.Left(wall)-st.rate.Reserved < n {
+			p.Wanted = max(p.Wanted, n+st.rate.Reserved)
 			again, left := p.Short(r.Budget.Per, now, wall)
 			return st.deny(l, limit.KindBudget, again, left, now)
 		}
 	}
-	st.rate.reserved += n
+	st.rate.Reserved += n
 	t.add(claim{s: st, n: n})
 	return nil
 }
+
+// ahead is how much earlier than its token a message may be begun: connecting
+// takes time, and a rate is to be used up although the burst is small. Ticket.Use
+// holds it back until the token is there.
+const ahead = 500 * time.Millisecond
 
 // lead is how much earlier than its token something of the rule may begin. Who
 // is received is not to be asked to wait at the end.
@@ -209,7 +215,7 @@ func (t *Ticket) Use() (wait time.Duration) {
 // take counts a claim. What was reserved for it stays so until all of the Ticket
 // is counted, but for the last: nothing that is claimed may be forgotten
 // meanwhile.
-func (t *Ticket) take(i int, now time.Duration, last bool) (wait time.Duration) {
+func (t *Ticket) take(i int, now time.Duration, last bool) time.Duration {
 	c, l := t.at(i), t.l
 	st := c.s
 	st.home.mu.Lock()
@@ -219,17 +225,17 @@ func (t *Ticket) take(i int, now time.Duration, last bool) (wait time.Duration) 
 	}
 	b, r := &st.rate, st.rule
 	if r.Rate.N > 0 {
-		b.settle(now)
-		if need := b.need(c.n) + b.before(c); l.lapsed(r, now) || b.cap <= 0 || b.tokens < need {
-			b.join(c)
+		b.Settle(now)
+		if wait := b.Next(&c.place, c.n); l.lapsed(r, now) || wait > 0 {
+			b.Join(&c.place, c.n)
 			st.lacked = max(now, 1)
 			st.denied(l, limit.KindRate, now)
-			return max(b.lack(need, b.tokens), time.Millisecond)
+			return max(wait, time.Millisecond)
 		}
 	}
 	if r.Budget.N > 0 {
 		if wall := l.opts.Wall(); st.budget.Left(wall) < c.n {
-			b.leave(c)
+			b.Leave(&c.place)
 			st.denied(l, limit.KindBudget, now)
 			again, _ := st.budget.Short(r.Budget.Per, now, wall)
 			return again
@@ -237,14 +243,13 @@ func (t *Ticket) take(i int, now time.Duration, last bool) (wait time.Duration) 
 		st.budget.Spend(c.n)
 	}
 	if r.Rate.N > 0 {
-		b.tokens -= float64(c.n)
-		b.went(float64(c.n), now)
+		b.Take(c.n, now)
 		st.used += c.n
 	}
-	b.leave(c)
+	b.Leave(&c.place)
 	st.total += uint64(c.n)
 	if last {
-		b.reserved -= c.n
+		b.Reserved -= c.n
 	}
 	return 0
 }
@@ -265,8 +270,7 @@ func (c *claim) giveBack() {
 		return
 	}
 	if st.rule.Rate.N > 0 {
-		st.rate.tokens = min(st.rate.cap, st.rate.tokens+float64(c.n))
-		st.rate.went(-float64(c.n), st.rate.faded)
+		st.rate.GiveBack(c.n)
 		st.used -= c.n
 	}
 	if st.rule.Budget.N > 0 {
@@ -283,8 +287,8 @@ func (t *Ticket) Cancel() {
 	for i := range t.n {
 		c := t.at(i)
 		c.s.home.mu.Lock()
-		c.s.rate.reserved -= c.n
-		c.s.rate.leave(c)
+		c.s.rate.Reserved -= c.n
+		c.s.rate.Leave(&c.place)
 		c.s.home.mu.Unlock()
 	}
 	t.n = 0

@@ -203,8 +203,8 @@ func TestUseIsNotForgotten(t *testing.T) {
 		if w := tk.Use(); w > 0 {
 			t.Fatal(w)
 		}
-		if first.gone || first.total != 1 || first.rate.reserved != 0 || tk.at(1).s.rate.reserved != 0 {
-			t.Errorf("forgotten: %v, counted %d, reserved %d", first.gone, first.total, first.rate.reserved)
+		if first.gone || first.total != 1 || first.rate.Reserved != 0 || tk.at(1).s.rate.Reserved != 0 {
+			t.Errorf("forgotten: %v, counted %d, reserved %d", first.gone, first.total, first.rate.Reserved)
 		}
 	}
 }
@@ -667,15 +667,15 @@ func TestTokensGoInTurn(t *testing.T) {
 	waits(general, 49*time.Millisecond)
 	c.now += 50 * time.Millisecond
 	waits(late, 50*time.Millisecond)
-	if late.at(0).place != 0 && late.at(1).place != 0 {
+	if late.at(0).place.Waits() && late.at(1).place.Waits() {
 		t.Error("a ticket stands in two lines")
 	}
 	waits(general, 0)
 	c.now += 50 * time.Millisecond
 	waits(late, 0)
 	for _, st := range []*claim{first.at(0), first.at(1), late.at(0), general.at(0)} {
-		if b := &st.s.rate; b.lined != b.served || b.reserved != 0 {
-			t.Errorf("nobody waits, and %d of %d are served, %d reserved", b.served, b.lined, b.reserved)
+		if b := &st.s.rate; b.Reserved != 0 || st.place.Waits() {
+			t.Errorf("nobody waits, and %d are reserved, %+v is in the line", b.Reserved, st.place)
 		}
 	}
 }

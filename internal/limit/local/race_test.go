@@ -62,8 +62,8 @@ func TestAtTheSameTime(t *testing.T) {
 	close(stop)
 	changers.Wait()
 	l.each(func(st *state) {
-		if st.rate.reserved != 0 || st.conns != nil && len(st.conns.held) != 0 {
-			t.Errorf("%s %s: %d reserved, %v held", st.rule.Name, st.words(), st.rate.reserved, st.conns)
+		if st.rate.Reserved != 0 || st.conns != nil && len(st.conns.held) != 0 {
+			t.Errorf("%s %s: %d reserved, %v held", st.rule.Name, st.words(), st.rate.Reserved, st.conns)
 		}
 	})
 	if len(l.opened.all) != 0 {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/clrelay/clrelay/internal/limit"
+	"github.com/clrelay/clrelay/internal/limit/local/bucket"
 )
 
 // Slot is a connection that counts. The zero value is one that nobody asked for.
@@ -85,7 +86,7 @@ func (l *Limiter) open(o *opening, r *rule, now time.Duration) *limit.Denied {
 		c.lacked = max(now, 1)
 		wait := connectionWait
 		if c.may == 0 {
-			wait = noPart
+			wait = bucket.NoPart
 		}
 		return st.deny(l, limit.KindConnections, wait, wait, now)
 	}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/clrelay/clrelay/internal/limit"
+	"github.com/clrelay/clrelay/internal/limit/local/bucket"
 	"github.com/clrelay/clrelay/internal/limit/local/purse"
 )
 
@@ -29,7 +30,7 @@ type state struct {
 	slot int // in home.all
 
 	rule   *rule
-	rate   bucket
+	rate   bucket.Bucket
 	conns  *slots       // of a rule with Connections
 	budget *purse.Purse // of a rule with a Budget
 
@@ -130,8 +131,8 @@ func (l *Limiter) sweep(sh *shard, looks int, now time.Duration) {
 
 // idle tells whether nothing is lost with st: it would be made again as it is.
 func (st *state) idle(l *Limiter, now time.Duration) bool {
-	st.rate.settle(now)
-	return st.rate.reserved == 0 && st.rate.tokens >= st.rate.cap && !st.rate.shared && !st.active &&
+	st.rate.Settle(now)
+	return st.rate.Idle() && !st.active &&
 		(st.conns == nil || len(st.conns.held) == 0 && !st.conns.shared) &&
 		(st.budget == nil || !l.opts.Wall().Before(st.budget.Ends))
 }
@@ -175,7 +176,7 @@ func (l *Limiter) create(r *rule, s *limit.Subject, now time.Duration) *state {
 		st.hash = hash(&limit.Subject{}, l.seed, r.id, nil) ^ 1
 	}
 	l.assign(st, now)
-	st.rate.tokens = min(st.rate.cap, st.rate.flow*float64(now-max(r.since, l.grown)))
+	st.rate.Grow(now - max(r.since, l.grown))
 
 	sh := &l.shards[st.hash%shardCount]
 	sh.mu.Lock()
@@ -187,7 +188,7 @@ func (l *Limiter) create(r *rule, s *limit.Subject, now time.Duration) *state {
 	sh.all = append(sh.all, st)
 	l.count.Add(1)
 	r.keys.Add(1)
-	if st.rate.shared || st.conns != nil && st.conns.shared {
+	if st.rate.Shared || st.conns != nil && st.conns.shared {
 		st.activate(l, now, false)
 	}
 	return st
@@ -208,9 +209,14 @@ func (l *Limiter) assign(st *state, now time.Duration) {
 		words = st.words() // needed to find one, which is dear when all keys are renewed
 	}
 	if r.Rate.N > 0 {
-		own, st.rate.shared = l.told.part(r, limit.KeyOf(r.Name, limit.KindRate, words), r.rateUnits)
+		own, st.rate.Shared = l.told.part(r, limit.KeyOf(r.Name, limit.KindRate, words), r.rateUnits)
 	}
-	st.rate.give(r, own, now)
+	part := 0.0
+	if r.rateUnits > 0 {
+		part = float64(own) / float64(r.rateUnits)
+	}
+	st.rate.Own = own
+	st.rate.Give(part, float64(r.Burst), r.Rate.PerNano(), r.window(), now)
 	if r.Connections > 0 {
 		if st.conns == nil {
 			st.conns = &slots{}

@@ -45,6 +45,10 @@ func (l *Limiter) Usage(visit func(*Usage)) {
 	l.each(func(st *state) { st.usage(func(v *Verdict) { visit(&v.Usage) }, now, wall) })
 }
 
+// window is over what time it is told how much went: that of the rate, and not so
+// short that the number jumps.
+func (r *rule) window() time.Duration { return max(r.Rate.Per, 5*time.Second) }
+
 // usage tells of each part of st, and what it says to one more.
 func (st *state) usage(visit func(*Verdict), now time.Duration, wall time.Time) {
 	r, words := st.rule, st.words()
@@ -58,11 +62,11 @@ func (st *state) usage(visit func(*Verdict), now time.Duration, wall time.Time) 
 		return v
 	}
 	if b := &st.rate; r.Rate.N > 0 {
-		b.settle(now)
+		b.Settle(now)
 		v := part(limit.KindRate)
-		v.Units, v.Own, v.Shared, v.Limit, v.Free = r.rateUnits, b.own, b.shared, int64(b.cap), b.tokens
-		v.Used, v.Lately = uint64(max(0, b.cap-b.tokens)), b.lately(now)*float64(r.Rate.Per)/float64(r.window())
-		v.Next, v.Wait = b.lack(b.need(1), b.tokens), b.lack(b.need(1)+float64(b.reserved), b.tokens)
+		v.Units, v.Own, v.Shared, v.Limit, v.Free = r.rateUnits, b.Own, b.Shared, int64(b.Most()), b.Tokens()
+		v.Used, v.Lately = uint64(max(0, b.Most()-b.Tokens())), b.Lately(now)*float64(r.Rate.Per)/float64(r.window())
+		v.Next, v.Wait = b.Soonest(), b.Free(1)
 		v.Allowed = v.Wait == 0
 		visit(&v)
 	}
@@ -74,7 +78,7 @@ func (st *state) usage(visit func(*Verdict), now time.Duration, wall time.Time) 
 	}
 	if p := st.budget; p != nil && r.Budget.N > 0 {
 		v := part(limit.KindBudget)
-		v.Units, v.Free, v.Allowed = r.budgetUnits, float64(max(0, p.Left(wall))), p.Left(wall) > st.rate.reserved
+		v.Units, v.Free, v.Allowed = r.budgetUnits, float64(max(0, p.Left(wall))), p.Left(wall) > st.rate.Reserved
 		if wall.Before(p.Ends) {
 			v.Limit, v.Used = p.Granted, uint64(p.Spent)
 			v.Own = uint32(min(p.Granted/r.quantum, int64(r.budgetUnits)))
@@ -133,7 +137,7 @@ func (l *Limiter) explain(r *rule, s *limit.Subject, now time.Duration, wall tim
 	if st == nil {
 		st = &state{rule: r, vals: pack(s, r.Per)}
 		l.assign(st, now)
-		st.rate.tokens = min(st.rate.cap, st.rate.flow*float64(now-max(r.since, l.grown)))
+		st.rate.Grow(now - max(r.since, l.grown))
 	}
 	st.usage(func(v *Verdict) { out = append(out, *v) }, now, wall)
 	return out
