@@ -50,6 +50,17 @@ func Normalize(domain string) (string, error) {
 	return name, nil
 }
 
+// Fold gives the form in which domains of addresses are compared: that of
+// Normalize where they are names, else what was written, in lower case.
+func Fold(domain string) string {
+	if !isASCII(domain) {
+		if name, err := Normalize(domain); err == nil {
+			return name
+		}
+	}
+	return strings.ToLower(domain)
+}
+
 // literal reads an address literal (RFC 5321 4.1.3).
 func literal(s string) (string, error) {
 	ip, ok := mail.Address{Local: "x", Domain: s}.IP()

@@ -12,12 +12,10 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"strings"
 	"sync/atomic"
 
-	"golang.org/x/net/idna"
-
 	"github.com/clrelay/clrelay/internal/mail"
+	"github.com/clrelay/clrelay/internal/names"
 )
 
 // Sender is an entry of the setting senders.
@@ -76,14 +74,14 @@ func (c *Chain) Reload(o Options) error {
 		}
 	}
 	for _, d := range o.Domains {
-		key, err := domainKey(d)
+		key, err := names.Normalize(d)
 		if err != nil {
 			return fmt.Errorf("policy: domains: %q: %w", d, err)
 		}
 		r.domains[key] = struct{}{}
 	}
 	if o.Hostname != "" {
-		key, err := domainKey(o.Hostname)
+		key, err := names.Normalize(o.Hostname)
 		if err != nil {
 			return fmt.Errorf("policy: host name %q: %w", o.Hostname, err)
 		}
@@ -112,24 +110,6 @@ func unmapped(p netip.Prefix) netip.Prefix {
 	return p.Masked()
 }
 
-// domainKey is the form domains are compared in: lower-case A-labels. An
-// address literal is compared as it is.
-func domainKey(d string) (string, error) {
-	if d == "" {
-		return "", errors.New("empty")
-	}
-	for i := range len(d) {
-		if d[i] >= 0x80 {
-			a, err := idna.Lookup.ToASCII(d)
-			if err != nil {
-				return "", err
-			}
-			return strings.ToLower(a), nil
-		}
-	}
-	return strings.ToLower(d), nil
-}
-
 // Connect lets every client in: what it may do is decided at RCPT.
 func (c *Chain) Connect(*mail.Client) mail.Verdict { return nil }
 
@@ -143,7 +123,7 @@ func (c *Chain) Recipient(client *mail.Client, _ mail.Address, to *mail.Recipien
 	r := c.rules.Load()
 	key, err := "", error(nil)
 	if to.Addr.Domain != "" {
-		key, err = domainKey(to.Addr.Domain)
+		key, err = names.Normalize(to.Addr.Domain)
 	}
 	if to.Addr.IsPostmaster() && (to.Addr.Domain == "" || err == nil && key == r.hostname) {
 		to.Addr = r.postmaster
@@ -179,7 +159,7 @@ func (c *Chain) Ours(domain string) bool {
 	if domain == "" {
 		return false
 	}
-	key, err := domainKey(domain)
+	key, err := names.Normalize(domain)
 	_, ok := c.rules.Load().domains[key]
 	return err == nil && ok
 }

@@ -16,9 +16,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/net/idna"
-
 	"github.com/clrelay/clrelay/internal/mail"
+	"github.com/clrelay/clrelay/internal/names"
 )
 
 // Mode says how a domain's recipients are known.
@@ -94,7 +93,7 @@ func (b *Book) Configure(domains []Domain) {
 	byName, used := map[string]*Domain{}, map[string]*file{}
 	for i := range domains {
 		d := &domains[i]
-		byName[key(d.Name)] = d
+		byName[names.Fold(d.Name)] = d
 		if d.Mode == Listed && used[d.List] == nil {
 			f := b.files[d.List]
 			if f == nil {
@@ -183,7 +182,7 @@ func (b *Book) Problems() (out []string) {
 // always taken (RFC 5321 4.5.1). unknown is true where the reply means that there
 // is no such recipient.
 func (b *Book) Check(ctx context.Context, to mail.Address) (reply *mail.Reply, unknown bool) {
-	d := (*b.domains.Load())[key(to.Domain)]
+	d := (*b.domains.Load())[names.Fold(to.Domain)]
 	if d == nil || d.Mode == Any || to.IsPostmaster() {
 		return nil, false
 	}
@@ -193,12 +192,12 @@ func (b *Book) Check(ctx context.Context, to mail.Address) (reply *mail.Reply, u
 		case l == nil:
 			return mail.NewReply(451, "4.3.0", "The recipients of this domain are not known right now, please try again later").
 				WithCause(errors.New("the list of recipients " + d.List + " was not read yet")), false
-		case !l.has(to.Local, key(to.Domain), d.Subaddress):
+		case !l.has(to.Local, names.Fold(to.Domain), d.Subaddress):
 			return noSuchUser(to), true
 		}
 		return nil, false
 	}
-	switch a, err := b.verifier.check(ctx, &d.Verify, to, key(to.Domain)); {
+	switch a, err := b.verifier.check(ctx, &d.Verify, to, names.Fold(to.Domain)); {
 	case a == Taken:
 		return nil, false
 	case a == Unknown:
@@ -221,17 +220,4 @@ func ascii(s string) string {
 		}
 		return r
 	}, s)
-}
-
-// key is the form domains are compared in: lower-case A-labels.
-func key(domain string) string {
-	for i := range len(domain) {
-		if domain[i] >= 0x80 {
-			if a, err := idna.Lookup.ToASCII(domain); err == nil {
-				domain = a
-			}
-			break
-		}
-	}
-	return strings.ToLower(domain)
 }

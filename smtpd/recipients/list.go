@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/clrelay/clrelay/internal/mail"
+	"github.com/clrelay/clrelay/internal/names"
 )
 
 // Bounds of a file.
@@ -133,7 +134,7 @@ func (l *list) add(line string) error {
 		if _, err := mail.ParseMailbox("x@"+domain, true); err != nil {
 			return fmt.Errorf("%q is no domain: %w", line, err)
 		}
-		l.all[key(domain)] = struct{}{}
+		l.all[names.Fold(domain)] = struct{}{}
 		return nil
 	}
 	text := line
@@ -146,7 +147,7 @@ func (l *list) add(line string) error {
 	}
 	name := strings.ToLower(a.Local)
 	if text == line {
-		name += "@" + key(a.Domain)
+		name += "@" + names.Fold(a.Domain)
 	}
 	l.names[name] = struct{}{}
 	return nil

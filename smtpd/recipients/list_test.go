@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/clrelay/clrelay/internal/mail"
+	"github.com/clrelay/clrelay/internal/names"
 )
 
 func address(t testing.TB, text string) mail.Address {
@@ -59,7 +60,7 @@ func TestWhoIsListed(t *testing.T) {
 		{everybody, "anybody@example.edu", "", true},
 	} {
 		a := address(t, tc.to)
-		if got := tc.list.has(a.Local, key(a.Domain), tc.sub); got != tc.want {
+		if got := tc.list.has(a.Local, names.Fold(a.Domain), tc.sub); got != tc.want {
 			t.Errorf("%s (%q): %v", tc.to, tc.sub, got)
 		}
 	}

@@ -5,10 +5,9 @@ package subject
 import (
 	"strings"
 
-	"golang.org/x/net/idna"
-
 	"github.com/clrelay/clrelay/internal/limit"
 	"github.com/clrelay/clrelay/internal/mail"
+	"github.com/clrelay/clrelay/internal/names"
 )
 
 // Null is the sender of bounces.
@@ -31,16 +30,5 @@ func Of(env *mail.Envelope) limit.Subject {
 	return s
 }
 
-// Domain is a domain, or an address literal, as limits compare it. What is no
-// domain name is taken as it is.
-func Domain(d string) string {
-	for i := range len(d) {
-		if d[i] >= 0x80 {
-			if a, err := idna.Lookup.ToASCII(d); err == nil {
-				d = a
-			}
-			break
-		}
-	}
-	return strings.ToLower(d)
-}
+// Domain is a domain, or an address literal, as limits compare it.
+func Domain(d string) string { return names.Fold(d) }

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/net/idna"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -24,6 +23,7 @@ import (
 	"github.com/clrelay/clrelay/internal/admin"
 	"github.com/clrelay/clrelay/internal/config"
 	"github.com/clrelay/clrelay/internal/mail"
+	"github.com/clrelay/clrelay/internal/names"
 	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
 )
 
@@ -297,16 +297,8 @@ func cause(err error) string {
 
 // sameDomain compares a name of the configuration with one of an address.
 func sameDomain(ours, theirs string) bool {
-	return ours != "" && strings.EqualFold(key(ours), key(theirs))
+	return ours != "" && names.Fold(ours) == names.Fold(theirs)
 }
 
 // text makes a string of foreign origin fit for protobuf.
 func text(s string) string { return strings.ToValidUTF8(s, "\ufffd") }
-
-// key is the A-label form where there is one.
-func key(d string) string {
-	if ascii, err := idna.Lookup.ToASCII(d); err == nil {
-		return ascii
-	}
-	return d
-}
