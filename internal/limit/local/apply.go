@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/clrelay/clrelay/internal/limit"
+	"github.com/clrelay/clrelay/internal/limit/local/bucket"
 )
 
 // told is what the node knows of its part.
@@ -375,9 +376,18 @@ func (l *Limiter) Demands(list []limit.Demand, limit int) []limit.Demand {
 	return list
 }
 
+// patience is for how long who was denied is taken to want it: where there is
+// nothing he was told to come back after longer than from one report to the next.
+func (st *state) patience() time.Duration {
+	if st.rule.Rate.N > 0 && st.rate.Own == 0 {
+		return 2 * bucket.NoPart
+	}
+	return patience
+}
+
 // quiet tells whether st has nothing to ask for.
 func (st *state) quiet(now time.Duration) bool {
-	if st.short > 0 && now-st.short > patience {
+	if st.short > 0 && now-st.short > st.patience() {
 		st.short = 0
 	}
 	return st.short == 0 && !st.rate.Shared && (st.conns == nil || st.conns.lacked == 0 && !st.conns.shared && !st.conns.over()) &&
@@ -403,7 +413,8 @@ func (st *state) measure(now time.Duration) {
 }
 
 func (st *state) demands(out []demand, wall func() time.Time, now time.Duration, seats int) []demand {
-	short, lacking := st.short > 0 && now-st.short <= patience, st.lacked > 0 && now-st.lacked <= patience
+	lately := func(at time.Duration) bool { return at > 0 && now-at <= st.patience() }
+	short, lacking := lately(st.short), lately(st.lacked)
 	r, words := st.rule, st.words()
 	if r.Rate.N > 0 && (short || st.rate.Shared) {
 		out = append(out, demand{Demand: limit.Demand{

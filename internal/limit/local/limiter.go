@@ -70,27 +70,19 @@ func New(o Options) *Limiter {
 // Ticket is a permission to send or take something soon. The zero value is one
 // that no limit is about. It belongs to one goroutine.
 type Ticket struct {
-	l    *Limiter
-	n    int
-	few  [6]claim
-	more []claim
+	l     *Limiter
+	n     int
+	waits bool // it stands in a line
+	few   [6]claim
+	more  []claim
 }
 
 // claim is a Ticket's part in one key.
 type claim struct {
 	s     *state
 	n     int64
-	place bucket.Place // in the line for tokens
-}
-
-// stepOut gives up the place in the line.
-func (c *claim) stepOut() {
-	if !c.place.Waits() {
-		return
-	}
-	c.s.home.mu.Lock()
-	c.s.rate.Leave(&c.place)
-	c.s.home.mu.Unlock()
+	place bucket.Place  // in the line for tokens
+	due   time.Duration // when it will be its turn, as it was foreseen
 }
 
 func (t *Ticket) add(c claim) {
@@ -186,9 +178,13 @@ func (r *rule) lead() time.Duration {
 
 // Use counts what was reserved, as of now: right before it goes out. If it
 // returns a wait it has counted nothing: the node has less than it had, or the
-// tokens are still to come; ask again after it. Who waits has a place in the line
-// and gets the tokens before those who came later. After a Use that returned 0
-// the Ticket is spent.
+// tokens are still to come; ask again after it. After a Use that returned 0 the
+// Ticket is spent.
+//
+// Who waits stands in a line, and those who come later get no tokens that it
+// lacks. A Ticket stands in one line only, where it had to wait first, and until
+// all of it is counted; it takes the tokens of other keys as it finds them. So
+// nobody in a line waits for another line, and nobody loses a place.
 func (t *Ticket) Use() (wait time.Duration) {
 	if t.n == 0 {
 		return 0
@@ -199,10 +195,6 @@ func (t *Ticket) Use() (wait time.Duration) {
 		if wait = t.take(i, now, i == last); wait > 0 {
 			for j := range i {
 				t.at(j).giveBack()
-			}
-			// Whoever stood in two lines could wait for one that waits for him.
-			for j := i + 1; j < t.n; j++ {
-				t.at(j).stepOut()
 			}
 			return wait
 		}
@@ -226,16 +218,19 @@ func (t *Ticket) take(i int, now time.Duration, last bool) time.Duration {
 	b, r := &st.rate, st.rule
 	if r.Rate.N > 0 {
 		b.Settle(now)
-		if wait := b.Next(&c.place, c.n); l.lapsed(r, now) || wait > 0 {
-			b.Join(&c.place, c.n)
+		if wait := t.wait(c, now); l.lapsed(r, now) || wait > 0 {
+			if !t.waits {
+				b.Join(&c.place, c.n)
+				c.due, t.waits = now+wait, true
+				st.denied(l, limit.KindRate, now)
+			}
 			st.lacked = max(now, 1)
-			st.denied(l, limit.KindRate, now)
+			st.activate(l, now, true)
 			return max(wait, time.Millisecond)
 		}
 	}
 	if r.Budget.N > 0 {
 		if wall := l.opts.Wall(); st.budget.Left(wall) < c.n {
-			b.Leave(&c.place)
 			st.denied(l, limit.KindBudget, now)
 			again, _ := st.budget.Short(r.Budget.Per, now, wall)
 			return again
@@ -246,12 +241,23 @@ func (t *Ticket) take(i int, now time.Duration, last bool) time.Duration {
 		b.Take(c.n, now)
 		st.used += c.n
 	}
-	b.Leave(&c.place)
 	st.total += uint64(c.n)
 	if last {
+		b.Leave(&c.place)
 		b.Reserved -= c.n
 	}
 	return 0
+}
+
+// wait is how long until c may have its tokens. A newcomer leaves those in the
+// line what they lack, and so does who stands in it before it is his turn, as it
+// was foreseen: then he takes what is there, like one who stands in another line.
+func (t *Ticket) wait(c *claim, now time.Duration) time.Duration {
+	b := &c.s.rate
+	if t.waits && (now >= c.due || !c.place.Waits()) {
+		return b.Lack(c.n)
+	}
+	return b.Next(&c.place, c.n)
 }
 
 // lapsed tells whether the lease is over and nobody has said so yet: a process
@@ -291,7 +297,7 @@ func (t *Ticket) Cancel() {
 		c.s.rate.Leave(&c.place)
 		c.s.home.mu.Unlock()
 	}
-	t.n = 0
+	t.n, t.waits = 0, false
 }
 
 // maxWait is how long anybody is told to wait at most: limits change meanwhile.

@@ -623,14 +623,14 @@ func TestWaitersComeOneAfterTheOther(t *testing.T) {
 }
 
 // Tokens go to who has waited for them the longest, not to whoever asks in the
-// right moment; who leaves the line keeps nobody, and nobody stands in two.
+// right moment; who leaves the line keeps nobody.
 func TestTokensGoInTurn(t *testing.T) {
 	c := &clock{}
 	both := perSite(20, 10)
 	all := limit.Definition{Name: "all", Rate: rate(20, time.Second), Burst: 10}
 	l := c.limiter(t, both, all)
 	l.Apply(alone())
-	a, other := &limit.Subject{Site: "a"}, &limit.Subject{}
+	a := &limit.Subject{Site: "a"}
 	c.now = time.Minute
 	if n, d := send(l, a, 10); n != 10 {
 		t.Fatal(n, d)
@@ -661,22 +661,108 @@ func TestTokensGoInTurn(t *testing.T) {
 	c.now += 50 * time.Millisecond
 	waits(late, 49*time.Millisecond)
 	waits(third, 0)
-	// It waits for the site, and then for all: behind whoever waits there.
-	send(l, other, 10)
-	general := reserve(other)
-	waits(general, 49*time.Millisecond)
-	c.now += 50 * time.Millisecond
-	waits(late, 50*time.Millisecond)
-	if late.at(0).place.Waits() && late.at(1).place.Waits() {
-		t.Error("a ticket stands in two lines")
-	}
-	waits(general, 0)
 	c.now += 50 * time.Millisecond
 	waits(late, 0)
-	for _, st := range []*claim{first.at(0), first.at(1), late.at(0), general.at(0)} {
+	for _, st := range []*claim{first.at(0), first.at(1), late.at(0)} {
 		if b := &st.s.rate; b.Reserved != 0 || st.place.Waits() {
 			t.Errorf("nobody waits, and %d are reserved, %+v is in the line", b.Reserved, st.place)
 		}
+	}
+}
+
+// Those who wait under two limits use both up, also where the bursts are small.
+func TestTwoLinesAreUsedUp(t *testing.T) {
+	for _, burst := range []int64{1, 2, 5} {
+		c := &clock{}
+		l := c.limiter(t, limit.Definition{Name: "all", Rate: rate(200, time.Second), Burst: burst}, perSite(20, burst))
+		l.Apply(alone())
+		c.now = time.Minute
+		type attempt struct {
+			tk       *Ticket
+			next, by time.Duration
+		}
+		all, sent := make([]attempt, 60), 0
+		for range 30_000 {
+			for i := range all {
+				a := &all[i]
+				if c.now < a.next {
+					continue
+				}
+				if a.tk == nil {
+					tk, d := l.Reserve(limit.Deliver, &limit.Subject{Site: string(rune('a' + i%5))}, one)
+					if d != nil {
+						a.next = c.now + d.Wait
+						continue
+					}
+					a.tk, a.next = &tk, c.now+30*time.Millisecond // connecting
+					a.by = a.next + time.Second
+					continue
+				}
+				switch w := a.tk.Use(); {
+				case w == 0:
+					sent++
+					a.tk, a.next = nil, c.now+5*time.Millisecond
+				case c.now+w > a.by:
+					a.tk.Cancel()
+					a.tk, a.next = nil, c.now+w
+				default:
+					a.next = c.now + min(w, 250*time.Millisecond)
+				}
+			}
+			c.now += time.Millisecond
+		}
+		if sent < 2600 { // of 3000
+			t.Errorf("burst %d: %d went in half a minute, 3000 may", burst, sent)
+		}
+	}
+}
+
+// What was wanted of connections is forgotten with the limit of them.
+func TestNotActiveForEver(t *testing.T) {
+	c := &clock{now: time.Minute}
+	d := limit.Definition{Name: "conns", Per: []limit.Field{limit.Site}, Rate: rate(100, time.Second), Burst: 100, Connections: 1}
+	l := c.limiter(t, d)
+	l.Apply(alone())
+	s := &limit.Subject{Site: "a"}
+	slot, _ := l.Open(limit.Deliver, s, nil)
+	if _, d := l.Open(limit.Deliver, s, nil); d == nil {
+		t.Fatal("a second connection was opened")
+	}
+	slot.Close()
+	d.Connections = 0
+	if err := l.Configure([]limit.Definition{d}); err != nil {
+		t.Fatal(err)
+	}
+	for range 60 {
+		c.now += time.Second
+		l.Demands(nil, 10)
+		for i := range l.shards {
+			l.sweep(&l.shards[i], 10, c.now)
+		}
+	}
+	if n := l.count.Load(); n > 0 {
+		t.Errorf("%d keys are there that say nothing", n)
+	}
+}
+
+// A node that has nothing of a rate wants some in every report, however late who
+// was denied comes back.
+func TestWhoHasNothingWantsSome(t *testing.T) {
+	c := &clock{now: time.Minute}
+	l := c.limiter(t, perSite(100, 100))
+	l.Apply(limit.Update{Full: true, Seats: 3, Leased: true, Shares: share("sites#rate,site=a", 0, 100)})
+	var next time.Duration
+	for range 200 {
+		if c.now >= next {
+			_, d := l.Reserve(limit.Deliver, &limit.Subject{Site: "a"}, one)
+			next = c.now + d.Wait + 70*time.Millisecond
+		}
+		for _, d := range l.Demands(nil, 10) {
+			if d.Want == 0 {
+				t.Fatalf("at %v nothing is wanted, the next asks at %v", c.now, next)
+			}
+		}
+		c.now += 50 * time.Millisecond
 	}
 }
 

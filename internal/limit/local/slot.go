@@ -98,6 +98,9 @@ func (l *Limiter) open(o *opening, r *rule, now time.Duration) *limit.Denied {
 func (o *opening) join(st *state) {
 	h := &hold{o: o, s: st, slot: len(st.conns.held)}
 	st.conns.held = append(st.conns.held, h)
+	if len(st.conns.held) < st.conns.may {
+		st.conns.lacked = 0 // there is enough
+	}
 	st.total++
 	o.mu.Lock()
 	o.holds = append(o.holds, h)

@@ -30,6 +30,9 @@ func (c *slots) lacks(now time.Duration) bool {
 	return c.lacked > 0
 }
 
+// forget ends all wishes: the limit is not about connections any more.
+func (c *slots) forget() { c.shared, c.refused, c.sought, c.lacked = false, 0, 0, 0 }
+
 // over tells whether more are open than the part.
 func (c *slots) over() bool { return len(c.held) > c.may }
 

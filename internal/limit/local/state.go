@@ -223,6 +223,8 @@ func (l *Limiter) assign(st *state, now time.Duration) {
 		}
 		own, st.conns.shared = l.told.part(r, limit.KeyOf(r.Name, limit.KindConnections, words), r.connUnits)
 		st.conns.give(r, own)
+	} else if st.conns != nil {
+		st.conns.forget()
 	}
 	if r.Budget.N > 0 && st.budget == nil {
 		st.budget = &purse.Purse{}

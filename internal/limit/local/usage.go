@@ -66,7 +66,7 @@ func (st *state) usage(visit func(*Verdict), now time.Duration, wall time.Time) 
 		v := part(limit.KindRate)
 		v.Units, v.Own, v.Shared, v.Limit, v.Free = r.rateUnits, b.Own, b.Shared, int64(b.Most()), b.Tokens()
 		v.Used, v.Lately = uint64(max(0, b.Most()-b.Tokens())), b.Lately(now)*float64(r.Rate.Per)/float64(r.window())
-		v.Next, v.Wait = b.Soonest(), b.Free(1)
+		v.Next, v.Wait = b.Lack(1), b.Free(1)
 		v.Allowed = v.Wait == 0
 		visit(&v)
 	}

@@ -120,14 +120,14 @@ func (b *Bucket) Room(n int64, ahead time.Duration) bool {
 	return b.cap > 0 && b.tokens+b.flow*float64(ahead)-float64(b.Reserved) >= b.need(n)
 }
 
-// Soonest is how long until there is a token, whoever gets it.
-func (b *Bucket) Soonest() time.Duration { return b.lack(b.need(1), b.tokens) }
-
 // Free is how long until there are tokens for n, beside those that are reserved.
 func (b *Bucket) Free(n int64) time.Duration { return b.lack(b.need(n)+float64(b.Reserved), b.tokens) }
 
-// Next is how long until p may take n: 0 if there are tokens for it and for all
-// in the line before it.
+// Lack is how long until there are tokens for n, whoever waits.
+func (b *Bucket) Lack(n int64) time.Duration { return b.lack(b.need(n), b.tokens) }
+
+// Next is how long until there are tokens for n and for all in the line before
+// p.
 func (b *Bucket) Next(p *Place, n int64) time.Duration {
 	return b.lack(b.need(n)+b.before(p), b.tokens)
 }
