@@ -295,6 +295,32 @@ func TestHalfMayBeTooLittle(t *testing.T) {
 	c.want("learned 3")
 }
 
+// A host that refuses for some seconds after one connection too many is not made
+// to do so every quarter of a minute.
+func TestAngryForAMoment(t *testing.T) {
+	c := newOne(t, shape.Options{})
+	r := &shape.Rule{Name: "r", Learn: true}
+	c.says(r, shape.Word{Open: 6})
+	c.after(6 * time.Second)
+	angry, times := c.now, 0
+	for end := c.now.Add(time.Hour); c.now.Before(end); c.after(time.Second) {
+		open := c.State("a.example").Learned.Connections
+		switch {
+		case c.now.Before(angry):
+			c.says(r, shape.Word{Open: open})
+		case open > 5:
+			times++
+			angry = c.now.Add(7 * time.Second)
+			c.says(r, shape.Word{Open: open})
+		default:
+			c.says(nil, shape.Word{OK: true, Open: open, Took: 100 * time.Millisecond})
+		}
+	}
+	if times > 15 {
+		t.Errorf("it was made angry %d times in an hour", times)
+	}
+}
+
 // A host that has become slow gets no more connections.
 func TestSlowDoesNotGrow(t *testing.T) {
 	c := newOne(t, shape.Options{})

@@ -161,7 +161,7 @@ func (c complaint) apply(s *State) {
 		}
 	default:
 		l.Connections /= 2
-		l.Good, l.Step = l.Connections, early // half may be too little
+		l.Good = l.Connections
 		l.told(c.at)
 	}
 	l.Rule, l.Reply, l.By, l.Until = c.rule, c.reply, c.node, c.at.Add(learnFor)
