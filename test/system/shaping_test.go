@@ -154,3 +154,32 @@ func TestShapingFindsTheNumber(t *testing.T) {
 		t.Errorf("%d refusals after the number was known", more)
 	}
 }
+
+// What an operator lifts moves at once, in both of its ways: the limit is
+// cleared, or is another one.
+func TestWhatIsLiftedMoves(t *testing.T) {
+	t.Parallel()
+	sink := startSink(t, &peers.Sink{})
+	r := startRelay(t, relayproc.Options{Cluster: fmt.Sprintf("senders: [{name: test, networks: [127.0.0.0/8]}]\nroutes: [{match: {}, action: {smarthost: [%q]}}]\n", sink.Addr())})
+	stopped := func() {
+		t.Helper()
+		say(t, r, "limit", "set", "stop", "--domain", "sink.test", "--suspend", "--for", "1h", "--reason", "INC-1")
+	}
+	for i, lift := range [][]string{
+		{"limit", "clear", "stop", "--reason", "done"},
+		{"limit", "set", "stop", "--domain", "sink.test", "--rate", "100/s", "--for", "1h", "--reason", "slowly"},
+	} {
+		seq := int64(i)
+		stopped()
+		src := &peers.Source{Addr: r.SMTP, Sessions: 1}
+		if sent := src.Run(t.Context(), seq, 1); len(sent.Accepted) != 1 {
+			t.Fatal(sent.LastErr)
+		}
+		eventually(t, 20*time.Second, "it waits for the limit", func() bool {
+			out, _, _ := r.CLI("queue", "list")
+			return strings.Contains(out, "suspended by stop")
+		})
+		say(t, r, lift...)
+		eventually(t, 15*time.Second, strings.Join(lift, " ")+" moves it", func() bool { return len(sink.Times(seq)) > 0 })
+	}
+}

@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"context"
 	"fmt"
 	"time"
 
@@ -31,6 +32,28 @@ func (r *relay) renewLimits() {
 	defer r.applying.Unlock()
 	if err := r.parts.limits.Configure(sources.Limits(r.conf().cluster, time.Now())); err != nil {
 		r.log.Error("the limits of the day", "error", err)
+	}
+}
+
+// relaxEvery is how often mail that waits for limits asks again at most because
+// there are others: those that are learned may change many times a second.
+const relaxEvery = time.Second
+
+// followLimits lets mail that waits for limits ask again when there are others:
+// of the configuration, an operator's, learned ones, those of the day.
+func (r *relay) followLimits(ctx context.Context) {
+	for {
+		select {
+		case <-r.parts.limits.Changed():
+			r.parts.queue.LimitsChanged()
+		case <-ctx.Done():
+			return
+		}
+		select {
+		case <-time.After(relaxEvery):
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 

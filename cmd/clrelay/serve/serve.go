@@ -197,6 +197,7 @@ func (r *relay) warnOfFiles(c *config.Cluster) {
 // that ended by itself.
 func (r *relay) run(ctx context.Context, reload <-chan os.Signal) error {
 	go sources.Daily(ctx, r.renewLimits)
+	go r.followLimits(ctx)
 	r.tell(r.notify.Ready("taking mail"))
 	r.log.Info("the relay takes mail", "version", r.o.Version, "smtp", r.parts.addresses(), "data_dir", string(r.conf().node.DataDir))
 	var watchdog <-chan time.Time
@@ -310,7 +311,6 @@ func (r *relay) apply(s *settings) error {
 	r.parts.smtp.Reload(taking.Limits(s.cluster))
 	r.parts.guard.Configure(s.cluster)
 	r.parts.queue.Configure(s.schedule(), s.mailboxes())
-	r.parts.queue.LimitsChanged()
 	r.parts.traces.Log.Configure(s.traces())
 	for _, key := range later {
 		r.log.Warn("reload: this setting takes a restart", "setting", key)

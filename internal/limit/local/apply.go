@@ -231,6 +231,10 @@ func (l *Limiter) rebuild(v *revokes) {
 		}
 	})
 	l.attach(fresh, v, now)
+	select {
+	case l.news <- struct{}{}:
+	default:
+	}
 }
 
 // renewed returns the rule of d: old, if it says the same.

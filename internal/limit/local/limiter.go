@@ -37,6 +37,7 @@ type Limiter struct {
 	count atomic.Int64
 	broom atomic.Uint64 // which shard is swept next
 	want  chan struct{}
+	news  chan struct{}
 	ends  atomic.Int64 // of the lease, by opts.Now; 0: it does not end by itself
 
 	mu         sync.RWMutex
@@ -58,7 +59,7 @@ func New(o Options) *Limiter {
 	if o.Keys == 0 {
 		o.Keys = MaxKeys
 	}
-	l := &Limiter{opts: o, seed: maphash.MakeSeed(), want: make(chan struct{}, 1), byName: map[string]*rule{}}
+	l := &Limiter{opts: o, seed: maphash.MakeSeed(), want: make(chan struct{}, 1), news: make(chan struct{}, 1), byName: map[string]*rule{}}
 	l.index.Store(&index{})
 	l.opened.all = map[*opening]struct{}{}
 	for i := range l.shards {
@@ -347,6 +348,10 @@ func (l *Limiter) Definition(name string) (limit.Definition, bool) {
 // Wanting receives something when a key is in demand of which nothing was wanted
 // before, so that the others can be asked at once.
 func (l *Limiter) Wanting() <-chan struct{} { return l.want }
+
+// Changed receives something when limits are others than they were: who was
+// denied may be allowed now.
+func (l *Limiter) Changed() <-chan struct{} { return l.news }
 
 // Configure sets the limits of cluster.yaml. If one of them is wrong nothing
 // changes. Limits that are as before keep what they know; those whose numbers
