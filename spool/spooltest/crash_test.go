@@ -49,7 +49,7 @@ func seeds(t *testing.T, n uint64) []uint64 {
 // several ways of losing what was not synced; and, for some of them, after
 // every write of the recovery, too. Recovering twice gives the same.
 func TestCrashAtEveryWrite(t *testing.T) {
-	for _, seed := range seeds(t, 4) {
+	for _, seed := range seeds(t, 2) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) { crashAtEveryWrite(t, seed) })
 	}
 }
