@@ -267,11 +267,14 @@ func (a *nouns) add() *cobra.Command {
 		Long: `Put an address on the list. Mail to it is refused from now on, and what is queued
 for it fails at its next attempt. An entry for the same address and sender is
 replaced. The reason is told to those who send.`,
-		Example: "  clrelay suppress add jane@example.org --reason \"asked not to be written to, T-1234\"\n  clrelay suppress add jane@example.org --sender @news.example.edu --for 30d --reason complaint",
+		Example: "  clrelay suppress add jane@example.org --reason \"asked not to be written to, T-1234\"\n  clrelay suppress add jane@example.org --sender @news.example.edu --for 30d --complaint --reason \"complained, T-1235\"",
 		Args:    cmdline.Exactly[*cobra.Command](1, "it takes one address; suppress import takes many"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if strings.TrimSpace(reason) == "" {
 				return cmdline.Usagef(cmd.CommandPath(), "--reason is missing: it is told to those who send")
+			}
+			if _, ok := reasonOf(strings.ToLower(strings.TrimSpace(reason))); ok {
+				return cmdline.Usagef(cmd.CommandPath(), "--reason: %q tells those who send nothing: write why in your own words; an entry for a complaint has --complaint besides", reason)
 			}
 			e := &adminv1.Suppression{Address: args[0], Scope: sender, Text: reason, Reason: adminv1.SuppressionReason_SUPPRESSION_REASON_OPERATOR}
 			if complaint {
@@ -370,6 +373,9 @@ sender's mail ("" stands for everybody's).`,
 					Missing []string `json:"missing"`
 				}{res.GetRemoved(), append([]string{}, res.GetMissing()...)}
 				err = a.Object(out, func(w io.Writer) error {
+					if out.Removed == 0 && len(out.Missing) > 0 {
+						return nil
+					}
 					_, err := fmt.Fprintf(w, "removed %s\n", entries(out.Removed))
 					return err
 				})
