@@ -97,6 +97,8 @@ func (s check) checkWarmUp(key string, m *PoolSource, warm map[Name]int) {
 		s.Bad(key+".ramp", "is empty: give one day at least, or a preset")
 	case !s.Has(key + ".ramp"):
 		w.Preset = cmp.Or(w.Preset, WarmUpNormal)
+	case !slices.IsSorted(w.Ramp):
+		s.Warn(key+".ramp", "falls: a warm-up lets more go from day to day, and after its last day there is no limit")
 	}
 }
 

@@ -195,7 +195,7 @@ type Abuse struct {
 	RefusedCommands int `key:"refused_commands" default:"100" off:"off" min:"1" max:"1000000000"`
 	// Recipients of our domains that there are not.
 	UnknownRecipients int `key:"unknown_recipients" default:"50" off:"off" min:"1" max:"1000000000"`
-	// Logins that failed.
+	// Logins that failed. Nothing counts them in this version, which has no logins.
 	FailedLogins int `key:"failed_logins" default:"10" off:"off" min:"1" max:"1000000000"`
 	// By how much replies to refused commands are held back from a threshold on. At
 	// most 500 sessions are held at a time.

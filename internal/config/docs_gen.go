@@ -114,7 +114,7 @@ func comment(field string) string {
 	case "Abuse.UnknownRecipients":
 		return "Recipients of our domains that there are not."
 	case "Abuse.FailedLogins":
-		return "Logins that failed."
+		return "Logins that failed. Nothing counts them in this version, which has no logins."
 	case "Abuse.Tarpit":
 		return "By how much replies to refused commands are held back from a threshold on. At most 500 sessions are held at a time."
 	case "Abuse.Lockout":

@@ -106,6 +106,15 @@ func (r Rate) String() string {
 	return words.Size(r.N).String() + "/" + per
 }
 
+// Measures says what is wrong with a size where something else than octets is
+// counted.
+func (r Rate) Measures(u limit.Unit) error {
+	if r.sized && u != limit.Octets {
+		return fmt.Errorf("%v is a size, and %v are counted: write count: octets, or a number", r, u)
+	}
+	return nil
+}
+
 // Kind names the type.
 func (*Rate) Kind() string { return "rate" }
 
@@ -127,12 +136,24 @@ func (o *Originator) Parse(text string) error {
 	if err != nil {
 		return err
 	}
+	if err := NoPattern(m.Address); err != nil {
+		return err
+	}
 	*o = Originator(mail.Address{Local: strings.ToLower(m.Local), Domain: domain}.String())
 	return nil
 }
 
 // Kind names the type.
 func (*Originator) Kind() string { return "mail address" }
+
+// NoPattern refuses the address of a sender with an asterisk, which would be
+// compared as it is: patterns are for domains.
+func NoPattern(a mail.Address) error {
+	if !strings.Contains(a.Local, "*") {
+		return nil
+	}
+	return fmt.Errorf("%q is the address of one sender, and an asterisk in it stands for nothing else: for all senders of a domain there is sender_domains: [%s], or --sender-domain %s", a, a.Domain, a.Domain)
+}
 
 // Definitions are the limits as package limit has them.
 func Definitions(list []Limit) []limit.Definition {
@@ -246,8 +267,8 @@ func (s check) checkLimit(key string, l *Limit) {
 		key  string
 		rate Rate
 	}{{key + ".rate", l.Rate}, {key + ".budget", l.Budget}} {
-		if r.rate.sized && l.Count != limit.Octets.String() && s.Fine(key+".count") {
-			s.Bad(r.key, "%v is a size, and %s are counted: write count: octets, or a number", r.rate, l.Count)
+		if err := r.rate.Measures(l.definition().Count); err != nil && s.Fine(key+".count") {
+			s.Bad(r.key, "%v", err)
 		}
 	}
 	seen := map[string]bool{}
@@ -307,26 +328,11 @@ func (s check) checkUseful(key string, l *Limit) {
 		s.Warn(key+".connections", "%d: a cluster lets only so many nodes at a time have one, in turns of some seconds", l.Connections)
 	}
 	d := l.definition()
-	counted := append([]limit.Field(nil), d.Per...)
-	for f, values := range d.Match {
-		if len(values) > 0 {
-			counted = append(counted, limit.Field(f))
+	for _, doubt := range Doubts(&d) {
+		at := key
+		if doubt.Part != "" {
+			at += "." + doubt.Part
 		}
-	}
-	for _, f := range counted {
-		switch {
-		case f == limit.User:
-			s.Warn(key, "counts by user or matches users, and this version cannot check a login: it never applies")
-			return
-		case d.Side == limit.Receive && (f == limit.Site || f == limit.Source || f == limit.Route):
-			s.Warn(key, "counts by %v or matches it, which is not known when mail is taken: it never applies; on: delivery knows it", f)
-			return
-		case d.Side == limit.Receive && f == limit.RecipientDomain && d.Count != limit.Recipients:
-			s.Warn(key, "counts by domain or matches domains, which is known of recipients alone: with on: receiving it takes count: recipients")
-			return
-		case d.Side == limit.Receive && d.Connections > 0 && f != limit.Client && f != limit.Group:
-			s.Warn(key+".connections", "counts by %v or matches it, which is not known when a client connects: it never applies to connections", f)
-			return
-		}
+		s.Warn(at, "%s", doubt.Text)
 	}
 }

@@ -220,10 +220,24 @@ func (w *walker) scalar(n *yaml.Node, v reflect.Value, f Field, path string) {
 		return
 	}
 	if err := setScalar(v, f, n.Value); err != nil {
-		w.Bad(path, "%v", err)
+		w.Bad(path, "%v", orOff(f, n.Value, err))
 		return
 	}
 	w.locate(v)
+}
+
+var likeOff = regexp.MustCompile(`^(0+[smhd]?|off|no|none|never|false|disabled?|unlimited)$`)
+
+// orOff says in an error which word stands for nothing, where there is one. Who
+// writes 0 where that is unlimited may want either.
+func orOff(f Field, text string, err error) error {
+	switch {
+	case f.Off == "":
+		return err
+	case likeOff.MatchString(strings.ToLower(text)) && (f.Off != "unlimited" || text[0] != '0'):
+		return fmt.Errorf("%q is not the word for it here: write %s", text, f.Off)
+	}
+	return fmt.Errorf("%w, or %s", err, f.Off)
 }
 
 // locate tells a value the folder of the file.

@@ -196,7 +196,7 @@ type Pattern string
 func (p *Pattern) Parse(text string) error {
 	base, wild := strings.CutPrefix(text, "*.")
 	if text == "*" {
-		return errors.New(`"*" is no pattern: for every domain write match: {} in a route`)
+		return errors.New(`"*" is no pattern: for every domain leave the list out, as in match: {}`)
 	}
 	if strings.Contains(base, "*") {
 		return fmt.Errorf("%q: a star stands only at the beginning, as in \"*.example.edu\"", text)
