@@ -402,7 +402,7 @@ func TestParseState(t *testing.T) {
 
 func TestOrders(t *testing.T) {
 	d := limit.Definition{
-		Name: "black-friday", Side: limit.Receive, Rate: limit.Rate{N: 10, Per: time.Minute}, Burst: 5, Connections: 2, Suspended: true, Budget: limit.Rate{N: 1000, Per: 24 * time.Hour},
+		Name: "black-friday", Side: limit.Receive, Rate: limit.Rate{N: 10, Per: time.Minute}, Burst: 5, Connections: 2, OnPartition: limit.Stop, Suspended: true, Budget: limit.Rate{N: 1000, Per: 24 * time.Hour},
 		Per: []limit.Field{limit.RecipientDomain}, Reason: "they asked", Author: "jane", Until: start.UTC(),
 	}
 	d.Match[limit.Site] = []string{"google.com"}

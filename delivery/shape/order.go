@@ -22,6 +22,7 @@ type order struct {
 	Burst       int64               `json:"burst,omitempty"`
 	Connections int                 `json:"connections,omitempty"`
 	Budget      limit.Rate          `json:"budget,omitzero"`
+	OnPartition limit.Partition     `json:"on_partition,omitempty"`
 	Suspended   bool                `json:"suspended,omitempty"`
 	Reason      string              `json:"reason"`
 	Author      string              `json:"author"`
@@ -32,7 +33,7 @@ type order struct {
 func WriteOrder(d *limit.Definition) []byte {
 	o := order{
 		Side: d.Side, Match: map[string][]string{}, Count: d.Count, Rate: d.Rate, Burst: d.Burst, Connections: d.Connections, Budget: d.Budget,
-		Suspended: d.Suspended, Reason: d.Reason, Author: d.Author, Until: d.Until,
+		OnPartition: d.OnPartition, Suspended: d.Suspended, Reason: d.Reason, Author: d.Author, Until: d.Until,
 	}
 	for f, values := range d.Match {
 		if len(values) > 0 {
@@ -55,7 +56,7 @@ func ParseOrder(name string, value []byte) (limit.Definition, error) {
 	}
 	d := limit.Definition{
 		Name: name, Side: o.Side, Count: o.Count, Rate: o.Rate, Burst: o.Burst, Connections: o.Connections, Budget: o.Budget,
-		Suspended: o.Suspended, Reason: o.Reason, Author: o.Author, Until: o.Until,
+		OnPartition: o.OnPartition, Suspended: o.Suspended, Reason: o.Reason, Author: o.Author, Until: o.Until,
 	}
 	for word, values := range o.Match {
 		f, ok := limit.ParseField(word)

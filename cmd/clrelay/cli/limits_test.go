@@ -62,6 +62,9 @@ func (s *throttle) SetLimit(_ context.Context, req *adminv1.SetLimitRequest) (*a
 		s.limits = append(s.limits, l)
 	}
 	out := &adminv1.SetLimitResponse{Limit: l, Replaced: i >= 0}
+	if slices.ContainsFunc(l.GetMatch(), func(m *adminv1.LimitMatch) bool { return m.GetField() == "user" }) {
+		out.Warnings = []string{"counts by user"}
+	}
 	if l.GetName() == "newsletter" {
 		out.Instead = s.limits[0]
 	}

@@ -55,7 +55,9 @@ type Limit struct {
 	// Why. Of what was learned: the reply, and the rule.
 	Reason string `protobuf:"bytes,14,opt,name=reason,proto3" json:"reason,omitempty"`
 	// When it ends by itself; left out: never.
-	Until         *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=until,proto3" json:"until,omitempty"`
+	Until *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=until,proto3" json:"until,omitempty"`
+	// What a node does that is cut off: floor, stop or full.
+	OnPartition   string `protobuf:"bytes,16,opt,name=on_partition,json=onPartition,proto3" json:"on_partition,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -193,6 +195,13 @@ func (x *Limit) GetUntil() *timestamppb.Timestamp {
 		return x.Until
 	}
 	return nil
+}
+
+func (x *Limit) GetOnPartition() string {
+	if x != nil {
+		return x.OnPartition
+	}
+	return ""
 }
 
 // LimitMatch is a field and its values.
@@ -337,8 +346,8 @@ func (x *ListLimitsResponse) GetLimits() []*Limit {
 type SetLimitRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The limit. Of it count name, match, per, count, rate, burst, connections, budget,
-	// suspended and side; without a side it is on that of the configured limit of its
-	// name, or on delivery.
+	// suspended, on_partition and side; without a side it is on that of the configured
+	// limit of its name, or on delivery. Rate and budget may be sizes, "10MiB/s".
 	Limit *Limit `protobuf:"bytes,1,opt,name=limit,proto3" json:"limit,omitempty"`
 	// How long it holds; left out: until it is cleared.
 	Hold *durationpb.Duration `protobuf:"bytes,2,opt,name=hold,proto3" json:"hold,omitempty"`
@@ -407,7 +416,9 @@ type SetLimitResponse struct {
 	// It replaces one that an operator had set.
 	Replaced bool `protobuf:"varint,2,opt,name=replaced,proto3" json:"replaced,omitempty"`
 	// The limit of the configuration in whose place it stands while it holds.
-	Instead       *Limit `protobuf:"bytes,3,opt,name=instead,proto3" json:"instead,omitempty"`
+	Instead *Limit `protobuf:"bytes,3,opt,name=instead,proto3" json:"instead,omitempty"`
+	// What is likely wrong with it all the same.
+	Warnings      []string `protobuf:"bytes,4,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -459,6 +470,13 @@ func (x *SetLimitResponse) GetReplaced() bool {
 func (x *SetLimitResponse) GetInstead() *Limit {
 	if x != nil {
 		return x.Instead
+	}
+	return nil
+}
+
+func (x *SetLimitResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
 	}
 	return nil
 }
@@ -1420,7 +1438,7 @@ var File_admin_v1_limit_proto protoreflect.FileDescriptor
 
 const file_admin_v1_limit_proto_rawDesc = "" +
 	"\n" +
-	"\x14admin/v1/limit.proto\x12\badmin.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb0\x03\n" +
+	"\x14admin/v1/limit.proto\x12\badmin.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd3\x03\n" +
 	"\x05Limit\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04side\x18\x02 \x01(\tR\x04side\x12*\n" +
@@ -1437,7 +1455,8 @@ const file_admin_v1_limit_proto_rawDesc = "" +
 	"\x06origin\x18\f \x01(\tR\x06origin\x12\x16\n" +
 	"\x06author\x18\r \x01(\tR\x06author\x12\x16\n" +
 	"\x06reason\x18\x0e \x01(\tR\x06reason\x120\n" +
-	"\x05until\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\x05until\":\n" +
+	"\x05until\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12!\n" +
+	"\fon_partition\x18\x10 \x01(\tR\vonPartition\":\n" +
 	"\n" +
 	"LimitMatch\x12\x14\n" +
 	"\x05field\x18\x01 \x01(\tR\x05field\x12\x16\n" +
@@ -1448,11 +1467,12 @@ const file_admin_v1_limit_proto_rawDesc = "" +
 	"\x0fSetLimitRequest\x12%\n" +
 	"\x05limit\x18\x01 \x01(\v2\x0f.admin.v1.LimitR\x05limit\x12-\n" +
 	"\x04hold\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x04hold\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x80\x01\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x9c\x01\n" +
 	"\x10SetLimitResponse\x12%\n" +
 	"\x05limit\x18\x01 \x01(\v2\x0f.admin.v1.LimitR\x05limit\x12\x1a\n" +
 	"\breplaced\x18\x02 \x01(\bR\breplaced\x12)\n" +
-	"\ainstead\x18\x03 \x01(\v2\x0f.admin.v1.LimitR\ainstead\"?\n" +
+	"\ainstead\x18\x03 \x01(\v2\x0f.admin.v1.LimitR\ainstead\x12\x1a\n" +
+	"\bwarnings\x18\x04 \x03(\tR\bwarnings\"?\n" +
 	"\x11ClearLimitRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"*\n" +

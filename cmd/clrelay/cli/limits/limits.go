@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/clrelay/clrelay/internal/cmdline"
+	"github.com/clrelay/clrelay/internal/config/words"
 	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
 )
 
@@ -70,6 +71,7 @@ type shown struct {
 	Budget             string              `json:"budget"`
 	ConnectionMessages int64               `json:"connection_messages"`
 	Suspended          bool                `json:"suspended"`
+	OnPartition        string              `json:"on_partition"`
 	Author             string              `json:"author"`
 	Reason             string              `json:"reason"`
 	Until              *time.Time          `json:"until"`
@@ -79,7 +81,7 @@ func show(l *adminv1.Limit) shown {
 	out := shown{
 		Name: l.GetName(), Origin: l.GetOrigin(), Side: l.GetSide(), Match: map[string][]string{}, Per: append([]string{}, l.GetPer()...),
 		Count: l.GetCount(), Rate: l.GetRate(), Burst: l.GetBurst(), Connections: l.GetConnections(), Budget: l.GetBudget(),
-		ConnectionMessages: l.GetConnectionMessages(), Suspended: l.GetSuspended(), Author: l.GetAuthor(), Reason: l.GetReason(),
+		ConnectionMessages: l.GetConnectionMessages(), Suspended: l.GetSuspended(), OnPartition: l.GetOnPartition(), Author: l.GetAuthor(), Reason: l.GetReason(),
 		Until: cmdline.Stamp(l.GetUntil()),
 	}
 	for _, m := range l.GetMatch() {
@@ -108,6 +110,9 @@ func (s *shown) what() string {
 	}
 	if s.Count != "messages" && s.Count != "" {
 		parts = append(parts, s.Count)
+	}
+	if s.OnPartition != "floor" && s.OnPartition != "" {
+		parts = append(parts, s.OnPartition+" when cut off")
 	}
 	return strings.Join(parts, ", ")
 }
@@ -186,7 +191,8 @@ type setting struct {
 	per         []string
 	rate, count string
 	budget, on  string
-	burst       int64
+	burst       string
+	onPartition string
 	connections int64
 	suspend     bool
 	span        string
@@ -198,7 +204,8 @@ func matches() [][2]string {
 	return [][2]string{
 		{"site", "all domains with these hosts"}, {"domain", "recipients of this domain, *.NAME for all below it"},
 		{"source", "mail that leaves from the source of this name, as pools have it"}, {"sender", "mail from this address"},
-		{"sender-domain", "mail from this domain"}, {"group", "clients of this entry of the setting senders"}, {"route", "mail that takes this route"},
+		{"sender-domain", "mail from this domain"}, {"user", "who logged in by this name, which never applies in this version"},
+		{"group", "clients of this entry of the setting senders"}, {"client", "clients of this network, 192.0.2.0/24 or 192.0.2.1"}, {"route", "mail that takes this route"},
 	}
 }
 
@@ -218,6 +225,7 @@ Nothing bounces by it: mail waits in the queue until the limit lets it go or its
 is over.`,
 		Example: `  clrelay limit set gmail-slow --site google.com --rate 600/m --connections 10 --for 2h --reason INC-4411
   clrelay limit set newsletter --on receiving --sender news@example.edu --budget 1000/d
+  clrelay limit set crowd --on receiving --client 192.0.2.0/24 --connections 5 --rate 10/s --for 1h
   clrelay limit set stop-partner --domain partner.example --suspend --for 30m --reason "their disk is full"`,
 		Args: cmdline.Exactly[*cobra.Command](1, "it takes the name of the limit, which you choose"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -229,6 +237,9 @@ is over.`,
 				res, err := l.SetLimit(ctx, req)
 				if err != nil {
 					return err
+				}
+				for _, w := range res.GetWarnings() {
+					n.Talk("warning: %s %s", args[0], w)
 				}
 				out := show(res.GetLimit())
 				return n.Object(out, func(w io.Writer) error {
@@ -256,12 +267,13 @@ is over.`,
 		s.match[m[0]] = f.StringSlice(m[0], nil, m[1]+"; any of several")
 	}
 	f.StringSliceVar(&s.per, "per", nil, "count each `FIELD` by itself: site, domain, source, sender, sender_domain, user, group, client, route")
-	f.StringVar(&s.rate, "rate", "", "at most so many, `60/s`, 1000/m or 5000/h")
-	f.Int64Var(&s.burst, "burst", 0, "so many at once after a pause; else what comes in a second")
+	f.StringVar(&s.rate, "rate", "", "at most so many, `60/s`, 1000/m or 5000/h; of octets also 10MiB/s")
+	f.StringVar(&s.burst, "burst", "", "so many at once after a pause, `50` or 50MiB; else what comes in a second")
 	f.Int64Var(&s.connections, "connections", 0, "at most so many connections at a time")
 	f.StringVar(&s.budget, "budget", "", "at most so many in an hour or a day, which begin by UTC: `1000/d`, 5000/h")
 	f.StringVar(&s.count, "count", "", "what the rate and the budget count: messages, recipients or octets")
 	f.StringVar(&s.on, "on", "", "`SIDE`: delivery, where mail waits in the queue, or receiving, where the client is told to come back; else that of the configured limit of this name, or delivery")
+	f.StringVar(&s.onPartition, "on-partition", "", "what a node does that is cut off from the others: `floor`, a small part that is kept for it; stop, nothing; full, what it had; else floor")
 	f.BoolVar(&s.suspend, "suspend", false, "send nothing at all")
 	f.StringVar(&s.span, "for", "", "for this `duration`: 30m, 2d; else until it is cleared")
 	f.StringVar(&s.reason, "reason", "", "`why`, for those who look at the limits")
@@ -269,7 +281,7 @@ is over.`,
 }
 
 func (s *setting) request(cmd *cobra.Command, name string) (*adminv1.SetLimitRequest, error) {
-	l := &adminv1.Limit{Name: name, Side: s.on, Per: s.per, Rate: s.rate, Budget: s.budget, Burst: s.burst, Connections: s.connections, Count: s.count, Suspended: s.suspend}
+	l := &adminv1.Limit{Name: name, Side: s.on, Per: s.per, Rate: s.rate, Budget: s.budget, Connections: s.connections, Count: s.count, OnPartition: s.onPartition, Suspended: s.suspend}
 	for _, m := range matches() {
 		if v := *s.match[m[0]]; len(v) > 0 {
 			l.Match = append(l.Match, &adminv1.LimitMatch{Field: strings.ReplaceAll(m[0], "-", "_"), Values: v})
@@ -277,11 +289,18 @@ func (s *setting) request(cmd *cobra.Command, name string) (*adminv1.SetLimitReq
 	}
 	switch {
 	case len(l.GetMatch()) == 0 && len(s.per) == 0:
-		return nil, cmdline.Usagef(cmd.CommandPath(), "for which mail? Give --site, --domain, --source, --sender, --sender-domain, --group or --route, or --per")
+		return nil, cmdline.Usagef(cmd.CommandPath(), "for which mail? Give --site, --domain, --source, --sender, --sender-domain, --user, --group, --client or --route, or --per")
 	case s.rate == "" && s.connections == 0 && s.budget == "" && !s.suspend:
 		return nil, cmdline.Usagef(cmd.CommandPath(), "how much? Give --rate, --connections, --budget or --suspend")
-	case s.connections < 0 || s.burst < 0:
+	case s.connections < 0:
 		return nil, cmdline.Usagef(cmd.CommandPath(), "a limit is not below 0: --suspend sends nothing")
+	}
+	if s.burst != "" {
+		var n words.Size
+		if err := n.Parse(s.burst); err != nil {
+			return nil, cmdline.Usagef(cmd.CommandPath(), "--burst: %v", err)
+		}
+		l.Burst = int64(n)
 	}
 	req := &adminv1.SetLimitRequest{Limit: l, Reason: s.reason}
 	if s.span != "" {

@@ -146,7 +146,8 @@ func (s *Service) ListLimits(context.Context, *adminv1.ListLimitsRequest) (*admi
 func travels(d *shaping.Stated) *adminv1.Limit {
 	out := &adminv1.Limit{
 		Name: text(d.Name), Side: d.Side.String(), Count: d.Count.String(), Burst: d.Burst, Connections: int64(d.Connections),
-		Suspended: d.Suspended, ConnectionMessages: int64(d.ConnMessages), Origin: d.Origin, Author: text(d.Author), Reason: text(d.Reason),
+		Suspended: d.Suspended, ConnectionMessages: int64(d.ConnMessages), OnPartition: d.OnPartition.String(),
+		Origin: d.Origin, Author: text(d.Author), Reason: text(d.Reason),
 	}
 	for f, values := range d.Match {
 		if len(values) > 0 {
@@ -180,6 +181,12 @@ func (s *Service) SetLimit(ctx context.Context, req *adminv1.SetLimitRequest) (*
 	if err != nil {
 		return nil, err
 	}
+	doubts := section.Doubts(&d)
+	for _, doubt := range doubts {
+		if doubt.Never {
+			return nil, invalid("%s would never hold: it %s", d.Name, doubt.Text)
+		}
+	}
 	if err := s.sitesAre(ctx, d.Match[limit.Site]); err != nil {
 		return nil, err
 	}
@@ -196,6 +203,9 @@ func (s *Service) SetLimit(ctx context.Context, req *adminv1.SetLimitRequest) (*
 		return nil, err
 	}
 	out := &adminv1.SetLimitResponse{Limit: travels(&shaping.Stated{Definition: d, Origin: shaping.Set}), Replaced: was != nil}
+	for _, doubt := range doubts {
+		out.Warnings = append(out.Warnings, doubt.Text)
+	}
 	for _, c := range section.Definitions(s.Set().Cluster.Limits) {
 		if c.Name == d.Name {
 			out.Instead = travels(&shaping.Stated{Definition: c, Origin: shaping.Configured})
@@ -235,33 +245,14 @@ func (s *Service) order(req *adminv1.SetLimitRequest) (d limit.Definition, err e
 		}
 		d.Per = append(d.Per, f)
 	}
-	switch in.GetCount() {
-	case "", limit.Messages.String():
-	case limit.Recipients.String():
-		d.Count = limit.Recipients
-	case limit.Octets.String():
-		d.Count = limit.Octets
-	default:
-		return d, invalid("%q is not messages, recipients or octets", in.GetCount())
-	}
-	if in.GetRate() != "" {
-		if d.Rate, err = limit.ParseRate(in.GetRate()); err != nil {
-			return d, invalid("%v", err)
-		}
-		if d.Burst == 0 {
-			d.Burst = shape.Burst(d.Rate)
-		}
-	}
-	if in.GetBudget() != "" {
-		if d.Budget, err = limit.ParseRate(in.GetBudget()); err != nil || d.Budget.Per < time.Hour {
-			return d, invalid("%q is no budget: it is for an hour or a day, as in 5000/h or 1000/d", in.GetBudget())
-		}
+	if err = amounts(&d, in); err != nil {
+		return d, err
 	}
 	if d.Side, err = s.side(&d, in.GetSide()); err != nil {
 		return d, err
 	}
 	if empty(&d) && len(d.Per) == 0 {
-		return d, invalid("for which mail? Give a site, a domain, a source, a sender, a group or a route, or what it counts by")
+		return d, invalid("for which mail? Give a site, a domain, a source, a sender, a user, a group, a client or a route, or what it counts by")
 	}
 	if hold := req.GetHold(); hold != nil {
 		if t := hold.AsDuration(); t < time.Second || t > maxHold {
@@ -274,25 +265,18 @@ func (s *Service) order(req *adminv1.SetLimitRequest) (d limit.Definition, err e
 
 // side is on which side a limit is to be: where it is not said, on that of the
 // configured one in whose place it stands.
-func (s *Service) side(d *limit.Definition, word string) (side limit.Side, err error) {
+func (s *Service) side(d *limit.Definition, said string) (side limit.Side, err error) {
 	for _, c := range section.Definitions(s.Set().Cluster.Limits) {
 		if c.Name == d.Name {
 			side = c.Side
 		}
 	}
-	switch word {
-	case "":
-	case limit.Deliver.String():
-		side = limit.Deliver
-	case limit.Receive.String():
-		side = limit.Receive
-	default:
-		return side, invalid("%q is neither delivery nor receiving", word)
+	if said == "" {
+		return side, nil
 	}
-	for _, f := range []limit.Field{limit.Site, limit.Source, limit.Route} {
-		if side == limit.Receive && (len(d.Match[f]) > 0 || slices.Contains(d.Per, f)) {
-			return side, invalid("%s would never hold: the %v is not known where mail is received", d.Name, f)
-		}
+	side, ok := word(said, limit.Deliver, limit.Receive)
+	if !ok {
+		return side, invalid("%q is neither delivery nor receiving", said)
 	}
 	return side, nil
 }

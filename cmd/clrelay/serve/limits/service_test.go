@@ -139,8 +139,13 @@ func TestSetAndClear(t *testing.T) {
 		"there are: out":           set("x", "route", "in"),
 		"there is no source":       set("x", "source", "192.0.2.1"),
 		"is no budget":             {Limit: &adminv1.Limit{Name: "x", Per: []string{"site"}, Budget: "10/m"}},
-		"1 second to 90 days":      {Limit: &adminv1.Limit{Name: "x", Per: []string{"site"}, Rate: "1/s"}, Hold: durationpb.New(-1)},
-		"more than 500 octets":     {Limit: &adminv1.Limit{Name: "x", Per: []string{"site"}, Rate: "1/s"}, Reason: strings.Repeat("x", 501)},
+		"for all senders of a domain there is sender_domains: [x.example], or --sender-domain x.example": set("x", "sender", "*@x.example"),
+		"networks are written as": set("x", "client", "mail.example"),
+		"write \"192.0.2.0/24\"":  set("x", "client", "192.0.2.1/24"),
+		"not floor, stop or full": {Limit: &adminv1.Limit{Name: "x", Per: []string{"site"}, Rate: "1/s", OnPartition: "half"}},
+		"write count: octets":     {Limit: &adminv1.Limit{Name: "x", Per: []string{"site"}, Rate: "10MiB/s"}},
+		"1 second to 90 days":     {Limit: &adminv1.Limit{Name: "x", Per: []string{"site"}, Rate: "1/s"}, Hold: durationpb.New(-1)},
+		"more than 500 octets":    {Limit: &adminv1.Limit{Name: "x", Per: []string{"site"}, Rate: "1/s"}, Reason: strings.Repeat("x", 501)},
 	} {
 		if _, err := d.SetLimit(t.Context(), req); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: want %q", err, want)
@@ -169,11 +174,56 @@ func TestSetAsCompared(t *testing.T) {
 	}
 }
 
+// All that a definition knows can be set, in the words of cluster.yaml.
+func TestSetAll(t *testing.T) {
+	d := newDesk()
+	l := set("x", "client", "192.0.2.7").Limit
+	l.Count, l.Rate, l.Budget, l.OnPartition = "octets", "10MiB/s", "1GiB/d", "stop"
+	res, err := d.SetLimit(t.Context(), &adminv1.SetLimitRequest{Limit: l})
+	if err != nil || res.GetLimit().GetOnPartition() != "stop" || res.GetLimit().GetMatch()[0].GetValues()[0] != "192.0.2.7/32" || len(res.GetWarnings()) != 0 {
+		t.Errorf("%v, %v", res, err)
+	}
+	got, err := shape.ParseOrder("x", d.byKey["limit/x"].Value)
+	if err != nil || got.Rate != (limit.Rate{N: 10 << 20, Per: time.Second}) || got.Burst != 10<<20 || got.Budget != (limit.Rate{N: 1 << 30, Per: 24 * time.Hour}) || got.OnPartition != limit.Stop {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// What can never hold is refused, and what is likely wrong comes with a warning.
+func TestSetWithDoubts(t *testing.T) {
+	d := newDesk()
+	receiving := func(per ...string) *adminv1.Limit {
+		return &adminv1.Limit{Name: "x", Side: "receiving", Per: per}
+	}
+	site, domain, conns := receiving("user", "site"), receiving("domain"), receiving("sender")
+	site.Rate, domain.Rate, conns.Connections = "60/s", "60/s", 3
+	for want, l := range map[string]*adminv1.Limit{
+		"x would never hold: it counts by site": site,
+		"it takes count: recipients":            domain,
+		"it never applies to connections":       conns,
+	} {
+		if _, err := d.SetLimit(t.Context(), &adminv1.SetLimitRequest{Limit: l}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: want %q", err, want)
+		}
+	}
+	suspended, user, slow := receiving("domain"), receiving("user"), receiving("client")
+	suspended.Suspended, user.Rate, slow.Rate = true, "1/m", "2/m"
+	for _, tt := range []struct {
+		l    *adminv1.Limit
+		want string
+	}{{suspended, ""}, {user, "cannot check a login: it never applies"}, {slow, "for the first 30s"}} {
+		res, err := d.SetLimit(t.Context(), &adminv1.SetLimitRequest{Limit: tt.l})
+		if got := strings.Join(res.GetWarnings(), "|"); err != nil || (got == "") != (tt.want == "") || !strings.Contains(got, tt.want) {
+			t.Errorf("%v, %q: want %q", err, got, tt.want)
+		}
+	}
+}
+
 // One of a configured name is told of alone, and says what it stands for.
 func TestSetInThePlaceOfAConfiguredOne(t *testing.T) {
 	d := newDesk()
 	d.Set().Cluster.Limits = []section.Limit{{Name: "slow", On: "receiving", Connections: 5}}
-	if _, err := d.SetLimit(t.Context(), set("slow", "site", "google.com")); err == nil || !strings.Contains(err.Error(), "where mail is received") {
+	if _, err := d.SetLimit(t.Context(), set("slow", "site", "google.com")); err == nil || !strings.Contains(err.Error(), "not known when mail is taken") {
 		t.Errorf("a site on receiving: %v", err)
 	}
 	here := set("slow", "site", "google.com")
