@@ -31,7 +31,7 @@ var floors = map[string]int{
 	"internal/limit":              0, // rates, connections and budgets
 	"internal/limit/local":        1, // a node held to its part of them
 	"internal/abuse":              1, // how clients behave
-	"internal/limit/subject":      1, // what limits look at, of what mail is made of
+	"internal/limit/subject":      2, // what limits look at, of what mail is made of
 	"proto":                       0, // records and services as data
 	"proto/control/wire":          1, // the control plane's nouns as messages
 	"internal":                    1, // tools that know nothing of mail's way through the relay
