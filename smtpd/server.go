@@ -36,10 +36,9 @@ type Acceptor interface {
 type Policy interface {
 	// Connect is asked before the greeting.
 	Connect(c *mail.Client) mail.Verdict
-	// Sender is asked at MAIL, with the null address for "<>".
+	// Sender is asked at MAIL, with the null address for "<>". It sets c.Sender.
 	Sender(c *mail.Client, from mail.Address) mail.Verdict
-	// Recipient is asked at RCPT. It may rewrite to, and it sets c.Sender
-	// when an entry of the setting senders let the client relay.
+	// Recipient is asked at RCPT. It may rewrite to, and sets c.Sender.
 	Recipient(c *mail.Client, from mail.Address, to *mail.Recipient) mail.Verdict
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"regexp"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/smtpd"
+	"github.com/clrelay/clrelay/smtpd/policy"
 )
 
 func TestOneMessage(t *testing.T) {
@@ -477,6 +479,31 @@ func TestPolicyIsAsked(t *testing.T) {
 	env := secure.inbox.messages()[0].env
 	if env.Client.Sender != "by the book" || env.Recipients[0].Addr.String() != "rewritten@anywhere.example" {
 		t.Errorf("envelope %+v", env)
+	}
+}
+
+// The group of a message is its client's, whoever its recipients are and
+// whatever came before in the session.
+func TestGroupOfAMessage(t *testing.T) {
+	chain, err := policy.New(policy.Options{
+		Hostname: "mx.test", Domains: []string{localDomain},
+		Senders: []policy.Sender{{Name: "campus", Networks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := start(t, setup{policy: chain})
+	p := w.dial()
+	p.expect("220 ")
+	p.do("EHLO client.test", "250 ")
+	for i, domain := range []string{localDomain, "elsewhere.example", localDomain} {
+		p.do("MAIL FROM:<a@c.test>", "250 ")
+		p.do("RCPT TO:<x@"+domain+">", "250 ")
+		p.do("DATA", "354 ")
+		p.do(".", "250 ")
+		if got := w.inbox.messages()[i].env.Client.Sender; got != "campus" {
+			t.Errorf("message %d, to %s: sender %q", i, domain, got)
+		}
 	}
 }
 

@@ -124,7 +124,7 @@ func TestLimitDuringTheAttempt(t *testing.T) {
 	})
 }
 
-// TestClassOfAMessage: it is that of the entry of senders that let it in.
+// TestClassOfAMessage: it is that of its client's entry of senders.
 func TestClassOfAMessage(t *testing.T) {
 	one := sched.Config{Running: 1}
 	class := func(sender string) sched.Class {

@@ -105,8 +105,8 @@ type Options struct {
 	Deliverer Deliverer
 	Lease     Lease  // nil: always held
 	Limits    Limits // nil: there are none
-	// Class says how urgent mail is that the entry of this name of the setting
-	// senders has let in; empty: that needed none. nil: all is Normal.
+	// Class says how urgent mail is of clients in the entry of this name of the
+	// setting senders; empty: they are in none. nil: all is Normal.
 	Class    func(sender string) sched.Class
 	Observer Observer // nil: nobody
 

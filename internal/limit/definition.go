@@ -23,7 +23,7 @@ const (
 	Sender          Field = iota // the envelope sender's address
 	SenderDomain                 // its domain
 	User                         // who has authenticated
-	Group                        // the entry of the setting senders that lets the client relay
+	Group                        // the entry of the setting senders that the client is in
 	Client                       // the client's network: an IPv4 address, an IPv6 /64
 	RecipientDomain              // of the recipient's address
 	Site                         // whoever runs the mail hosts of the recipient's domain

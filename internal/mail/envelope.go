@@ -56,7 +56,7 @@ type Client struct {
 	Helo     string     // what it said in HELO, EHLO or LHLO
 	Protocol string     // RFC 3848: SMTP, ESMTP, ESMTPS, UTF8SMTPS ... ; LOCAL for the relay's own
 	TLS      string     // "TLSv1.3 TLS_AES_128_GCM_SHA256", empty in the clear
-	Sender   string     // the name of the senders entry that let it relay, empty when none was needed
+	Sender   string     // the name of the senders entry that its address is in, whoever the recipients are; empty for none
 }
 
 // Envelope is a message without its content.

@@ -113,14 +113,19 @@ func unmapped(p netip.Prefix) netip.Prefix {
 // Connect lets every client in: what it may do is decided at RCPT.
 func (c *Chain) Connect(*mail.Client) mail.Verdict { return nil }
 
-// Sender lets every sender through: what it may do is decided at RCPT.
-func (c *Chain) Sender(*mail.Client, mail.Address) mail.Verdict { return nil }
+// Sender lets every sender through: what it may do is decided at RCPT. It notes
+// in the client which entry of senders it is in, whomever it writes to.
+func (c *Chain) Sender(client *mail.Client, _ mail.Address) mail.Verdict {
+	client.Sender = c.Entry(client.Addr)
+	return nil
+}
 
-// Recipient tells whether the client may send to a recipient. It notes in the
-// client which entry of senders let it, when that was needed, and rewrites
-// <postmaster>.
+// Recipient tells whether the client may send to a recipient, and rewrites
+// <postmaster>. It notes the entry of senders as Sender does: the settings may
+// be others by now.
 func (c *Chain) Recipient(client *mail.Client, _ mail.Address, to *mail.Recipient) mail.Verdict {
 	r := c.rules.Load()
+	client.Sender = r.entry(client.Addr)
 	key, err := "", error(nil)
 	if to.Addr.Domain != "" {
 		key, err = names.Normalize(to.Addr.Domain)
@@ -135,8 +140,7 @@ func (c *Chain) Recipient(client *mail.Client, _ mail.Address, to *mail.Recipien
 	if _, ok := r.domains[key]; ok {
 		return nil
 	}
-	if name := r.entry(client.Addr); name != "" {
-		client.Sender = name
+	if client.Sender != "" {
 		return nil
 	}
 	return denied(client.Addr)

@@ -53,6 +53,8 @@ func TestWhoMayRelay(t *testing.T) {
 		ok                   bool
 	}{
 		{"10.1.2.3", "a@elsewhere.example", "campus", true},
+		{"10.1.2.3", "a@example.edu", "campus", true},
+		{"10.1.2.3", "postmaster@example.edu", "campus", true},
 		{"2001:db8::1", "a@elsewhere.example", "campus", true},
 		{"192.0.2.77", "a@elsewhere.example", "lab", true},
 		{"192.0.3.77", "a@elsewhere.example", "", false},
@@ -79,6 +81,32 @@ func TestWhoMayRelay(t *testing.T) {
 		if v != nil && (v.Code != 550 || v.Enhanced.String() != "5.7.1" || !strings.Contains(v.Text, "senders")) {
 			t.Errorf("refusal %q does not name the setting", v.Line())
 		}
+	}
+}
+
+// The entry is that of the client's address from MAIL on, whatever was asked
+// before, and after a reload that of the settings in force.
+func TestEntryOfASession(t *testing.T) {
+	c := chain(t, site())
+	in, out := mail.Client{Addr: netip.MustParseAddr("10.1.2.3")}, mail.Client{Addr: netip.MustParseAddr("198.51.100.1")}
+	for i, domain := range []string{"example.edu", "elsewhere.example", "example.edu"} {
+		for cl, want := range map[*mail.Client]string{&in: "campus", &out: ""} {
+			c.Sender(cl, mail.Address{})
+			if cl.Sender != want {
+				t.Errorf("MAIL %d of %s: sender %q, want %q", i, cl.Addr, cl.Sender, want)
+			}
+			c.Recipient(cl, mail.Address{}, &mail.Recipient{Addr: mail.Address{Local: "a", Domain: domain}})
+			if cl.Sender != want {
+				t.Errorf("%s to %s: sender %q, want %q", cl.Addr, domain, cl.Sender, want)
+			}
+		}
+	}
+	if err := c.Reload(policy.Options{Hostname: "mx1.example.edu", Domains: []string{"example.edu"}}); err != nil {
+		t.Fatal(err)
+	}
+	c.Recipient(&in, mail.Address{}, &mail.Recipient{Addr: mail.Address{Local: "a", Domain: "example.edu"}})
+	if in.Sender != "" {
+		t.Errorf("after the entry was taken away: sender %q", in.Sender)
 	}
 }
 

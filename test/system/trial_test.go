@@ -68,6 +68,9 @@ routes:
 	if a.AllowedBy != "domains[0]" || a.AllowedLine != 2 || a.Route != "routes[0]" || a.RouteLine != 6 || len(a.Hosts) != 1 || a.Hosts[0].Address != inbox.Addr() || a.Probe.Rcpt != "accepted" {
 		t.Errorf("%+v", a)
 	}
+	if ask(0, "x@a.test", "--client", "127.0.0.1"); a.AllowedBy != "domains[0]" {
+		t.Errorf("what needs no entry of senders is allowed by %s", a.AllowedBy)
+	}
 	if n := len(inbox.Letters()); n != 0 {
 		t.Errorf("the probe sent %d messages", n)
 	}

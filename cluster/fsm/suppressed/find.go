@@ -14,7 +14,7 @@ import (
 type Query struct {
 	To    mail.Address
 	From  mail.Address // the envelope sender
-	Group string       // the entry of the setting senders that lets it relay; empty: the recipient's domain is our own
+	Group string       // the entry of the setting senders that its client is in; empty too where the recipient's domain is our own
 	NowMS int64        // Unix time in milliseconds
 }
 

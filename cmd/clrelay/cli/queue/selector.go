@@ -39,7 +39,7 @@ func (s *selector) flags(cmd *cobra.Command) {
 // more are the selectors by what mail is, and what became of it so far: the
 // ones that a hold rule can have too.
 func (s *selector) more(f *pflag.FlagSet) {
-	f.StringArrayVar(&s.senders, "sender", nil, "mail that this `name` of senders in cluster.yaml let in")
+	f.StringArrayVar(&s.senders, "sender", nil, "mail of clients in this entry (`name`) of senders in cluster.yaml")
 	f.StringArrayVar(&s.nodes, "node", nil, "messages of this `node`")
 	f.StringArrayVar(&s.routes, "route", nil, "recipients on this `route`: mx, smarthost, lmtp, unroutable, or a HOST or HOST:PORT it leads to")
 	f.StringArrayVar(&s.clients, "client", nil, "messages from this address or `network`: 192.0.2.0/24")

@@ -159,20 +159,17 @@ func (q *question) admission(policy Policy, out *adminv1.AddressResponse) {
 	switch {
 	case verdict != nil:
 		a.Reply = verdict.Line()
-	case q.client.Sender != "":
-		i := slices.IndexFunc(q.set.Cluster.Senders, func(e config.Sender) bool { return string(e.Name) == q.client.Sender })
-		set("senders", i, q.client.Sender)
 	case q.to.Addr != asked || asked.IsPostmaster() && asked.Domain == "":
 		a.Setting, a.Name = "postmaster", q.to.Addr.String()
 		if !q.set.Cluster.Postmaster.IsNull() {
 			a.Line = int32(q.lines("postmaster"))
 		}
 	default:
-		for i, d := range q.set.Cluster.Domains {
-			if sameDomain(string(d.Name), asked.Domain) {
-				set("domains", i, string(d.Name))
-				break
-			}
+		i := slices.IndexFunc(q.set.Cluster.Domains, func(d config.LocalDomain) bool { return sameDomain(string(d.Name), asked.Domain) })
+		if i >= 0 {
+			set("domains", i, string(q.set.Cluster.Domains[i].Name))
+		} else if name := q.client.Sender; name != "" {
+			set("senders", slices.IndexFunc(q.set.Cluster.Senders, func(e config.Sender) bool { return string(e.Name) == name }), name)
 		}
 	}
 }

@@ -28,7 +28,7 @@ func (l Limits) Admit(ctx context.Context, hop *mail.NextHop, at *delivery.Attem
 	return l.Agent.Admit(ctx, hop, at)
 }
 
-// Class says how urgent the mail is that an entry of senders lets in.
+// Class says how urgent the mail is of clients in an entry of senders.
 func Class(c *config.Cluster, sender string) sched.Class {
 	for i := range c.Senders {
 		if string(c.Senders[i].Name) != sender {

@@ -30,8 +30,8 @@ func TestReturnsAreNotLimited(t *testing.T) {
 	}
 }
 
-// TestClass: a message has the class of the entry that let it in; one that
-// needed none, or whose entry is gone, is normal.
+// TestClass: a message has the class of its client's entry; one whose client
+// is in none, or whose entry is gone, is normal.
 func TestClass(t *testing.T) {
 	c := &config.Cluster{Senders: []config.Sender{
 		{Name: "shop", Class: config.ClassTransactional}, {Name: "news", Class: config.ClassBulk}, {Name: "staff", Class: config.ClassNormal},
