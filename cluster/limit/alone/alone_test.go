@@ -12,6 +12,7 @@ import (
 	"time"
 
 	limits "github.com/clrelay/clrelay/internal/limit"
+	"github.com/clrelay/clrelay/internal/limit/local"
 )
 
 // purse is a limiter that wants of one budget.
@@ -98,6 +99,53 @@ func TestABudgetOverRestarts(t *testing.T) {
 	m.must(t)
 	if g := p.granted["b"]; g.Granted != 100 {
 		t.Errorf("hours later: %+v", g)
+	}
+}
+
+// A budget that is made smaller holds at once: what was given of the larger one
+// is not spent, and of the smaller one there is what was not given away.
+func TestABudgetThatIsMadeSmaller(t *testing.T) {
+	now := time.Now().Truncate(time.Hour).Add(time.Minute)
+	l := local.New(local.Options{Now: func() time.Duration { return time.Duration(now.UnixNano()) }, Wall: func() time.Time { return now }})
+	m, err := Open(t.TempDir(), l, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.wall = func() time.Time { return now }
+	budget := func(n int64) {
+		t.Helper()
+		if err := l.Configure([]limits.Definition{{Name: "bud", Budget: limits.Rate{N: n, Per: 24 * time.Hour}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// spend sends up to most, and says how many went.
+	spend := func(most int) (went int) {
+		for range 20 {
+			for went < most {
+				k, d := l.Reserve(limits.Deliver, &limits.Subject{}, limits.Amount{Messages: 1})
+				if d != nil || k.Use() > 0 {
+					break
+				}
+				went++
+			}
+			now = now.Add(time.Second)
+			m.must(t)
+		}
+		return went
+	}
+	total := 0
+	for _, step := range []struct {
+		budget       int64
+		most, atMost int
+	}{{100, 3, 3}, {1, 10, 3}, {20, 7, 10}, {12, 100, 12}, {5, 100, 12}, {30, 100, 30}} {
+		budget(step.budget)
+		total += spend(step.most)
+		if total > step.atMost {
+			t.Errorf("with a budget of %d %d were spent in all, want %d at most", step.budget, total, step.atMost)
+		}
+	}
+	if total < 20 {
+		t.Errorf("%d were spent in all of a budget of 30: too much is given and not spent", total)
 	}
 }
 

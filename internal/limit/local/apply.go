@@ -223,6 +223,7 @@ func (l *Limiter) rebuild(v *revokes) {
 		switch r, ok := changed[st.rule.id]; {
 		case !ok:
 		case r == nil:
+			l.purses.Put(string(limit.KeyOf(st.rule.Name, limit.KindBudget, st.words())), st.rule.Budget.Per, st.budget, wall, l.opts.Keys)
 			l.forget(st)
 		default:
 			st.rate.Settle(now)
@@ -436,8 +437,7 @@ func (st *state) demands(out []demand, wall func() time.Time, now time.Duration,
 	}
 	if p := st.budget; p != nil && r.Budget.N > 0 {
 		left := max(p.Left(wall()), 0)
-		aim := max(int64(math.Ceil(st.pace*float64(5*time.Second))), p.Wanted)
-		p.Wanted = 0
+		aim := p.Aim(st.pace)
 		if left < aim {
 			q := r.quantum
 			out = append(out, demand{Demand: limit.Demand{

@@ -9,6 +9,7 @@ import (
 
 	"github.com/clrelay/clrelay/internal/limit"
 	"github.com/clrelay/clrelay/internal/limit/local/bucket"
+	"github.com/clrelay/clrelay/internal/limit/local/purse"
 )
 
 // MaxKeys bounds how many keys a Limiter tells apart. Those beyond it, and those
@@ -48,6 +49,7 @@ type Limiter struct {
 	told       told
 	grown      time.Duration // when the even part became larger
 	opened     register
+	purses     purse.Purses // of limits that are gone
 
 	shards [shardCount]shard
 }

@@ -392,6 +392,85 @@ func TestBudget(t *testing.T) {
 	}
 }
 
+// A budget that an operator makes smaller, or whose larger override is cleared,
+// holds at once.
+func TestABudgetThatIsMadeSmaller(t *testing.T) {
+	c := &clock{}
+	small := limit.Definition{Name: "bud", Budget: rate(1, 24*time.Hour)}
+	large := small
+	large.Budget.N = 100
+	l := c.limiter(t, small)
+	if err := l.Override([]limit.Definition{large}); err != nil {
+		t.Fatal(err)
+	}
+	g := limit.Grant{Key: "bud#budget", Window: uint64(epoch.Unix() / 86400), Ends: epoch.Add(12 * time.Hour), Granted: 10}
+	told := limit.Update{Seats: 1, Leased: true, Grants: []limit.Grant{g}}
+	l.Apply(told)
+	s := &limit.Subject{}
+	if n, _ := send(l, s, 3); n != 3 {
+		t.Fatalf("%d went of the larger one, want 3", n)
+	}
+	under, d := l.Reserve(limit.Deliver, s, one)
+	if d != nil {
+		t.Fatal(d)
+	}
+	if err := l.Override(nil); err != nil {
+		t.Fatal(err)
+	}
+	if under.Use() == 0 {
+		t.Error("what was reserved of the larger one was counted")
+	}
+	under.Cancel()
+	l.Apply(told)
+	if n, _ := send(l, s, 1); n != 0 {
+		t.Error("more went than the budget")
+	}
+	l.Usage(func(u *Usage) {
+		if u.Used != 3 || u.Limit != 1 || u.Free != 0 {
+			t.Errorf("usage: %d of %d, %v free", u.Used, u.Limit, u.Free)
+		}
+	})
+}
+
+// What was spent of a budget is not spent again when the limit was away, or had
+// none, for a while.
+func TestABudgetThatComesBack(t *testing.T) {
+	c := &clock{}
+	bud := limit.Definition{Name: "bud", Per: []limit.Field{limit.User}, Budget: rate(10, 24*time.Hour)}
+	other := limit.Definition{Name: "bud", Per: bud.Per, Rate: rate(1000, time.Second), Burst: 1000}
+	s := &limit.Subject{User: "joe"}
+	day := uint64(epoch.Unix() / 86400)
+	for name, meanwhile := range map[string][]limit.Definition{"none": nil, "a rate": {other}} {
+		c.now = 0
+		l := c.limiter(t, bud)
+		grant := func(n uint64) {
+			ends := epoch.Truncate(24 * time.Hour).Add(time.Duration(day-uint64(epoch.Unix()/86400)+1) * 24 * time.Hour)
+			l.Apply(limit.Update{Seats: 1, Leased: true, Grants: []limit.Grant{{Key: "bud#budget,user=joe", Window: day, Ends: ends, Granted: n}}})
+		}
+		grant(5)
+		if n, _ := send(l, s, 4); n != 4 {
+			t.Fatalf("%s: %d went, want 4", name, n)
+		}
+		for _, defs := range [][]limit.Definition{meanwhile, {bud}} {
+			if err := l.Configure(defs); err != nil {
+				t.Fatal(err)
+			}
+			send(l, s, 1)
+		}
+		grant(6)
+		if n, _ := send(l, s, 10); n != 1 {
+			t.Errorf("%s: %d went afterwards, want 1", name, n)
+		}
+		day++
+		c.now += 24 * time.Hour
+		grant(3)
+		if n, _ := send(l, s, 10); n != 3 {
+			t.Errorf("%s: %d went the next day, want 3", name, n)
+		}
+		day--
+	}
+}
+
 // What an operator reads of a limit with two parts: each has its own figures, and
 // who was refused by one is not counted at the other.
 func TestUsageOfBothParts(t *testing.T) {

@@ -226,7 +226,10 @@ func (l *Limiter) assign(st *state, now time.Duration) {
 	} else if st.conns != nil {
 		st.conns.forget()
 	}
-	if r.Budget.N > 0 && st.budget == nil {
-		st.budget = &purse.Purse{}
+	if r.Budget.N > 0 {
+		if st.budget == nil {
+			st.budget = l.purses.Get(string(limit.KeyOf(r.Name, limit.KindBudget, st.words())), r.Budget.Per)
+		}
+		st.budget.Within(r.Budget.N)
 	}
 }

@@ -14,7 +14,7 @@ type Usage struct {
 	Words      string    // what it counts by: "site=google.com"; empty: all together; "*": all that are not told apart
 	Units, Own uint32    // of the key, and this node's part of them
 	Shared     bool      // it is not divided evenly
-	Limit      int64     // this node's part: of the burst, of connections, what was granted of the budget
+	Limit      int64     // this node's part: of the burst, of connections, what of the budget it may spend in the window, or has
 	Free       float64
 	Used       uint64        // connections that are open; of a budget, what was spent in the window; of a rate, what is taken of the part of the burst
 	Lately     float64       // of a rate: what went in the time of the rate, N of it would be all; that of less than 5 s is a mean of 5 s
@@ -80,8 +80,8 @@ func (st *state) usage(visit func(*Verdict), now time.Duration, wall time.Time) 
 		v := part(limit.KindBudget)
 		v.Units, v.Free, v.Allowed = r.budgetUnits, float64(max(0, p.Left(wall))), p.Left(wall) > st.rate.Reserved
 		if wall.Before(p.Ends) {
-			v.Limit, v.Used = p.Granted, uint64(p.Spent)
-			v.Own = uint32(min(p.Granted/r.quantum, int64(r.budgetUnits)))
+			v.Limit, v.Used = p.Spent+p.Left(wall), uint64(p.Spent)
+			v.Own = uint32(min(v.Limit/r.quantum, int64(r.budgetUnits)))
 		}
 		anew := wall.Truncate(r.Budget.Per).Add(r.Budget.Per).Sub(wall)
 		if v.Free < 1 {

@@ -2,19 +2,34 @@
 package purse
 
 import (
+	"maps"
 	"math"
 	"time"
 )
 
 // Purse is what was granted of one budget in its window. The zero value is
-// empty.
+// empty, and of a budget of nothing.
 type Purse struct {
 	Granted, Spent int64
 	Ends           time.Time // of the window; zero: nothing was granted yet
-	Wanted         int64     // the largest that was refused, for the caller to reset
+	Wanted         int64     // the largest that was refused since Aim
 
+	all    int64 // the budget
+	void   int64 // of Granted, what was left when the budget became smaller
 	window uint64
 	dry    time.Duration // since when there is not enough; 0: there is
+}
+
+// Within says how large the budget is. What was granted of a larger one and is
+// not spent is void: how much all nodes were granted is not known here, and may be
+// more than the new one.
+func (p *Purse) Within(all int64) {
+	if all < p.all {
+		p.void = max(p.void, p.Granted-p.Spent)
+	}
+	if all != p.all {
+		p.all, p.dry = all, 0
+	}
 }
 
 // Left is how much may be spent: nothing once the window has ended.
@@ -22,7 +37,7 @@ func (p *Purse) Left(wall time.Time) int64 {
 	if !wall.Before(p.Ends) {
 		return 0
 	}
-	return p.Granted - p.Spent
+	return min(p.Granted-p.void, p.all) - p.Spent
 }
 
 // Spend takes n out, or puts it back if it is negative.
@@ -39,9 +54,17 @@ func (p *Purse) Grant(window uint64, ends time.Time, granted uint64) {
 	case window < p.window || window == p.window && amount <= p.Granted && !p.Ends.IsZero():
 		return
 	case window > p.window || p.Ends.IsZero():
-		p.Spent = 0
+		p.Spent, p.void = 0, 0
 	}
 	p.window, p.Ends, p.Granted, p.dry = window, ends, amount, 0
+}
+
+// Aim is how much there is to be now: for five seconds at the pace, which is in
+// nanoseconds, and for what was refused.
+func (p *Purse) Aim(pace float64) int64 {
+	aim := max(int64(math.Ceil(pace*float64(5*time.Second))), p.Wanted)
+	p.Wanted = 0
+	return aim
 }
 
 // usedUp is how long a budget gets nothing before it counts as used up.
@@ -66,4 +89,38 @@ func (p *Purse) Short(per, now time.Duration, wall time.Time) (again, left time.
 		ends = wall.Truncate(per).Add(per)
 	}
 	return ends.Sub(wall), ends.Sub(wall)
+}
+
+// Purses are those of budgets that are gone. When one comes back in the same window
+// the cluster says again all that it granted, and what was spent of it is not to be
+// spent twice. The zero value holds none.
+type Purses struct{ all map[pocket]Purse }
+
+type pocket struct {
+	key string
+	per time.Duration
+}
+
+// Put keeps p, which may be nil, until its window ends, unless there are so many
+// already.
+func (ps *Purses) Put(key string, per time.Duration, p *Purse, wall time.Time, most int) {
+	if p == nil || !wall.Before(p.Ends) {
+		return
+	}
+	if len(ps.all) >= most {
+		maps.DeleteFunc(ps.all, func(_ pocket, p Purse) bool { return !wall.Before(p.Ends) })
+	}
+	if ps.all == nil {
+		ps.all = map[pocket]Purse{}
+	}
+	if len(ps.all) < most {
+		ps.all[pocket{key, per}] = *p
+	}
+}
+
+// Get gives a copy of the purse of a budget of this length, or an empty one. It
+// changes nothing.
+func (ps *Purses) Get(key string, per time.Duration) *Purse {
+	p := ps.all[pocket{key, per}]
+	return &p
 }
