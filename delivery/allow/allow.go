@@ -81,6 +81,9 @@ func (d *Denied) Word() string {
 	}[d.Kind]
 }
 
+// OwnLimit marks it for package bounce: no receiver has said this.
+func (d *Denied) OwnLimit() {}
+
 // Reply is what a recipient's state says meanwhile.
 func (d *Denied) Reply() *mail.Reply {
 	return mail.NewReply(451, "4.3.2", d.Error()).WithCause(d)

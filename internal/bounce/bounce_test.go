@@ -1,6 +1,8 @@
 package bounce
 
 import (
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -82,6 +84,27 @@ func TestReplies(t *testing.T) {
 	}
 	if v := Of(&mail.Reply{}); v != (Verdict{}) || v.Class != None {
 		t.Errorf("nothing: %+v", v)
+	}
+}
+
+// denied is the cause of a refusal by a limit, as allow.Denied.
+type denied struct{ error }
+
+func (denied) OwnLimit() {}
+
+// TestLimit: a limit of our own is known by its cause, whatever it is called, and
+// the same words of a receiver are something else.
+func TestLimit(t *testing.T) {
+	for _, text := range []string{"rate of limit spam for site=blocked.example", "suspended by x: 550 5.1.1 user unknown"} {
+		r := mail.NewReply(451, "4.3.2", text)
+		if v := Of(r.WithCause(fmt.Errorf("kept: %w", denied{errors.New(text)}))); v.Class != Limit || v.Hard || v.Status.String() != "4.3.2" {
+			t.Errorf("ours: %+v", v)
+		}
+		for name, r := range map[string]*mail.Reply{"a receiver's": r, "with another cause": r.WithCause(errors.New("x"))} {
+			if v := Of(r); v.Class == Limit {
+				t.Errorf("%s %q is taken for a limit of ours", name, text)
+			}
+		}
 	}
 }
 

@@ -9,7 +9,11 @@
 // and takes some microseconds.
 package bounce
 
-import "github.com/clrelay/clrelay/internal/mail"
+import (
+	"errors"
+
+	"github.com/clrelay/clrelay/internal/mail"
+)
 
 // Class is a kind of reply.
 type Class uint8
@@ -43,6 +47,7 @@ const (
 	Expired                     // it was tried for as long as it may be
 	Suppressed                  // the address is on the suppression list here
 	Operator                    // an operator of this relay gave it up
+	Limit                       // a limit of this relay's own keeps it: no receiver's word
 	Other                       // nothing above
 	classes
 )
@@ -57,7 +62,7 @@ func names() [classes]string {
 		Authentication: "authentication", Login: "login", RelayDenied: "relay-denied", Rate: "rate", TooBig: "too-big",
 		Virus: "virus", Content: "content", Protocol: "protocol", TLS: "tls", DNS: "dns", Network: "network",
 		Greylisted: "greylisted", System: "system", Loop: "loop", Expired: "expired", Suppressed: "suppressed",
-		Operator: "operator", Other: "other",
+		Operator: "operator", Limit: "limit", Other: "other",
 	}
 }
 
@@ -103,10 +108,16 @@ type Verdict struct {
 	Status mail.EnhancedCode
 }
 
-// Of classifies a reply. One that is empty is None.
+// Of classifies a reply. One that is empty is None. That a limit of this relay's
+// is the reason is told by the cause alone, which has a method OwnLimit: what
+// others say is never taken for it, nor the names of limits for what others say.
 func Of(r *mail.Reply) Verdict {
 	if r.Code == 0 && r.Text == "" {
 		return Verdict{}
+	}
+	var own interface{ OwnLimit() }
+	if r.Cause != nil && errors.As(r.Cause, &own) {
+		return Verdict{Class: Limit, Status: r.Enhanced}
 	}
 	return Classify(r.Code, r.Enhanced, r.Text)
 }
