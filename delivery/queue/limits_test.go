@@ -3,6 +3,8 @@ package queue_test
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -15,6 +17,8 @@ import (
 	"github.com/clrelay/clrelay/delivery/queue/sched/turns"
 	"github.com/clrelay/clrelay/internal/limit"
 	"github.com/clrelay/clrelay/internal/mail"
+	"github.com/clrelay/clrelay/internal/picks"
+	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
 )
 
 // keeper is the limits of a test.
@@ -121,6 +125,58 @@ func TestLimitDuringTheAttempt(t *testing.T) {
 		w.wantRows("ok.2@x.org active #0 in 1m0s: 451 4.3.2 rate of limit slow")
 		time.Sleep(61 * time.Second)
 		w.want("events", &w.events, "delivered ok.2@x.org #1")
+	})
+}
+
+// TestLimitIsNoReply: what a limit says of a recipient is shown, and picked by its
+// class alone.
+func TestLimitIsNoReply(t *testing.T) {
+	k := &keeper{deny: func(*limit.Subject) *allow.Denied { return &allow.Denied{Limit: "spam", Wait: time.Hour} }}
+	play(t, queue.Options{Limits: k}, func(t *testing.T, w *world) {
+		w.send(envelope("a@b", "ok.1@x.org"))
+		synctest.Wait()
+		w.wantRows("ok.1@x.org active #0 in 1h0m0s: 451 4.3.2 rate of limit spam")
+		for want, sel := range map[int64][]*adminv1.Selector{
+			0: {{ReasonClasses: []string{"system", "spam", "rate", "none"}}, {Replies: []string{"rate of limit"}}, {Dsns: []string{"4.*"}}, {ReasonClasses: []string{"limit"}, Dsns: []string{"4.*"}}},
+			1: {{ReasonClasses: []string{"limit"}}},
+		} {
+			for _, in := range sel {
+				picked, err := picks.New(in)
+				if err != nil {
+					t.Fatal(err)
+				}
+				n := int64(0)
+				if err := w.r.List(context.Background(), picked, func(*queue.Row) error { n++; return nil }); err != nil || n != want {
+					t.Errorf("%v picks %d, %v; want %d", in, n, err, want)
+				}
+			}
+		}
+	})
+}
+
+// TestOthersReplies: what a destination said to others is shown of those who wait
+// for it, and is no reply to them that a selector finds.
+func TestOthersReplies(t *testing.T) {
+	play(t, queue.Options{}, func(t *testing.T, w *world) {
+		w.send(envelope("a@b", "dead.1@x.org"))
+		synctest.Wait()
+		w.send(envelope("a@b", "ok.2@x.org"))
+		w.send(envelope("c@d", "ok.3@x.org"))
+		synctest.Wait()
+		w.do(1, queue.Change{Op: sched.Hold, Selector: selector{from: "c@d"}})
+		w.want("events", &w.events, "deferred dead.1@x.org #1", "held ok.3@x.org #0")
+		var rows []string
+		for _, r := range w.rows() {
+			who, _, _ := strings.Cut(r, " in ")
+			_, why, _ := strings.Cut(r, ": ")
+			rows = append(rows, who+": "+why)
+		}
+		if want := []string{"dead.1@x.org deferred #1: 451 4.4.1 connection refused", "ok.2@x.org active #0: 451 4.4.1 connection refused", "ok.3@x.org held #0: "}; !slices.Equal(rows, want) {
+			t.Errorf("queue: %q, want %q", rows, want)
+		}
+		w.do(1, queue.Change{Op: sched.Bounce, Selector: selector{reply: "refused"}})
+		synctest.Wait()
+		w.want("events", &w.events, "bounced dead.1@x.org #1", "delivered a@b #1") // the report
 	})
 }
 

@@ -164,8 +164,12 @@ func (s *Selector) matchClient(c *mail.Client) bool {
 }
 
 func (s *Selector) matchReply(r *mail.Reply) bool {
-	if len(s.classes) > 0 && !slices.Contains(s.classes, bounce.Of(r).Class) {
+	class := bounce.Of(r).Class
+	if len(s.classes) > 0 && !slices.Contains(s.classes, class) {
 		return false
+	}
+	if class == bounce.Limit && len(s.dsns)+len(s.replies) > 0 {
+		return false // it is no reply
 	}
 	if len(s.dsns) > 0 && !slices.ContainsFunc(s.dsns, func(d [3]int) bool {
 		return r.Enhanced != mail.EnhancedCode{} && fits(d[0], r.Enhanced[0]) && fits(d[1], r.Enhanced[1]) && fits(d[2], r.Enhanced[2])

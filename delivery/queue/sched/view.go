@@ -92,7 +92,7 @@ func (s *Scheduler[M]) Next(c *Cursor[M], n int, visit func(v *View[M])) (more b
 
 func (s *Scheduler[M]) view(r *recipient) RecipientView {
 	l := s.lanes.At(r.lane)
-	v := RecipientView{Index: uint32(r.index), Domain: r.domain, Attempts: uint32(r.attempts), Lane: l.key, Why: l.why}
+	v := RecipientView{Index: uint32(r.index), Domain: r.domain, Attempts: uint32(r.attempts), Lane: l.key}
 	switch r.state {
 	case held:
 		v.State = mail.StateHeld
@@ -104,6 +104,7 @@ func (s *Scheduler[M]) view(r *recipient) RecipientView {
 	case deferred, expired:
 		v.State, v.Next = mail.StateDeferred, time.UnixMilli(r.due)
 	case ready:
+		v.Why = l.why
 		if l.class == down && l.probeAt > s.now {
 			v.Next = time.UnixMilli(l.probeAt)
 		} else if g := s.limited(r); g != nil {

@@ -53,12 +53,24 @@ type Walker struct {
 	Log   *slog.Logger
 }
 
-// Reply is what was last heard of a recipient.
-func (p *Picked) Reply(v *sched.RecipientView) (last mail.Reply) {
+// Reply is what was last heard of a recipient, or else why it waits: what its
+// destination said to others, or a limit.
+func (p *Picked) Reply(v *sched.RecipientView) mail.Reply {
+	last := p.own(v)
+	if last.Code == 0 && v.Why != nil {
+		last = *v.Why
+	}
+	return last
+}
+
+// own is what a Selector goes by: what was said of the recipient itself, or the
+// limit that it waits for. What others were told is no reason to give up one that
+// was not tried.
+func (p *Picked) own(v *sched.RecipientView) (last mail.Reply) {
 	if p.states != nil {
 		last = p.states[v.Index].Reply
 	}
-	if last.Code == 0 && v.Why != nil {
+	if last.Code == 0 && v.Limited && v.Why != nil {
 		last = *v.Why
 	}
 	return last
@@ -162,7 +174,7 @@ func (r *Walker) match(p *Picked, sel Selector, reads Needs) bool {
 			rule = p.Orders[v.Index].Rule
 		}
 		if byReply {
-			last = p.Reply(&v)
+			last = p.own(&v)
 		}
 		return !sel.MatchStored(p.Envelope, int(v.Index), &last, rule)
 	})

@@ -45,7 +45,7 @@ func (s *selector) more(f *pflag.FlagSet) {
 	f.StringArrayVar(&s.clients, "client", nil, "messages from this address or `network`: 192.0.2.0/24")
 	f.StringArrayVar(&s.replies, "reply", nil, "recipients whose last reply has this `text` in it")
 	f.StringArrayVar(&s.dsns, "dsn", nil, "recipients whose last reply has this enhanced status `code`: 4.7.1 or 4.7.*")
-	f.StringArrayVar(&s.classes, "reason-class", nil, "recipients whose last reply is of this `class`, as queue reasons shows them")
+	f.StringArrayVar(&s.classes, "reason-class", nil, "recipients whose own last reply is of this `class`, as queue reasons shows them; limit: those that wait for a limit")
 	f.StringArrayVar(&s.rules, "rule", nil, "recipients that this hold rule, an `ID`, keeps")
 	f.StringVar(&s.sizeOver, "size-over", "", "messages above this `size`: 500KiB, 10MiB")
 	f.Uint32Var(&s.attemptsOver, "attempts-over", 0, "recipients with more attempts than this `number`")

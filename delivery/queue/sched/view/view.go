@@ -37,7 +37,7 @@ type Recipient struct {
 	Domain   uint16
 	Next     time.Time   // of a deferred one, of one that waits for a lane's probe or for a limit, of one that is held for a time or in the trash; else zero
 	Lane     string      // its destination
-	Why      *mail.Reply // why its lane is down, or which limit it waits for; else nil
+	Why      *mail.Reply // of one that waits for its lane, why that is down, or which limit it waits for; else nil
 	Limited  bool        // a limit is what it waits for
 }
 
