@@ -289,7 +289,11 @@ func (c *Core) differs(site string, a, b *State, now time.Time) bool {
 		if a.Learned != nil {
 			was = fmt.Sprint(a.Learned.Connections)
 		}
-		c.notes = append(c.notes, Note{site, Connections, fmt.Sprintf("connections %s -> %d: %s", was, l.Connections, reason(l.Rule, l.Reply))})
+		why := reason(l.Rule, l.Reply)
+		if l.Grown.After(l.Told) {
+			why = "no complaint for a while" // the reply is what they were made fewer for
+		}
+		c.notes = append(c.notes, Note{site, Connections, fmt.Sprintf("connections %s -> %d: %s", was, l.Connections, why)})
 	} else if l == nil && a.Learned != nil {
 		c.notes = append(c.notes, Note{site, Connections, fmt.Sprintf("connections %d -> no limit", a.Learned.Connections)})
 	}

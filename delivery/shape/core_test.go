@@ -293,6 +293,16 @@ func TestHalfMayBeTooLittle(t *testing.T) {
 		c.after(time.Second)
 	}
 	c.want("learned 3")
+	c.says(r, shape.Word{Open: 3})
+	var notes []string
+	for _, n := range c.Notes() {
+		notes = append(notes, n.Text)
+	}
+	const said = "421 4.7.28 unusual rate (rule r)"
+	want := []string{"connections no limit -> 4: " + said, "connections 4 -> 2: " + said, "connections 2 -> 3: no complaint for a while", "connections 3 -> 2: " + said}
+	if !slices.Equal(notes, want) {
+		t.Errorf("told: %q, want %q", notes, want)
+	}
 }
 
 // A host that refuses for some seconds after one connection too many is not made
