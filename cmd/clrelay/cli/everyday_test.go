@@ -25,7 +25,8 @@ func everyday() []func(grpc.ServiceRegistrar, fleet.Fleet) {
 	}}
 }
 
-// trials knows a partner, a stranger's address, and a domain without a host.
+// trials knows a partner, a stranger's address, one that is limited, and a domain
+// without a host.
 type trials struct {
 	adminv1.UnimplementedTestServiceServer
 }
@@ -54,6 +55,8 @@ func (trials) Address(_ context.Context, req *adminv1.AddressRequest) (*adminv1.
 		return nil, admin.InvalidError(`the address "not an address": bad address`)
 	case "x@stranger.example":
 		out.Admission = &adminv1.Admission{Reply: "550 5.7.1 Relaying denied"}
+	case "x@slow.example":
+		out.Destination.State, out.Destination.Reason = "limited", "451 4.3.2 rate of limit slow"
 	case "x@nowhere.example":
 		out.Hosts, out.Notes = nil, []string{"550 5.1.2 domain nowhere.example does not exist"}
 	}

@@ -152,6 +152,15 @@ type destination struct {
 	NextTry    *time.Time `json:"next_try"`
 }
 
+// waits is what the destination's reason is about: of one that is not down, it is
+// the limit that its mail, or that of some senders, waits for.
+func (d *destination) waits() string {
+	if d.State == "down" {
+		return "down"
+	}
+	return "limited"
+}
+
 type probe struct {
 	Remote     string   `json:"remote"`
 	Extensions []string `json:"extensions"`
@@ -259,7 +268,7 @@ func (n *noun) addressTable(w io.Writer, r *adminv1.AddressResponse, a *address)
 	row("connections", "%d%s, %d at most (deliver.per_destination), on %s", d.Running, now, d.Max, a.Node)
 	row("destination", "%s  %s, %s in the queue, %d due", d.Name, d.State, cmdline.Plural(d.Recipients, "recipient"), d.Waiting)
 	if d.Reason != "" {
-		row("down", "%s", d.Reason)
+		row(d.waits(), "%s", d.Reason)
 	}
 	switch p := a.Probe; {
 	case p == nil:
