@@ -207,7 +207,13 @@ func (t *Table) Leads(key string) (i int, ok bool) {
 		domain, _, _ = strings.Cut(domain, ";")
 		return t.Rule(domain)
 	}
-	i = slices.IndexFunc(t.hops, func(h mail.NextHop) bool { return h.Key == key })
+	leads := func(key string) int {
+		return slices.IndexFunc(t.hops, func(h mail.NextHop) bool { return h.Key == key })
+	}
+	if i = leads(key); i < 0 {
+		without, _, _ := strings.Cut(key, poolWord) // that of a sender
+		i = leads(without)
+	}
 	return i, i >= 0
 }
 

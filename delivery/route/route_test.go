@@ -246,3 +246,28 @@ func BenchmarkRoute(b *testing.B) {
 		}
 	}
 }
+
+// Mail that leaves from a sender's pool takes the rule that leads to the same
+// host without one.
+func TestLeads(t *testing.T) {
+	host := []mail.HostPort{{Name: "hub.example", Port: 25}}
+	table, err := route.New([]route.Rule{
+		{Domains: []string{"x.example"}, Action: route.Action{Hosts: host, Pool: "own"}},
+		{Domains: []string{"y.example"}, Action: route.Action{Hosts: host}},
+		{},
+	}, map[string]string{"news": "bulk"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, domain := range []string{"x.example", "y.example", "z.example"} {
+		for _, sender := range []string{"", "news"} {
+			hop, _ := table.Route(sender, domain)
+			if got, ok := table.Leads(hop.Key); !ok || got != i {
+				t.Errorf("%s: rule %d, %v", hop.Key, got, ok)
+			}
+		}
+	}
+	if _, ok := table.Leads("smarthost:hub.example:25;tls=none"); ok {
+		t.Error("no rule leads there")
+	}
+}
