@@ -13,6 +13,7 @@ import (
 	"github.com/clrelay/clrelay/delivery"
 	"github.com/clrelay/clrelay/delivery/allow"
 	"github.com/clrelay/clrelay/delivery/queue"
+	"github.com/clrelay/clrelay/delivery/queue/limits"
 	"github.com/clrelay/clrelay/delivery/queue/sched"
 	"github.com/clrelay/clrelay/delivery/queue/sched/turns"
 	"github.com/clrelay/clrelay/internal/limit"
@@ -62,6 +63,14 @@ func TestLimitIsNoFailure(t *testing.T) {
 		w.want("events", &w.events)
 		const slow = " active #0 in 20m0s: 451 4.3.2 rate of limit slow for site=x.org"
 		w.wantRows("ok.1@X.org"+slow, "ok.2@x.org"+slow, "ok.3@x.org"+slow)
+		if err := w.r.Scan(t.Context(), &picks.Selector{}, func(r *queue.Row) error {
+			if r.Limit == nil || r.Limit.Text != "rate of limit slow for site=x.org" || limits.Of(r.Limit) == nil {
+				t.Errorf("%v waits for %v", r.To, r.Limit)
+			}
+			return nil
+		}); err != nil {
+			t.Error(err)
+		}
 		var lane queue.Lane
 		w.r.Destinations(func(l *queue.Lane) { lane = *l })
 		if lane.State != "limited" || lane.Why == nil || lane.Why.Text != "rate of limit slow for site=x.org" {

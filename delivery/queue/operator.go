@@ -67,6 +67,7 @@ type Row struct {
 	Attempts  uint32
 	Next      time.Time    // of a deferred one, of one that waits until its destination is tried again, that is held for a time or in the trash; else zero
 	LastReply mail.Reply   // zero when there is none
+	Limit     *mail.Reply  // which limit it waits for, until Next; nil: none
 	Client    *mail.Client // where it came from
 	Lane      string       // where it goes next
 	Orders    spool.Orders // what an operator said of it
@@ -95,6 +96,9 @@ func (r *Runner) list(ctx context.Context, sel Selector, reads walk.Needs, visit
 			}
 			if p.Orders != nil {
 				row.Orders = p.Orders[v.Index]
+			}
+			if v.Limited {
+				row.Limit = v.Why
 			}
 			if !v.Next.IsZero() {
 				row.Next = r.clock.ToWall(v.Next)
