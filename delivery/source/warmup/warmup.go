@@ -65,9 +65,13 @@ func (r *Ramp) Definition(now time.Time) (d limit.Definition, ok bool) {
 		whom = "for each site"
 		d.Per = append(d.Per, limit.Site)
 	}
+	messages := "1 message"
+	if r.Days[n] != 1 {
+		messages = fmt.Sprintf("%d messages", r.Days[n])
+	}
 	d.Budget = limit.Rate{N: r.Days[n], Per: day}
 	d.Until = Next(now)
-	d.Reason = fmt.Sprintf("day %d of %d of the warm-up of %s: %d messages %s", n+1, len(r.Days), r.Source, r.Days[n], whom)
+	d.Reason = fmt.Sprintf("day %d of %d of the warm-up of %s: %s %s", n+1, len(r.Days), r.Source, messages, whom)
 	return d, true
 }
 

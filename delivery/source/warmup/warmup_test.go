@@ -105,3 +105,10 @@ func TestPresetsRise(t *testing.T) {
 		t.Error("the documentation says 28 and 14 days")
 	}
 }
+
+func TestOneMessage(t *testing.T) {
+	r := warmup.Ramp{Source: "new1", Since: at(t, "2026-11-01T00:00:00Z"), Days: []int64{1}, PerSite: true}
+	if d, ok := r.Definition(r.Since); !ok || d.Reason != "day 1 of 1 of the warm-up of new1: 1 message for each site" {
+		t.Errorf("%q", d.Reason)
+	}
+}
