@@ -6,6 +6,7 @@ package who
 import (
 	"context"
 	"fmt"
+	"os/user"
 	"strings"
 
 	"google.golang.org/grpc/credentials"
@@ -27,6 +28,18 @@ type Caller struct {
 
 // Masked says whether addresses are hidden from him.
 func (c *Caller) Masked() bool { return c.Operator && c.Grant.Masked() }
+
+// Person is who he is without what changes from one call to the next: what is
+// kept and shown for long. Of a user of this machine it is the name.
+func (c *Caller) Person() string {
+	if c.Grant.Source != roles.SourceSocket {
+		return c.Text
+	}
+	if u, err := user.LookupId(strings.TrimPrefix(c.Grant.Name, "uid=")); err == nil {
+		return u.Username
+	}
+	return c.Grant.Name
+}
 
 // Role is for the logs; empty for who has none.
 func (c *Caller) Role() string {
