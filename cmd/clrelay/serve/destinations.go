@@ -7,6 +7,7 @@ import (
 
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/limits"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/shaping"
+	"github.com/clrelay/clrelay/cmd/clrelay/serve/sources"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/work"
 	"github.com/clrelay/clrelay/internal/admin/fleet"
 	"github.com/clrelay/clrelay/internal/admin/who"
@@ -28,9 +29,12 @@ func (r *relay) destinations(to grpc.ServiceRegistrar, f fleet.Fleet) {
 	limits.Register(to, &limits.Service{
 		Node: string(r.conf().node.Name), Learned: r.parts.shaping, Sites: r.parts.shaping, Limiter: r.parts.limits,
 		Set: func() limits.Settings {
-			return limits.Settings{Cluster: r.conf().cluster, Router: r.routes.table.Load()}
+			return limits.Settings{Cluster: r.conf().cluster, Router: r.routes.table.Load(), WarmUps: sources.WarmUps(r.conf().cluster)}
 		},
 		Records: &work.Records{Kept: r.parts.books.Records, Refusal: refusal}, Kept: r.parts.books.Records, Lanes: r.parts.queue, Fleet: f,
-		Caller: func(ctx context.Context) string { return who.Bindings(r.bindings).Of(ctx).Text },
+		Caller: func(ctx context.Context) string {
+			caller := who.Bindings(r.bindings).Of(ctx)
+			return caller.Person()
+		},
 	}, r.parts.member)
 }

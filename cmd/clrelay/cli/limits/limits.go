@@ -149,9 +149,10 @@ func (n *nouns) listCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List the limits in force",
-		Long: `List the limits in force, by name: configured ones; those that operators have set;
-those that come with the program, for large providers (shipped); and what was
-learned from replies. Of these the reason is the reply, with the rule that it met.`,
+		Long: `List the limits in force: those that operators have set; configured ones, with the
+warm-ups of sources; what was learned from replies, of which the reason is the reply,
+with the rule that it met; and those that come with the program, for large providers
+(shipped). ON is where they hold: on delivery or on receiving.`,
 		Example: "  clrelay limit list --origin learned",
 		Args:    cmdline.AtMost[*cobra.Command](0, "it lists all limits; for one destination there is clrelay limit explain"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -163,7 +164,7 @@ learned from replies. Of these the reason is the reply, with the rule that it me
 				if err != nil {
 					return err
 				}
-				out := n.List("NAME", "ORIGIN", "FOR", "LIMIT", "ENDS IN", "BY", "REASON")
+				out := n.List("NAME", "ORIGIN", "ON", "FOR", "LIMIT", "ENDS IN", "BY", "REASON")
 				for _, l := range res.GetLimits() {
 					s := show(l)
 					if origin != "" && s.Origin != origin {
@@ -173,7 +174,7 @@ learned from replies. Of these the reason is the reply, with the rule that it me
 					if s.Origin == "configured" || s.Origin == "shipped" {
 						by = "-"
 					}
-					if err := out.Row(s, cmdline.Cell(s.Name, 50), s.Origin, cmdline.Cell(s.whom(), 50), s.what(), n.ends(s.Until), cmdline.Cell(by, 30), cmdline.Cell(s.Reason, 100)); err != nil {
+					if err := out.Row(s, cmdline.Cell(s.Name, 50), s.Origin, s.Side, cmdline.Cell(s.whom(), 50), s.what(), n.ends(s.Until), cmdline.Cell(by, 30), cmdline.Cell(s.Reason, 100)); err != nil {
 						return err
 					}
 				}

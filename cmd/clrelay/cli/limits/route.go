@@ -82,13 +82,13 @@ which the first that matches is taken, and how much is queued by each.`,
 		},
 	}
 	test := &cobra.Command{
-		Use:   "test DOMAIN",
+		Use:   "test DESTINATION",
 		Short: "Show which route mail for a domain takes",
-		Long: `Show which route mail for a domain takes, without sending any. What else would
+		Long: `Show which route mail for a domain or an address takes, without sending any. What else would
 become of mail to an address, clrelay test address tells. The exit code is 3 where
 no route is for the domain.`,
 		Example: "  clrelay route test partner.example",
-		Args:    cmdline.Exactly[*cobra.Command](1, "it takes a domain"),
+		Args:    cmdline.Exactly[*cobra.Command](1, "it takes a domain or an address"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return n.routes(cmd, &adminv1.ListRoutesRequest{Domain: args[0]}, func(res *adminv1.ListRoutesResponse) error {
 				if len(res.GetRoutes()) == 0 {

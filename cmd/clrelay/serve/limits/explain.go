@@ -4,14 +4,12 @@ import (
 	"cmp"
 	"context"
 	"slices"
-	"strings"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/shaping"
 	"github.com/clrelay/clrelay/delivery/queue"
-	"github.com/clrelay/clrelay/delivery/route"
 	"github.com/clrelay/clrelay/internal/admin/fleet"
 	"github.com/clrelay/clrelay/internal/limit"
 	"github.com/clrelay/clrelay/internal/limit/local"
@@ -22,11 +20,7 @@ import (
 
 // ExplainLimits is of LimitService.
 func (s *Service) ExplainLimits(ctx context.Context, req *adminv1.ExplainLimitsRequest) (*adminv1.ExplainLimitsResponse, error) {
-	domain := strings.TrimSpace(req.GetDestination())
-	if at := strings.LastIndexByte(domain, '@'); at >= 0 {
-		domain = domain[at+1:]
-	}
-	domain, err := route.Normalize(domain)
+	domain, err := asked(req.GetDestination())
 	if err != nil {
 		return nil, invalid("%q is neither a domain nor an address", req.GetDestination())
 	}

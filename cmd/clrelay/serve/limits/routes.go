@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/clrelay/clrelay/delivery/queue"
+	"github.com/clrelay/clrelay/delivery/route"
 	"github.com/clrelay/clrelay/internal/admin/fleet"
 	"github.com/clrelay/clrelay/internal/config"
 	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
@@ -38,6 +40,9 @@ func (s *Routes) ListRoutes(ctx context.Context, req *adminv1.ListRoutesRequest)
 		return out, nil
 	}
 	if d := req.GetDomain(); d != "" {
+		if to, err := asked(d); err == nil {
+			d = to
+		}
 		i, ok := s.Set().Router.Rule(d)
 		if !ok {
 			_, reply := s.Set().Router.Route("", d)
@@ -107,4 +112,13 @@ func add(all, theirs []*adminv1.RouteEntry) error {
 		all[i].Down = max(all[i].Down, r.GetDown())
 	}
 	return nil
+}
+
+// asked is the domain of what an operator asks about: a domain, or an address.
+func asked(destination string) (string, error) {
+	d := strings.TrimSpace(destination)
+	if at := strings.LastIndexByte(d, '@'); at >= 0 {
+		d = d[at+1:]
+	}
+	return route.Normalize(d)
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/clrelay/clrelay/delivery/queue"
 	"github.com/clrelay/clrelay/delivery/route"
 	"github.com/clrelay/clrelay/delivery/shape"
+	"github.com/clrelay/clrelay/delivery/source/warmup"
 	"github.com/clrelay/clrelay/internal/admin"
 	"github.com/clrelay/clrelay/internal/admin/fleet"
 	"github.com/clrelay/clrelay/internal/admin/jobs"
@@ -81,6 +82,7 @@ type Lanes interface {
 type Settings struct {
 	Cluster *config.Cluster
 	Router  *route.Table
+	WarmUps []warmup.Ramp
 }
 
 // Service is the LimitService of a node.
@@ -124,6 +126,9 @@ func (s *Service) all() (list []shaping.Stated) {
 	for _, d := range section.Definitions(s.Set().Cluster.Limits) {
 		list = append(list, shaping.Stated{Definition: d, Origin: shaping.Configured})
 	}
+	for _, d := range warmup.Definitions(s.Set().WarmUps, s.Now()) {
+		list = append(list, shaping.Stated{Definition: d, Origin: shaping.Configured})
+	}
 	now := shaping.InForce(s.Learned, s.Kept, s.Now())
 	list = slices.DeleteFunc(list, func(c shaping.Stated) bool {
 		return slices.ContainsFunc(now, func(d shaping.Stated) bool { return d.Name == c.Name && d.Origin == shaping.Set })
@@ -133,10 +138,13 @@ func (s *Service) all() (list []shaping.Stated) {
 	return list
 }
 
-// ListLimits is of LimitService.
+// ListLimits is of LimitService. What comes with the program is much, and stands
+// behind what is of this cluster.
 func (s *Service) ListLimits(context.Context, *adminv1.ListLimitsRequest) (*adminv1.ListLimitsResponse, error) {
 	out := &adminv1.ListLimitsResponse{}
-	for _, d := range s.all() {
+	list, first := s.all(), []string{shaping.Set, shaping.Configured, shaping.Learned, shaping.Shipped}
+	slices.SortStableFunc(list, func(a, b shaping.Stated) int { return slices.Index(first, a.Origin) - slices.Index(first, b.Origin) })
+	for _, d := range list {
 		out.Limits = append(out.Limits, travels(&d))
 	}
 	return out, nil
@@ -354,6 +362,9 @@ func (s *Service) ClearLimit(ctx context.Context, req *adminv1.ClearLimitRequest
 		}
 		if d.Origin == shaping.Shipped {
 			return nil, admin.RefusedError(fmt.Sprintf("%s comes with the program: give the site other figures in shaping.sites of the cluster's configuration, or set shaping.shipped: false", name))
+		}
+		if d.Author == warmup.Author {
+			return nil, admin.RefusedError(fmt.Sprintf("%s is the warm-up of a source: clrelay config edit changes it, in pools", name))
 		}
 		return nil, admin.RefusedError(fmt.Sprintf("%s is of the cluster's configuration: clrelay config edit changes it, and limit set %s replaces it for a while", name, name))
 	}

@@ -117,7 +117,7 @@ func TestSetAndClear(t *testing.T) {
 		t.Fatalf("%v, %v", res, err)
 	}
 	list, _ := d.ListLimits(t.Context(), nil)
-	if len(list.GetLimits()) != 2 || list.GetLimits()[1].GetName() != "slow" || list.GetLimits()[1].GetReason() != "INC-1" || list.GetLimits()[0].GetOrigin() != "shipped" {
+	if len(list.GetLimits()) != 2 || list.GetLimits()[0].GetName() != "slow" || list.GetLimits()[0].GetReason() != "INC-1" || list.GetLimits()[1].GetOrigin() != "shipped" {
 		t.Errorf("%v", list)
 	}
 	if res, err := d.SetLimit(t.Context(), req); err != nil || !res.GetReplaced() {
@@ -241,7 +241,7 @@ func TestSetInThePlaceOfAConfiguredOne(t *testing.T) {
 		t.Errorf("%+v, %v", d, err)
 	}
 	list, _ := d.ListLimits(t.Context(), nil)
-	if n := len(list.GetLimits()); n != 2 || list.GetLimits()[1].GetOrigin() != "set" {
+	if n := len(list.GetLimits()); n != 2 || list.GetLimits()[0].GetOrigin() != "set" {
 		t.Errorf("%v", list)
 	}
 }
@@ -375,6 +375,11 @@ func TestRoutes(t *testing.T) {
 	res, err := r.ListRoutes(t.Context(), &adminv1.ListRoutesRequest{Domain: "c.example"})
 	if err != nil || len(res.GetRoutes()) != 1 || res.GetRoutes()[0].GetName() != "out" || res.GetRoutes()[0].GetRecipients() != 7 || res.GetRoutes()[0].GetDown() != 1 {
 		t.Errorf("%v, %v", res, err)
+	}
+	for _, to := range []string{"Jane@A.Example", "\"a@b\"@a.example", " a.example "} {
+		if res, err := r.ListRoutes(t.Context(), &adminv1.ListRoutesRequest{Domain: to}); err != nil || len(res.GetRoutes()) != 1 {
+			t.Errorf("%s: %v, %v", to, res, err)
+		}
 	}
 	if _, err := r.ListRoutes(t.Context(), &adminv1.ListRoutesRequest{Name: "other"}); err == nil {
 		t.Error("a route that is not there")
