@@ -112,13 +112,17 @@ func (s *throttle) ExplainLimits(_ context.Context, req *adminv1.ExplainLimitsRe
 	return &adminv1.ExplainLimitsResponse{
 		MissingNodes: missing,
 		Node:         "mx1", Domain: "gmail.com", Site: "google.com", Route: "routes[0]", Lane: "mx:gmail.com", State: "limited", Most: 20, Recipients: 1204,
-		Summary: "Mail for gmail.com, which is served by google.com, is suspended. Limit shaping:google.com:google-reputation:suspend: nothing is sent; learned from the reply: 421 4.7.0 suspicious (rule google-reputation); it ends in 34 min (to end it now: clrelay limit clear shaping:google.com:google-reputation:suspend).",
+		Mail: &adminv1.DestinationMail{
+			Recipients: 1204, Deferred: 4, Reply: "451 4.7.1 later", Replied: 3, NextTry: timestamppb.New(now().Add(time.Minute)),
+			Holds: []*adminv1.LimitHold{{Limit: s.limits[2].GetName(), Kind: "suspended", Recipients: 1200, Until: timestamppb.New(now().Add(34 * time.Minute)), Why: "suspended by it"}},
+		},
+		Summary: "Mail for gmail.com, which is served by google.com, is suspended. Limit shaping:google.com:google-reputation:suspend holds 1200 recipients: nothing is sent; learned from the reply: 421 4.7.0 suspicious (rule google-reputation); it ends in 34 min (to end it now: clrelay limit clear shaping:google.com:google-reputation:suspend). Queued for it: 1207 recipients (mx1 1204, mx2 3); deliveries under way: 1. Deferred: 4 recipients, the first tried again in 60 s; the commonest last reply, to 3 of them: 451 4.7.1 later.",
 		Verdicts: []*adminv1.LimitVerdict{
 			{Limit: s.limits[2], Wait: durationpb.New(34 * time.Minute), Use: &adminv1.LimitUse{Kind: "suspended"}},
 			{Limit: s.limits[1], Allows: true, Use: &adminv1.LimitUse{Kind: "connections", Node: "mx1", Used: 1, Share: 2, Of: 3}},
 		},
 		Others: []*adminv1.ExplainLimitsResponse{{
-			Node: "mx2", State: "proven", Most: 20, Recipients: 3, Running: 1,
+			Node: "mx2", State: "proven", Most: 20, Recipients: 3, Running: 1, Mail: &adminv1.DestinationMail{Recipients: 3},
 			Verdicts: []*adminv1.LimitVerdict{{Limit: s.limits[1], Wait: durationpb.New(500 * time.Millisecond), Use: &adminv1.LimitUse{Kind: "connections", Node: "mx2", Used: 1, Share: 1, Of: 3}}},
 		}},
 	}, nil

@@ -31,7 +31,7 @@ func (r *relay) destinations(to grpc.ServiceRegistrar, f fleet.Fleet) {
 		Set: func() limits.Settings {
 			return limits.Settings{Cluster: r.conf().cluster, Router: r.routes.table.Load(), WarmUps: sources.WarmUps(r.conf().cluster)}
 		},
-		Records: &work.Records{Kept: r.parts.books.Records, Refusal: refusal}, Kept: r.parts.books.Records, Lanes: r.parts.queue, Fleet: f,
+		Records: &work.Records{Kept: r.parts.books.Records, Refusal: refusal}, Kept: r.parts.books.Records, Lanes: r.parts.queue, Queue: r.parts.queue, Fleet: f,
 		Caller: func(ctx context.Context) string {
 			caller := who.Bindings(r.bindings).Of(ctx)
 			return caller.Person()

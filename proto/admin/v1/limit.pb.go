@@ -296,10 +296,11 @@ func (*ListLimitsRequest) Descriptor() ([]byte, []int) {
 	return file_admin_v1_limit_proto_rawDescGZIP(), []int{2}
 }
 
-// ListLimitsResponse holds them by name.
+// ListLimitsResponse holds them: those of operators first, then configured ones, what
+// was learned, and what comes with the program.
 type ListLimitsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The limits.
+	// The limits, of each origin by name.
 	Limits        []*Limit `protobuf:"bytes,1,rep,name=limits,proto3" json:"limits,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -941,7 +942,8 @@ type ExplainLimitsResponse struct {
 	Running int64 `protobuf:"varint,6,opt,name=running,proto3" json:"running,omitempty"`
 	// How many there may be now, as far as the lane knows.
 	Most int64 `protobuf:"varint,7,opt,name=most,proto3" json:"most,omitempty"`
-	// Recipients of it in this node's queue.
+	// Recipients in the lane on this node, of other domains too where it leads to a
+	// smarthost.
 	Recipients int64 `protobuf:"varint,8,opt,name=recipients,proto3" json:"recipients,omitempty"`
 	// Why the lane does not move, as it was said; empty where it does.
 	Why string `protobuf:"bytes,9,opt,name=why,proto3" json:"why,omitempty"`
@@ -958,7 +960,9 @@ type ExplainLimitsResponse struct {
 	// What the other nodes say, by name.
 	Others []*ExplainLimitsResponse `protobuf:"bytes,15,rep,name=others,proto3" json:"others,omitempty"`
 	// Nodes that did not answer.
-	MissingNodes  []string `protobuf:"bytes,16,rep,name=missing_nodes,json=missingNodes,proto3" json:"missing_nodes,omitempty"`
+	MissingNodes []string `protobuf:"bytes,16,rep,name=missing_nodes,json=missingNodes,proto3" json:"missing_nodes,omitempty"`
+	// What of the destination itself this node has queued.
+	Mail          *DestinationMail `protobuf:"bytes,17,opt,name=mail,proto3" json:"mail,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1105,6 +1109,212 @@ func (x *ExplainLimitsResponse) GetMissingNodes() []string {
 	return nil
 }
 
+func (x *ExplainLimitsResponse) GetMail() *DestinationMail {
+	if x != nil {
+		return x.Mail
+	}
+	return nil
+}
+
+// DestinationMail is what a node has queued for a domain.
+type DestinationMail struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Recipients that are not in the trash.
+	Recipients int64 `protobuf:"varint,1,opt,name=recipients,proto3" json:"recipients,omitempty"`
+	// There are more: the oldest were looked at.
+	Cut bool `protobuf:"varint,2,opt,name=cut,proto3" json:"cut,omitempty"`
+	// How many are held.
+	Held int64 `protobuf:"varint,3,opt,name=held,proto3" json:"held,omitempty"`
+	// How many are deferred: they were tried, and are tried again.
+	Deferred int64 `protobuf:"varint,4,opt,name=deferred,proto3" json:"deferred,omitempty"`
+	// What the most of these were told last, and how many they are.
+	Reply   string `protobuf:"bytes,5,opt,name=reply,proto3" json:"reply,omitempty"`
+	Replied int64  `protobuf:"varint,6,opt,name=replied,proto3" json:"replied,omitempty"`
+	// When the first of them is tried again.
+	NextTry *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=next_try,json=nextTry,proto3" json:"next_try,omitempty"`
+	// What the others wait for, the limit first that holds most.
+	Holds         []*LimitHold `protobuf:"bytes,8,rep,name=holds,proto3" json:"holds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DestinationMail) Reset() {
+	*x = DestinationMail{}
+	mi := &file_admin_v1_limit_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DestinationMail) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DestinationMail) ProtoMessage() {}
+
+func (x *DestinationMail) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_limit_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DestinationMail.ProtoReflect.Descriptor instead.
+func (*DestinationMail) Descriptor() ([]byte, []int) {
+	return file_admin_v1_limit_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *DestinationMail) GetRecipients() int64 {
+	if x != nil {
+		return x.Recipients
+	}
+	return 0
+}
+
+func (x *DestinationMail) GetCut() bool {
+	if x != nil {
+		return x.Cut
+	}
+	return false
+}
+
+func (x *DestinationMail) GetHeld() int64 {
+	if x != nil {
+		return x.Held
+	}
+	return 0
+}
+
+func (x *DestinationMail) GetDeferred() int64 {
+	if x != nil {
+		return x.Deferred
+	}
+	return 0
+}
+
+func (x *DestinationMail) GetReply() string {
+	if x != nil {
+		return x.Reply
+	}
+	return ""
+}
+
+func (x *DestinationMail) GetReplied() int64 {
+	if x != nil {
+		return x.Replied
+	}
+	return 0
+}
+
+func (x *DestinationMail) GetNextTry() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NextTry
+	}
+	return nil
+}
+
+func (x *DestinationMail) GetHolds() []*LimitHold {
+	if x != nil {
+		return x.Holds
+	}
+	return nil
+}
+
+// LimitHold is mail that waits for a part of a limit.
+type LimitHold struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the limit; empty: it waits for what is no limit of the list.
+	Limit string `protobuf:"bytes,1,opt,name=limit,proto3" json:"limit,omitempty"`
+	// rate, connections, budget or suspended.
+	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	// What it counts by here: "site=google.com"; empty: all together.
+	Key string `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
+	// How many recipients wait.
+	Recipients int64 `protobuf:"varint,4,opt,name=recipients,proto3" json:"recipients,omitempty"`
+	// For how long, if nothing changes.
+	Until *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=until,proto3" json:"until,omitempty"`
+	// All of it in words.
+	Why           string `protobuf:"bytes,6,opt,name=why,proto3" json:"why,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LimitHold) Reset() {
+	*x = LimitHold{}
+	mi := &file_admin_v1_limit_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LimitHold) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LimitHold) ProtoMessage() {}
+
+func (x *LimitHold) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_limit_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LimitHold.ProtoReflect.Descriptor instead.
+func (*LimitHold) Descriptor() ([]byte, []int) {
+	return file_admin_v1_limit_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *LimitHold) GetLimit() string {
+	if x != nil {
+		return x.Limit
+	}
+	return ""
+}
+
+func (x *LimitHold) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *LimitHold) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *LimitHold) GetRecipients() int64 {
+	if x != nil {
+		return x.Recipients
+	}
+	return 0
+}
+
+func (x *LimitHold) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+func (x *LimitHold) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
 // LimitVerdict is what a part of a limit, its rate, its connections or its budget,
 // says about mail for a destination.
 type LimitVerdict struct {
@@ -1125,7 +1335,7 @@ type LimitVerdict struct {
 
 func (x *LimitVerdict) Reset() {
 	*x = LimitVerdict{}
-	mi := &file_admin_v1_limit_proto_msgTypes[13]
+	mi := &file_admin_v1_limit_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1137,7 +1347,7 @@ func (x *LimitVerdict) String() string {
 func (*LimitVerdict) ProtoMessage() {}
 
 func (x *LimitVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_limit_proto_msgTypes[13]
+	mi := &file_admin_v1_limit_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1150,7 +1360,7 @@ func (x *LimitVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LimitVerdict.ProtoReflect.Descriptor instead.
 func (*LimitVerdict) Descriptor() ([]byte, []int) {
-	return file_admin_v1_limit_proto_rawDescGZIP(), []int{13}
+	return file_admin_v1_limit_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *LimitVerdict) GetLimit() *Limit {
@@ -1191,7 +1401,7 @@ func (x *LimitVerdict) GetUse() *LimitUse {
 // ListRoutesRequest asks for routes.
 type ListRoutesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Only the one that is taken for this domain; empty: all.
+	// Only the one that is taken for this domain, or that of this address; empty: all.
 	Domain string `protobuf:"bytes,1,opt,name=domain,proto3" json:"domain,omitempty"`
 	// Only the one of this name; empty: all.
 	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
@@ -1203,7 +1413,7 @@ type ListRoutesRequest struct {
 
 func (x *ListRoutesRequest) Reset() {
 	*x = ListRoutesRequest{}
-	mi := &file_admin_v1_limit_proto_msgTypes[14]
+	mi := &file_admin_v1_limit_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1215,7 +1425,7 @@ func (x *ListRoutesRequest) String() string {
 func (*ListRoutesRequest) ProtoMessage() {}
 
 func (x *ListRoutesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_limit_proto_msgTypes[14]
+	mi := &file_admin_v1_limit_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1228,7 +1438,7 @@ func (x *ListRoutesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRoutesRequest.ProtoReflect.Descriptor instead.
 func (*ListRoutesRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_limit_proto_rawDescGZIP(), []int{14}
+	return file_admin_v1_limit_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListRoutesRequest) GetDomain() string {
@@ -1267,7 +1477,7 @@ type ListRoutesResponse struct {
 
 func (x *ListRoutesResponse) Reset() {
 	*x = ListRoutesResponse{}
-	mi := &file_admin_v1_limit_proto_msgTypes[15]
+	mi := &file_admin_v1_limit_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1279,7 +1489,7 @@ func (x *ListRoutesResponse) String() string {
 func (*ListRoutesResponse) ProtoMessage() {}
 
 func (x *ListRoutesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_limit_proto_msgTypes[15]
+	mi := &file_admin_v1_limit_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1292,7 +1502,7 @@ func (x *ListRoutesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRoutesResponse.ProtoReflect.Descriptor instead.
 func (*ListRoutesResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_limit_proto_rawDescGZIP(), []int{15}
+	return file_admin_v1_limit_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListRoutesResponse) GetRoutes() []*RouteEntry {
@@ -1343,7 +1553,7 @@ type RouteEntry struct {
 
 func (x *RouteEntry) Reset() {
 	*x = RouteEntry{}
-	mi := &file_admin_v1_limit_proto_msgTypes[16]
+	mi := &file_admin_v1_limit_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1355,7 +1565,7 @@ func (x *RouteEntry) String() string {
 func (*RouteEntry) ProtoMessage() {}
 
 func (x *RouteEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_limit_proto_msgTypes[16]
+	mi := &file_admin_v1_limit_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1368,7 +1578,7 @@ func (x *RouteEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteEntry.ProtoReflect.Descriptor instead.
 func (*RouteEntry) Descriptor() ([]byte, []int) {
-	return file_admin_v1_limit_proto_rawDescGZIP(), []int{16}
+	return file_admin_v1_limit_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RouteEntry) GetName() string {
@@ -1504,7 +1714,7 @@ const file_admin_v1_limit_proto_rawDesc = "" +
 	"\x14ExplainLimitsRequest\x12 \n" +
 	"\vdestination\x18\x01 \x01(\tR\vdestination\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\tR\x04from\x12\x14\n" +
-	"\x05local\x18\x03 \x01(\bR\x05local\"\xf0\x03\n" +
+	"\x05local\x18\x03 \x01(\bR\x05local\"\x9f\x04\n" +
 	"\x15ExplainLimitsResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
 	"\x06domain\x18\x02 \x01(\tR\x06domain\x12\x12\n" +
@@ -1524,7 +1734,28 @@ const file_admin_v1_limit_proto_rawDesc = "" +
 	"\x05reply\x18\r \x01(\tR\x05reply\x12\x18\n" +
 	"\asummary\x18\x0e \x01(\tR\asummary\x127\n" +
 	"\x06others\x18\x0f \x03(\v2\x1f.admin.v1.ExplainLimitsResponseR\x06others\x12#\n" +
-	"\rmissing_nodes\x18\x10 \x03(\tR\fmissingNodes\"\xb4\x01\n" +
+	"\rmissing_nodes\x18\x10 \x03(\tR\fmissingNodes\x12-\n" +
+	"\x04mail\x18\x11 \x01(\v2\x19.admin.v1.DestinationMailR\x04mail\"\x85\x02\n" +
+	"\x0fDestinationMail\x12\x1e\n" +
+	"\n" +
+	"recipients\x18\x01 \x01(\x03R\n" +
+	"recipients\x12\x10\n" +
+	"\x03cut\x18\x02 \x01(\bR\x03cut\x12\x12\n" +
+	"\x04held\x18\x03 \x01(\x03R\x04held\x12\x1a\n" +
+	"\bdeferred\x18\x04 \x01(\x03R\bdeferred\x12\x14\n" +
+	"\x05reply\x18\x05 \x01(\tR\x05reply\x12\x18\n" +
+	"\areplied\x18\x06 \x01(\x03R\areplied\x125\n" +
+	"\bnext_try\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\anextTry\x12)\n" +
+	"\x05holds\x18\b \x03(\v2\x13.admin.v1.LimitHoldR\x05holds\"\xab\x01\n" +
+	"\tLimitHold\x12\x14\n" +
+	"\x05limit\x18\x01 \x01(\tR\x05limit\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x10\n" +
+	"\x03key\x18\x03 \x01(\tR\x03key\x12\x1e\n" +
+	"\n" +
+	"recipients\x18\x04 \x01(\x03R\n" +
+	"recipients\x120\n" +
+	"\x05until\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x10\n" +
+	"\x03why\x18\x06 \x01(\tR\x03why\"\xb4\x01\n" +
 	"\fLimitVerdict\x12%\n" +
 	"\x05limit\x18\x01 \x01(\v2\x0f.admin.v1.LimitR\x05limit\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x16\n" +
@@ -1577,7 +1808,7 @@ func file_admin_v1_limit_proto_rawDescGZIP() []byte {
 	return file_admin_v1_limit_proto_rawDescData
 }
 
-var file_admin_v1_limit_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_admin_v1_limit_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_admin_v1_limit_proto_goTypes = []any{
 	(*Limit)(nil),                 // 0: admin.v1.Limit
 	(*LimitMatch)(nil),            // 1: admin.v1.LimitMatch
@@ -1592,47 +1823,53 @@ var file_admin_v1_limit_proto_goTypes = []any{
 	(*LimitUse)(nil),              // 10: admin.v1.LimitUse
 	(*ExplainLimitsRequest)(nil),  // 11: admin.v1.ExplainLimitsRequest
 	(*ExplainLimitsResponse)(nil), // 12: admin.v1.ExplainLimitsResponse
-	(*LimitVerdict)(nil),          // 13: admin.v1.LimitVerdict
-	(*ListRoutesRequest)(nil),     // 14: admin.v1.ListRoutesRequest
-	(*ListRoutesResponse)(nil),    // 15: admin.v1.ListRoutesResponse
-	(*RouteEntry)(nil),            // 16: admin.v1.RouteEntry
-	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 18: google.protobuf.Duration
+	(*DestinationMail)(nil),       // 13: admin.v1.DestinationMail
+	(*LimitHold)(nil),             // 14: admin.v1.LimitHold
+	(*LimitVerdict)(nil),          // 15: admin.v1.LimitVerdict
+	(*ListRoutesRequest)(nil),     // 16: admin.v1.ListRoutesRequest
+	(*ListRoutesResponse)(nil),    // 17: admin.v1.ListRoutesResponse
+	(*RouteEntry)(nil),            // 18: admin.v1.RouteEntry
+	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 20: google.protobuf.Duration
 }
 var file_admin_v1_limit_proto_depIdxs = []int32{
 	1,  // 0: admin.v1.Limit.match:type_name -> admin.v1.LimitMatch
-	17, // 1: admin.v1.Limit.until:type_name -> google.protobuf.Timestamp
+	19, // 1: admin.v1.Limit.until:type_name -> google.protobuf.Timestamp
 	0,  // 2: admin.v1.ListLimitsResponse.limits:type_name -> admin.v1.Limit
 	0,  // 3: admin.v1.SetLimitRequest.limit:type_name -> admin.v1.Limit
-	18, // 4: admin.v1.SetLimitRequest.hold:type_name -> google.protobuf.Duration
+	20, // 4: admin.v1.SetLimitRequest.hold:type_name -> google.protobuf.Duration
 	0,  // 5: admin.v1.SetLimitResponse.limit:type_name -> admin.v1.Limit
 	0,  // 6: admin.v1.SetLimitResponse.instead:type_name -> admin.v1.Limit
 	10, // 7: admin.v1.LimitUsageResponse.uses:type_name -> admin.v1.LimitUse
-	17, // 8: admin.v1.LimitUse.next:type_name -> google.protobuf.Timestamp
-	17, // 9: admin.v1.ExplainLimitsResponse.next_try:type_name -> google.protobuf.Timestamp
-	13, // 10: admin.v1.ExplainLimitsResponse.verdicts:type_name -> admin.v1.LimitVerdict
+	19, // 8: admin.v1.LimitUse.next:type_name -> google.protobuf.Timestamp
+	19, // 9: admin.v1.ExplainLimitsResponse.next_try:type_name -> google.protobuf.Timestamp
+	15, // 10: admin.v1.ExplainLimitsResponse.verdicts:type_name -> admin.v1.LimitVerdict
 	12, // 11: admin.v1.ExplainLimitsResponse.others:type_name -> admin.v1.ExplainLimitsResponse
-	0,  // 12: admin.v1.LimitVerdict.limit:type_name -> admin.v1.Limit
-	18, // 13: admin.v1.LimitVerdict.wait:type_name -> google.protobuf.Duration
-	10, // 14: admin.v1.LimitVerdict.use:type_name -> admin.v1.LimitUse
-	16, // 15: admin.v1.ListRoutesResponse.routes:type_name -> admin.v1.RouteEntry
-	2,  // 16: admin.v1.LimitService.ListLimits:input_type -> admin.v1.ListLimitsRequest
-	4,  // 17: admin.v1.LimitService.SetLimit:input_type -> admin.v1.SetLimitRequest
-	6,  // 18: admin.v1.LimitService.ClearLimit:input_type -> admin.v1.ClearLimitRequest
-	8,  // 19: admin.v1.LimitService.LimitUsage:input_type -> admin.v1.LimitUsageRequest
-	11, // 20: admin.v1.LimitService.ExplainLimits:input_type -> admin.v1.ExplainLimitsRequest
-	14, // 21: admin.v1.RouteService.ListRoutes:input_type -> admin.v1.ListRoutesRequest
-	3,  // 22: admin.v1.LimitService.ListLimits:output_type -> admin.v1.ListLimitsResponse
-	5,  // 23: admin.v1.LimitService.SetLimit:output_type -> admin.v1.SetLimitResponse
-	7,  // 24: admin.v1.LimitService.ClearLimit:output_type -> admin.v1.ClearLimitResponse
-	9,  // 25: admin.v1.LimitService.LimitUsage:output_type -> admin.v1.LimitUsageResponse
-	12, // 26: admin.v1.LimitService.ExplainLimits:output_type -> admin.v1.ExplainLimitsResponse
-	15, // 27: admin.v1.RouteService.ListRoutes:output_type -> admin.v1.ListRoutesResponse
-	22, // [22:28] is the sub-list for method output_type
-	16, // [16:22] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	13, // 12: admin.v1.ExplainLimitsResponse.mail:type_name -> admin.v1.DestinationMail
+	19, // 13: admin.v1.DestinationMail.next_try:type_name -> google.protobuf.Timestamp
+	14, // 14: admin.v1.DestinationMail.holds:type_name -> admin.v1.LimitHold
+	19, // 15: admin.v1.LimitHold.until:type_name -> google.protobuf.Timestamp
+	0,  // 16: admin.v1.LimitVerdict.limit:type_name -> admin.v1.Limit
+	20, // 17: admin.v1.LimitVerdict.wait:type_name -> google.protobuf.Duration
+	10, // 18: admin.v1.LimitVerdict.use:type_name -> admin.v1.LimitUse
+	18, // 19: admin.v1.ListRoutesResponse.routes:type_name -> admin.v1.RouteEntry
+	2,  // 20: admin.v1.LimitService.ListLimits:input_type -> admin.v1.ListLimitsRequest
+	4,  // 21: admin.v1.LimitService.SetLimit:input_type -> admin.v1.SetLimitRequest
+	6,  // 22: admin.v1.LimitService.ClearLimit:input_type -> admin.v1.ClearLimitRequest
+	8,  // 23: admin.v1.LimitService.LimitUsage:input_type -> admin.v1.LimitUsageRequest
+	11, // 24: admin.v1.LimitService.ExplainLimits:input_type -> admin.v1.ExplainLimitsRequest
+	16, // 25: admin.v1.RouteService.ListRoutes:input_type -> admin.v1.ListRoutesRequest
+	3,  // 26: admin.v1.LimitService.ListLimits:output_type -> admin.v1.ListLimitsResponse
+	5,  // 27: admin.v1.LimitService.SetLimit:output_type -> admin.v1.SetLimitResponse
+	7,  // 28: admin.v1.LimitService.ClearLimit:output_type -> admin.v1.ClearLimitResponse
+	9,  // 29: admin.v1.LimitService.LimitUsage:output_type -> admin.v1.LimitUsageResponse
+	12, // 30: admin.v1.LimitService.ExplainLimits:output_type -> admin.v1.ExplainLimitsResponse
+	17, // 31: admin.v1.RouteService.ListRoutes:output_type -> admin.v1.ListRoutesResponse
+	26, // [26:32] is the sub-list for method output_type
+	20, // [20:26] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_admin_v1_limit_proto_init() }
@@ -1646,7 +1883,7 @@ func file_admin_v1_limit_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_v1_limit_proto_rawDesc), len(file_admin_v1_limit_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

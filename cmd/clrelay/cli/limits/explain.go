@@ -32,10 +32,56 @@ type atNode struct {
 	State      string     `json:"state"`
 	Running    int64      `json:"running"`
 	Limit      int64      `json:"limit"`
-	Recipients int64      `json:"recipients"`
+	Recipients int64      `json:"recipients"` // in the lane
 	Why        string     `json:"why"`
 	NextTry    *time.Time `json:"next_try"`
+	Mail       queued     `json:"mail"`
 	Limits     []verdict  `json:"limits"`
+}
+
+// queued is what of the destination itself a node has.
+type queued struct {
+	Recipients int64      `json:"recipients"`
+	More       bool       `json:"more"`
+	Held       int64      `json:"held"`
+	Deferred   int64      `json:"deferred"`
+	Reply      string     `json:"reply"`
+	Replied    int64      `json:"replied"`
+	NextTry    *time.Time `json:"next_try"`
+	Holds      []hold     `json:"holds"`
+}
+
+// hold is what waits for a part of a limit.
+type hold struct {
+	Limit      string     `json:"limit"`
+	Part       string     `json:"part"`
+	Key        string     `json:"key"`
+	Recipients int64      `json:"recipients"`
+	Until      *time.Time `json:"until"`
+	Why        string     `json:"why"`
+}
+
+func queues(m *adminv1.DestinationMail) queued {
+	out := queued{
+		Recipients: m.GetRecipients(), More: m.GetCut(), Held: m.GetHeld(), Deferred: m.GetDeferred(), Reply: m.GetReply(), Replied: m.GetReplied(),
+		NextTry: cmdline.Stamp(m.GetNextTry()), Holds: []hold{},
+	}
+	for _, h := range m.GetHolds() {
+		out.Holds = append(out.Holds, hold{h.GetLimit(), h.GetKind(), h.GetKey(), h.GetRecipients(), cmdline.Stamp(h.GetUntil()), h.GetWhy()})
+	}
+	return out
+}
+
+// cells are how much is queued, and of it deferred and waiting for limits.
+func (q *queued) cells() string {
+	waiting, more := int64(0), ""
+	for _, h := range q.Holds {
+		waiting += h.Recipients
+	}
+	if q.More {
+		more = "+"
+	}
+	return cmdline.Count(q.Recipients) + more + "\t" + cmdline.Count(q.Deferred) + "\t" + cmdline.Count(waiting)
 }
 
 // verdict is what a part of a limit says at a node.
@@ -54,9 +100,11 @@ func (n *nouns) explainCommand() *cobra.Command {
 		Use:   "explain DESTINATION",
 		Short: "Say why mail for a destination moves as it does",
 		Long: `Say why mail for a domain or an address moves as it does, and when it goes on:
-which site it goes to, what the queues of all nodes know of it, and what each limit
-that is for it says, with what is used of it at each node, who set it, why, and
-until when.`,
+which site it goes to, what the queues of all nodes have of it and what that waits
+for, and what each limit that is for it says, with what is used of it at each node,
+who set it, why, and until when. Of a domain with very much mail the oldest 10,000
+recipients at each node are looked at. QUEUED is the domain's own, IN LANE what goes
+the same way.`,
 		Example: "  clrelay limit explain jane@gmail.com",
 		Args:    cmdline.Exactly[*cobra.Command](1, "it takes a domain or an address"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -89,7 +137,7 @@ until when.`,
 func at(r *adminv1.ExplainLimitsResponse) atNode {
 	out := atNode{
 		Node: r.GetNode(), State: r.GetState(), Running: r.GetRunning(), Limit: r.GetMost(), Recipients: r.GetRecipients(),
-		Why: r.GetWhy(), NextTry: cmdline.Stamp(r.GetNextTry()), Limits: []verdict{},
+		Why: r.GetWhy(), NextTry: cmdline.Stamp(r.GetNextTry()), Mail: queues(r.GetMail()), Limits: []verdict{},
 	}
 	for _, v := range r.GetVerdicts() {
 		out.Limits = append(out.Limits, verdict{show(v.GetLimit()), v.GetUse().GetKind(), v.GetKey(), v.GetAllows(), v.GetWait().AsDuration().Seconds(), used(v.GetUse())})
@@ -102,21 +150,25 @@ func at(r *adminv1.ExplainLimitsResponse) atNode {
 func (n *nouns) tell(w io.Writer, r *explained) error {
 	lines := []string{wrap(r.Summary, 78)}
 	if r.Reply == "" {
-		lines = append(lines, "", fmt.Sprintf("Route %s, lane %s:", r.Route, r.Lane), "NODE\tSTATE\tDELIVERIES\tQUEUED")
+		lines = append(lines, "", fmt.Sprintf("Route %s, lane %s:", r.Route, r.Lane), "NODE\tSTATE\tDELIVERIES\tIN LANE\tQUEUED\tDEFERRED\tLIMITED")
 	}
 	var parts []string
 	for i := range r.Nodes {
 		a := &r.Nodes[i]
-		lines = append(lines, fmt.Sprintf("%s\t%s\t%d of %d\t%s", a.Node, a.State, a.Running, a.Limit, cmdline.Count(a.Recipients)))
+		lines = append(lines, fmt.Sprintf("%s\t%s\t%d of %d\t%s\t%s", a.Node, a.State, a.Running, a.Limit, cmdline.Count(a.Recipients), a.Mail.cells()))
 		for j := range a.Limits {
 			v := &a.Limits[j]
-			cells := append([]string{v.Name, v.Origin, v.Part, a.Node}, v.Use.cells()...)
+			key := v.Key
+			if key == "" {
+				key = "all"
+			}
+			cells := append([]string{v.Name, v.Origin, v.Part, cmdline.Cell(key, 60), a.Node}, v.Use.cells()...)
 			parts = append(parts, strings.Join(append(cells, v.says()), "\t"))
 		}
 	}
 	if len(parts) > 0 {
 		slices.Sort(parts)
-		lines = append(lines, "", "LIMIT\tORIGIN\tPART\tNODE\tIN USE\tSHARE\tOF ALL\tMAIL")
+		lines = append(lines, "", "LIMIT\tORIGIN\tPART\tKEY\tNODE\tIN USE\tSHARE\tOF ALL\tMAIL")
 		lines = append(lines, parts...)
 	}
 	_, err := fmt.Fprintln(w, strings.Join(lines, "\n"))

@@ -3,7 +3,9 @@ package limits
 import (
 	"cmp"
 	"context"
+	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -37,7 +39,7 @@ func (s *Service) ExplainLimits(ctx context.Context, req *adminv1.ExplainLimitsR
 	hop, reply := set.Router.Route(subject.Group, domain)
 	if reply != nil {
 		out.Reply = text(reply.Line())
-		out.Summary = summary(out, now)
+		out.Summary = summary(out, subject.Sender, now)
 		return out, nil
 	}
 	if i, ok := set.Router.Rule(domain); ok {
@@ -45,16 +47,17 @@ func (s *Service) ExplainLimits(ctx context.Context, req *adminv1.ExplainLimitsR
 		out.Route = subject.Route
 	}
 	subject.Site = s.Sites.Site(ctx, hop)
-	out.Site, out.Lane, out.State = text(subject.Site), text(hop.Key), "unknown"
-	s.Lanes.Destinations(func(l *queue.Lane) {
-		if l.Key == hop.Key {
-			lane(out, l)
-		}
-	})
-	s.verdicts(out, &subject, now)
+	out.Site = text(subject.Site)
+	found, err := s.look(ctx, &subject)
+	if err != nil {
+		return nil, err
+	}
+	s.lanes(out, &hop, found.lanes)
+	out.Mail = found.travels(func(name string) bool { _, ok := s.Limiter.Definition(name); return ok })
+	s.verdicts(out, s.ask(&subject, found), now)
 	if !req.GetLocal() {
 		s.elsewhere(ctx, out, req)
-		out.Summary = summary(out, now)
+		out.Summary = summary(out, subject.Sender, now)
 	}
 	return out, nil
 }
@@ -72,8 +75,35 @@ func (s *Service) elsewhere(ctx context.Context, out *adminv1.ExplainLimitsRespo
 	slices.SortFunc(out.Others, func(a, b *adminv1.ExplainLimitsResponse) int { return cmp.Compare(a.GetNode(), b.GetNode()) })
 }
 
-func lane(out *adminv1.ExplainLimitsResponse, l *queue.Lane) {
-	out.State, out.Running, out.Most, out.Recipients = l.State, int64(l.Running), int64(l.Limit), int64(l.Recipients)
+// lanes tells of the lanes in which mail was found: senders with pools have their
+// own. Where there is none it is the lane of the hop. What is said of several is
+// what the one says that stands worst.
+func (s *Service) lanes(out *adminv1.ExplainLimitsResponse, hop *mail.NextHop, found map[string]bool) {
+	if len(found) == 0 {
+		found = map[string]bool{hop.Key: true}
+	}
+	worst := -1
+	s.Lanes.Destinations(func(l *queue.Lane) {
+		if !found[l.Key] {
+			return
+		}
+		out.Running, out.Most, out.Recipients = out.GetRunning()+int64(l.Running), out.GetMost()+int64(l.Limit), out.GetRecipients()+int64(l.Recipients)
+		if bad := slices.Index([]string{"unknown", "proven", "limited", "down"}, l.State); bad > worst {
+			worst = bad
+			stands(out, l)
+		}
+	})
+	keys := slices.Sorted(maps.Keys(found))
+	out.Lane, out.State = text(strings.Join(keys, ", ")), cmp.Or(out.GetState(), "unknown")
+}
+
+// stands says how a lane stands. Of one that moves it says no more: what some
+// sender waits for there may be nothing to the mail that was asked about.
+func stands(out *adminv1.ExplainLimitsResponse, l *queue.Lane) {
+	out.State, out.Why, out.NextTry = l.State, "", nil
+	if l.State != "down" && l.State != "limited" {
+		return
+	}
 	if l.Why != nil {
 		out.Why = text(l.Why.Line())
 	}
@@ -82,16 +112,39 @@ func lane(out *adminv1.ExplainLimitsResponse, l *queue.Lane) {
 	}
 }
 
-// verdicts asks the limits, those that stand in the way first.
-func (s *Service) verdicts(out *adminv1.ExplainLimitsResponse, subject *limit.Subject, now time.Time) {
+// ask asks the limits about what was asked about, and about what is queued: of
+// what may go as far as the queue knows only what they refuse.
+func (s *Service) ask(about *limit.Subject, found *sample) (list []local.Verdict) {
+	seen := map[key]bool{}
+	ask := func(one *limit.Subject, all bool) {
+		for _, v := range s.Limiter.Explain(limit.Deliver, one) {
+			k := key{v.Definition.Name, v.Kind.String(), v.Words}
+			if !seen[k] && (all || !v.Allowed) {
+				seen[k] = true
+				list = append(list, v)
+			}
+		}
+	}
+	waiting, due := found.subjects(s.Limiter.Definition)
+	ask(about, true)
+	for i := range waiting {
+		ask(&waiting[i], true)
+	}
+	for i := range due {
+		ask(&due[i], about.Sender != "")
+	}
+	slices.SortStableFunc(list, func(a, b local.Verdict) int {
+		return cmp.Or(order(a.Allowed)-order(b.Allowed), cmp.Compare(b.Wait, a.Wait), cmp.Compare(a.Definition.Name, b.Definition.Name))
+	})
+	return list
+}
+
+// verdicts says what the limits said.
+func (s *Service) verdicts(out *adminv1.ExplainLimitsResponse, list []local.Verdict, now time.Time) {
 	stated := map[string]shaping.Stated{}
 	for _, d := range s.all() {
 		stated[d.Name] = d
 	}
-	list := s.Limiter.Explain(limit.Deliver, subject)
-	slices.SortStableFunc(list, func(a, b local.Verdict) int {
-		return cmp.Or(order(a.Allowed)-order(b.Allowed), cmp.Compare(b.Wait, a.Wait), cmp.Compare(a.Definition.Name, b.Definition.Name))
-	})
 	for i := range list {
 		v := &list[i]
 		d, ok := stated[v.Definition.Name]

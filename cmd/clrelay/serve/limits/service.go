@@ -97,6 +97,7 @@ type Service struct {
 	Records Records
 	Kept    Kept
 	Lanes   Lanes
+	Queue   Queue
 	Fleet   fleet.Fleet
 	Caller  func(ctx context.Context) string
 	// Shares is what the leader knows of keys that begin with prefix; nil on a

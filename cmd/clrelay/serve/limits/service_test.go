@@ -16,6 +16,7 @@ import (
 	"github.com/clrelay/clrelay/delivery/queue"
 	"github.com/clrelay/clrelay/delivery/route"
 	"github.com/clrelay/clrelay/delivery/shape"
+	"github.com/clrelay/clrelay/delivery/source/warmup"
 	"github.com/clrelay/clrelay/internal/admin/fleet"
 	"github.com/clrelay/clrelay/internal/config"
 	section "github.com/clrelay/clrelay/internal/config/limits"
@@ -29,15 +30,18 @@ import (
 // desk is a Service and all that it asks.
 type desk struct {
 	*Service
-	now     time.Time
-	byKey   map[string]control.Record
-	version uint64
-	listed  []shape.Listed
-	lanes   []queue.Lane
-	verdict []local.Verdict
-	asked   limit.Subject
-	peers   []fleet.Peer
-	shares  []share.Status
+	now      time.Time
+	byKey    map[string]control.Record
+	version  uint64
+	listed   []shape.Listed
+	lanes    []queue.Lane
+	verdict  []local.Verdict
+	asked    limit.Subject // the first
+	subjects []limit.Subject
+	peers    []fleet.Peer
+	shares   []share.Status
+	rows     []queue.Row
+	warmUps  []warmup.Ramp
 }
 
 func newDesk() *desk {
@@ -45,8 +49,8 @@ func newDesk() *desk {
 	table, _ := route.New([]route.Rule{{}}, nil)
 	c := &config.Cluster{Routes: []config.Route{{Name: "out", Action: config.Action{MX: true, TLS: "opportunistic"}}}}
 	d.Service = &Service{
-		Node: "mx1", Now: func() time.Time { return d.now }, Set: func() Settings { return Settings{Cluster: c, Router: table} },
-		Learned: d, Sites: d, Limiter: d, Records: d, Kept: d, Lanes: d, Caller: func(context.Context) string { return "jane" },
+		Node: "mx1", Now: func() time.Time { return d.now }, Set: func() Settings { return Settings{Cluster: c, Router: table, WarmUps: d.warmUps} },
+		Learned: d, Sites: d, Limiter: d, Records: d, Kept: d, Lanes: d, Queue: shelf{d}, Caller: func(context.Context) string { return "jane" },
 	}
 	return d
 }
@@ -77,7 +81,8 @@ func (d *desk) Definition(name string) (limit.Definition, bool) {
 func (d *desk) Others(context.Context) []fleet.Peer { return d.peers }
 func (d *desk) Knows(string) bool                   { return true }
 func (d *desk) Explain(_ limit.Side, s *limit.Subject) []local.Verdict {
-	d.asked = *s
+	d.subjects = append(d.subjects, *s)
+	d.asked = d.subjects[0]
 	return d.verdict
 }
 func (d *desk) Record(key string) ([]byte, uint64) { return d.byKey[key].Value, d.byKey[key].Version }
@@ -273,6 +278,7 @@ func TestExplain(t *testing.T) {
 	_ = d.Put(t.Context(), "limit/stop", shape.WriteOrder(&suspended), 0)
 	other := limit.Definition{Name: "other", Connections: 3}
 	d.lanes = []queue.Lane{{Key: "mx:gmail.com", State: "limited", Recipients: 7, Running: 1, Limit: 20}}
+	d.queued(7, queue.Row{From: mail.Address{Local: "News", Domain: "example.edu"}, To: box("gmail.com"), Lane: "mx:gmail.com"})
 	d.verdict = []local.Verdict{
 		{Usage: local.Usage{Definition: &other, Kind: limit.KindConnections}, Allowed: true},
 		{Usage: local.Usage{Definition: &suspended, Kind: limit.KindSuspended}, Wait: 30 * time.Minute},
@@ -281,7 +287,7 @@ func TestExplain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "Mail for gmail.com, which is served by google.com, is suspended. Limit stop: nothing is sent; set by jane: INC-1; it ends in 30 min (to end it now: clrelay limit clear stop). Queued for it: 7 recipients; deliveries under way: 1."
+	want := "Mail for gmail.com from news@example.edu, which is served by google.com, is suspended. Limit stop: nothing is sent; set by jane: INC-1; it ends in 30 min (to end it now: clrelay limit clear stop). Queued for it: 7 recipients; deliveries under way: 1."
 	if res.GetSummary() != want {
 		t.Errorf("%s\nwant %s", res.GetSummary(), want)
 	}
@@ -290,7 +296,7 @@ func TestExplain(t *testing.T) {
 	}
 	why := mail.NewReply(451, "4.4.1", "no answer.")
 	d.lanes[0] = queue.Lane{Key: "mx:gmail.com", State: "down", Why: why, Next: d.now.Add(40 * time.Second)}
-	d.verdict = nil
+	d.verdict, d.rows = nil, nil
 	res, _ = d.ExplainLimits(t.Context(), &adminv1.ExplainLimitsRequest{Destination: "gmail.com"})
 	if want := "does not move: the last tries failed. The last word was: 451 4.4.1 no answer. It is tried again in 40 s."; !strings.HasSuffix(res.GetSummary(), want) {
 		t.Errorf("%s", res.GetSummary())
@@ -313,6 +319,8 @@ func TestExplainOfAllNodes(t *testing.T) {
 	d, other := newDesk(), newDesk()
 	other.Node = "mx2"
 	d.verdict, other.verdict = verdicts(3, 32.6), verdicts(1, 0.25)
+	d.queued(7, queue.Row{To: box("a.example"), Lane: "mx:a.example"})
+	other.queued(2, queue.Row{To: box("a.example"), Lane: "mx:a.example"})
 	d.lanes = []queue.Lane{{Key: "mx:a.example", State: "limited", Recipients: 7, Running: 3, Limit: 20}}
 	other.lanes = []queue.Lane{{Key: "mx:a.example", State: "proven", Recipients: 2, Running: 1, Limit: 20}}
 	d.peers = []fleet.Peer{{Name: "mx3", Conn: link{}}, {Name: "mx2", Conn: link{other}}}
