@@ -78,6 +78,10 @@ type Result struct {
 	// State is a final one; StateDeferred, a try that failed for now;
 	// StateHeld, StateTrashed; or StateActive: nothing was tried.
 	State mail.State
+	// Denied, with StateActive, is a limit that keeps this recipient and not
+	// all of its lane or sender, such as one on its domain: it waits aside, and
+	// others go on.
+	Denied *Denied
 	// Next is when a deferred one is tried again, as the caller recorded it.
 	// With StateActive: not before then, zero is at once. With StateHeld: until
 	// then, zero is until released. With StateTrashed: until then.

@@ -139,7 +139,13 @@ func (s *Scheduler[M]) checkLanes(inLane, readyIn map[uint32]uint32) error {
 				if q.wait != 0 {
 					waits++
 				}
+				if mine := s.apart[apartKey{subKey(id, q.sender), q.limit}]; q.limit != "" && mine != sid {
+					return fmt.Errorf("lane %s: what %s keeps is in queue %d, not %d", key, q.limit, sid, mine)
+				}
 				for rid := q.list.Head(); rid != 0; rid = s.rcpts.At(rid).links.Next() {
+					if at := s.rcpts.At(rid).pos; at != sid {
+						return fmt.Errorf("lane %s: recipient %d is in queue %d, noted %d", key, rid, sid, at)
+					}
 					seen++
 				}
 				if sid = q.next; sid == first {
@@ -160,8 +166,8 @@ func (s *Scheduler[M]) checkLanes(inLane, readyIn map[uint32]uint32) error {
 	if _, n := s.gates.Len(); n != waits {
 		return fmt.Errorf("%d wait at gates, %d are noted there", waits, n)
 	}
-	if running != s.running || subs != len(s.subOf) || subs != s.subs.Len() || idle != s.idleLanes || len(s.laneOf) != s.lanes.Len() {
-		return fmt.Errorf("running %d/%d senders %d/%d/%d idle %d/%d", running, s.running, subs, len(s.subOf), s.subs.Len(), idle, s.idleLanes)
+	if running != s.running || subs != len(s.subOf)+len(s.apart) || subs != s.subs.Len() || idle != s.idleLanes || len(s.laneOf) != s.lanes.Len() {
+		return fmt.Errorf("running %d/%d senders %d/%d/%d idle %d/%d", running, s.running, subs, len(s.subOf)+len(s.apart), s.subs.Len(), idle, s.idleLanes)
 	}
 	return nil
 }

@@ -75,16 +75,14 @@ func (s *Scheduler[M]) finish(ev *Event[M]) {
 		s.chores--
 	}
 	var again []uint32
-	var back uint32
-	if ev.Denied != nil {
-		back = j.seq
-	}
+	kept := ev.Denied != nil
 	for i, rid := range j.items {
 		var res Result
 		if i < len(ev.Results) {
 			res = ev.Results[i]
 		}
-		if s.settle(rid, res, back) {
+		kept = kept || res.Denied != nil
+		if s.settle(rid, res, &j, ev.Denied != nil) {
 			again = append(again, rid)
 		}
 	}
@@ -92,7 +90,7 @@ func (s *Scheduler[M]) finish(ev *Event[M]) {
 	if l != nil {
 		if ev.Denied != nil {
 			s.deny(j.lane, sender, ev.Denied)
-		} else if l.slots != 0 {
+		} else if l.slots != 0 && !kept {
 			s.gates.Freed(l.slots)
 		}
 		if j.gate != 0 {
@@ -106,8 +104,8 @@ func (s *Scheduler[M]) finish(ev *Event[M]) {
 
 // settle puts a busy recipient where its result says, and tells whether an
 // operator's word is waiting for it instead. One that
-// a limit has kept goes back, with the number of the job.
-func (s *Scheduler[M]) settle(rid uint32, res Result, back uint32) (again bool) {
+// a limit has kept goes back.
+func (s *Scheduler[M]) settle(rid uint32, res Result, j *job, back bool) (again bool) {
 	r := s.rcpts.At(rid)
 	if res.State == mail.StateDeferred && !res.Same && r.attempts < 1<<16-1 {
 		r.attempts++
@@ -138,8 +136,10 @@ func (s *Scheduler[M]) settle(rid uint32, res Result, back uint32) (again bool) 
 		s.moveTo(r, res.Lane)
 		if next := lateMillis(res.Next); !res.Next.IsZero() && next > s.now {
 			s.waitUntil(rid, r, next)
-		} else if back != 0 {
-			s.putBack(rid, r, back)
+		} else if res.Denied != nil {
+			s.setApart(rid, r, res.Denied, j)
+		} else if back {
+			s.putBack(rid, r, j.seq)
 		} else {
 			s.makeReady(rid, r)
 		}

@@ -56,9 +56,11 @@ const (
 )
 
 // sub is the ready mail of one sender and class in one lane. It exists only
-// while there is any.
+// while there is any. What a limit keeps that is not about all of it, but about
+// some domain, stands in one of its own, apart from the sender's others.
 type sub struct {
 	list   slab.List
+	limit  string // gate.Denied.Key of that limit; empty: none
 	lane   uint32
 	sender uint32
 	next   uint32 // ring of the senders of its side
@@ -78,6 +80,12 @@ func (q *sub) side() int {
 		return aside
 	}
 	return rankOf(q.sender)
+}
+
+// apartKey finds the mail of a lane's sender that a limit keeps.
+type apartKey struct {
+	sub   uint64
+	limit string
 }
 
 func subKey(lane, sender uint32) uint64 { return uint64(lane)<<32 | uint64(sender) }
@@ -145,9 +153,10 @@ func (s *Scheduler[M]) forgetIdleLanes() {
 
 // makeReady puts a recipient behind the others of its sender in its lane.
 func (s *Scheduler[M]) makeReady(id uint32, r *recipient) {
-	_, q := s.subFor(r)
+	sid, q := s.subFor(r)
 	r.flags &^= flagBack
 	s.set(r, ready)
+	r.pos = sid
 	q.list.Append(id, s.inList)
 	s.joined(r)
 }
@@ -157,25 +166,52 @@ func (s *Scheduler[M]) makeReady(id uint32, r *recipient) {
 // were taken from here, which first, the number of a job, is about.
 func (s *Scheduler[M]) putBack(id uint32, r *recipient, first uint32) {
 	sid, q := s.subFor(r)
+	s.cameBack(r, first)
+	s.insertFirst(id, r, sid, q)
+	s.joined(r)
+}
+
+// cameBack notes the job that was the first to try a recipient.
+func (s *Scheduler[M]) cameBack(r *recipient, first uint32) {
 	s.set(r, ready)
 	if r.flags&flagBack == 0 {
 		r.flags |= flagBack
 		r.due = int64(first)
 	}
+}
+
+// insertFirst puts one that came back into a queue, before all that did not.
+func (s *Scheduler[M]) insertFirst(id uint32, r *recipient, sid uint32, q *sub) {
+	r.pos = sid
 	before := q.list.Head()
 	for range batchWalk {
 		if before == 0 {
 			break
 		}
-		if b := s.rcpts.At(before); b.flags&flagBack == 0 || int32(uint32(b.due)-uint32(r.due)) > 0 {
+		if b := s.rcpts.At(before); b.flags&flagBack == 0 || tookAfter(b, r) {
 			break
 		}
 		before = s.rcpts.At(before).links.Next()
 	}
 	q.list.Insert(id, before, s.inList)
 	s.lanes.At(r.lane).subs[q.side()] = sid
-	s.joined(r)
 }
+
+// insertLast puts one that came back into a queue of such, which is long.
+func (s *Scheduler[M]) insertLast(id uint32, r *recipient, sid uint32, q *sub) {
+	r.pos = sid
+	before, last := uint32(0), q.list.Tail()
+	for range batchWalk {
+		if last == 0 || !tookAfter(s.rcpts.At(last), r) {
+			break
+		}
+		before, last = last, s.rcpts.At(last).links.Prev()
+	}
+	q.list.Insert(id, before, s.inList)
+}
+
+// tookAfter tells whether b was first taken later than r.
+func tookAfter(b, r *recipient) bool { return int32(uint32(b.due)-uint32(r.due)) > 0 }
 
 // joined counts one more that is ready in its lane.
 func (s *Scheduler[M]) joined(r *recipient) {
@@ -198,9 +234,28 @@ func (s *Scheduler[M]) subFor(r *recipient) (uint32, *sub) {
 	if ok {
 		return sid, s.subs.At(sid)
 	}
-	sid, q := s.subs.Take()
-	q.lane, q.sender = r.lane, sender
+	sid, q := s.newSub(r.lane, sender, "")
 	s.subOf[key] = sid
+	return sid, q
+}
+
+// apartFor finds or makes the queue of what a limit keeps of a recipient's
+// sender in its lane.
+func (s *Scheduler[M]) apartFor(r *recipient, limit string) (uint32, *sub) {
+	sender := s.msgs.At(r.msg).sender
+	key := apartKey{subKey(r.lane, sender), limit}
+	sid, ok := s.apart[key]
+	if ok {
+		return sid, s.subs.At(sid)
+	}
+	sid, q := s.newSub(r.lane, sender, limit)
+	s.apart[key] = sid
+	return sid, q
+}
+
+func (s *Scheduler[M]) newSub(lane, sender uint32, limit string) (uint32, *sub) {
+	sid, q := s.subs.Take()
+	q.lane, q.sender, q.limit = lane, sender, limit
 	s.joinTurns(sid, q)
 	return sid, q
 }
@@ -234,8 +289,7 @@ func (s *Scheduler[M]) leaveTurns(sid uint32, q *sub) {
 // unready takes a recipient out of its sender's queue.
 func (s *Scheduler[M]) unready(id uint32, r *recipient) {
 	l := s.lanes.At(r.lane)
-	key := subKey(r.lane, s.msgs.At(r.msg).sender)
-	sid := s.subOf[key]
+	sid := r.pos
 	q := s.subs.At(sid)
 	q.list.Remove(id, s.inList)
 	l.ready--
@@ -247,7 +301,11 @@ func (s *Scheduler[M]) unready(id uint32, r *recipient) {
 	if q.wait != 0 {
 		s.gates.Leave(q.wait)
 	}
-	delete(s.subOf, key)
+	if key := subKey(r.lane, q.sender); q.limit != "" {
+		delete(s.apart, apartKey{key, q.limit})
+	} else {
+		delete(s.subOf, key)
+	}
 	s.subs.Release(sid)
 	if l.ready == 0 && l.wait != 0 {
 		s.gates.Leave(l.wait)

@@ -41,8 +41,9 @@ type tollRoad struct {
 	ends   endings
 	seq    int
 	limit  func(lane string, ref int) (b *bucket, key string, sender bool)
-	took   time.Duration // of a delivery
-	sent   []int         // refs, in the order of their delivery
+	domain func(ref int) bool // what limit says is about the domain of this one; nil: of none
+	took   time.Duration      // of a delivery
+	sent   []int              // refs, in the order of their delivery
 	at     map[int]time.Time
 	byLane map[string]int
 	steps  int
@@ -75,6 +76,9 @@ func (r *tollRoad) step(ev *sched.Event[int]) {
 		if wait := b.ask(r.now); wait > 0 {
 			fin.Reach, res.State, end.at = sched.NothingLearned, mail.StateActive, r.now
 			fin.Denied = &sched.Denied{Key: key, Until: r.now.Add(wait), Why: mail.NewReply(451, "4.7.0", key), Sender: sender}
+			if r.domain != nil && r.domain(a.Items[0].Ref) {
+				res.Denied, fin.Denied = fin.Denied, nil
+			}
 		} else {
 			if a.Asks {
 				r.push(ending{at: r.now, ev: &sched.Event[int]{Kind: sched.Admitted, Job: a.Job}})
@@ -288,5 +292,83 @@ func TestThousandsPaused(t *testing.T) {
 	r.pass(90 * time.Minute)
 	if n := len(r.sent); n != 10_000 {
 		t.Errorf("%d sent in 94 minutes, want one to each", n)
+	}
+}
+
+// TestLimitedDomain: of a lane with mail for many domains one is suspended that
+// has thousands of messages in front, of the same sender and of another. The
+// others' mail goes at its pace; what waits is asked about once, then not one by
+// one; and when it may go it goes in order, each class and sender with its part.
+func TestLimitedDomain(t *testing.T) {
+	const many = 10_000
+	r := newTollRoad(t, sched.Config{})
+	shut := &bucket{rate: 1. / 600, burst: 1, at: r.now}
+	free := &bucket{rate: 1e9, burst: 1e9, at: r.now}
+	domain := map[int]bool{}
+	r.domain = func(ref int) bool { return domain[ref] }
+	limit := shut
+	r.limit = func(_ string, ref int) (*bucket, string, bool) {
+		if domain[ref] {
+			return limit, "domain=st.example", false
+		}
+		return free, "", false
+	}
+	start := r.now
+	for i := range many {
+		domain[r.seq+1] = true
+		r.send("smarthost", uint32(i%2), turns.Normal)
+	}
+	var others []int
+	for i := range 20 {
+		others = append(others, r.send("smarthost", uint32(i%3), turns.Normal))
+	}
+	r.pass(time.Second)
+	for _, ref := range others {
+		if at, ok := r.at[ref]; !ok || at.Sub(start) > time.Second {
+			t.Errorf("message %d to another domain waits", ref)
+		}
+	}
+	if shut.asked > many+10 {
+		t.Errorf("%d questions for %d messages", shut.asked, many)
+	}
+	asked := shut.asked
+	for range 60 {
+		now := r.now
+		ref := r.send("smarthost", 1, turns.Bulk)
+		r.pass(time.Second)
+		if at, ok := r.at[ref]; !ok || at.Sub(now) > 10*time.Millisecond {
+			t.Errorf("message %d to another domain waited: %v, %s", ref, ok, at.Sub(now))
+		}
+	}
+	if n := shut.asked - asked; n > 2 {
+		t.Errorf("asked %d times while nothing may go", n)
+	}
+
+	limit = &bucket{rate: 100, burst: 10, at: r.now}
+	domain[r.seq+1] = true
+	urgent := r.send("smarthost", 7, turns.Transactional)
+	before := len(r.sent)
+	r.step(&sched.Event[int]{Kind: sched.Relax})
+	r.pass(10 * time.Second)
+	sent := r.sent[before:]
+	if n := len(sent); n < 950 || limit.asked > 3*n {
+		t.Errorf("%d sent in 10 s at 100 a second, asked %d times", n, limit.asked)
+	}
+	if i := slices.Index(sent, urgent); i < 0 || i > 20 {
+		t.Errorf("transactional mail came as number %d", i)
+	}
+	var last, n [2]int
+	for _, ref := range sent {
+		if ref == urgent {
+			continue
+		}
+		from := (ref - 1) % 2
+		if n[from]++; ref < last[from] {
+			t.Fatalf("a sender's messages changed their order: %d after %d", ref, last[from])
+		}
+		last[from] = ref
+	}
+	if d := n[0] - n[1]; d > 20 || d < -20 {
+		t.Errorf("the senders got %v", n)
 	}
 }

@@ -37,12 +37,11 @@ func (s *Scheduler[M]) letIn() bool {
 	if !w.Sub {
 		sid = l.subs[l.wheel.Next(l.waiting())]
 	}
-	sender := s.subs.At(sid).sender
 	s.deliver(id, sid, w.Gate)
 	switch {
 	case !w.Sub:
 		s.waitLane(id, l, w.Gate, false)
-	case s.subOf[subKey(id, sender)] == sid:
+	case s.subs.Has(sid) && s.subs.At(sid).list.Head() != 0:
 		s.waitSub(sid, w.Gate, false)
 	}
 	return true
@@ -98,16 +97,7 @@ func (s *Scheduler[M]) asked(id JobID) {
 func (s *Scheduler[M]) deny(lid, sender uint32, d *Denied) {
 	l := s.lanes.At(lid)
 	key := subKey(lid, sender)
-	for n := 0; n < expireMax && s.subOf[key] != 0; n++ {
-		rid := s.subs.At(s.subOf[key]).list.Head()
-		r := s.rcpts.At(rid)
-		if s.endOf(rid, r) > s.now {
-			break
-		}
-		s.unready(rid, r)
-		s.set(r, expired)
-		s.expiries.Append(rid, s.inList)
-	}
+	s.giveUpFirst(s.subOf[key])
 	sid := s.subOf[key]
 	if d.Sender && sid == 0 || l.ready == 0 {
 		return
@@ -123,6 +113,50 @@ func (s *Scheduler[M]) deny(lid, sender uint32, d *Denied) {
 	}
 }
 
+// giveUpFirst ends the first recipients of a queue whose time is over.
+func (s *Scheduler[M]) giveUpFirst(sid uint32) {
+	for n := 0; n < expireMax && sid != 0; n++ {
+		q := s.subs.At(sid)
+		rid := q.list.Head()
+		r := s.rcpts.At(rid)
+		if s.endOf(rid, r) > s.now {
+			return
+		}
+		if rid == q.list.Tail() {
+			sid = 0 // the queue goes with its last
+		}
+		s.unready(rid, r)
+		s.set(r, expired)
+		s.expiries.Append(rid, s.inList)
+	}
+}
+
+// setApart lets a recipient wait for the limit that has refused it, with the
+// others of its sender in its lane that the same limit keeps.
+func (s *Scheduler[M]) setApart(rid uint32, r *recipient, d *Denied, j *job) {
+	s.giveUpFirst(s.apart[apartKey{subKey(r.lane, s.msgs.At(r.msg).sender), d.Key}])
+	if s.endOf(rid, r) <= s.now {
+		s.set(r, expired)
+		s.expiries.Append(rid, s.inList)
+		return
+	}
+	sid, q := s.apartFor(r, d.Key)
+	s.cameBack(r, j.seq)
+	if j.apart {
+		s.insertFirst(rid, r, sid, q)
+	} else {
+		s.insertLast(rid, r, sid, q)
+	}
+	at := s.gates.Refuse(d, s.now)
+	if j.apart || q.wait == 0 {
+		s.waitSub(sid, at, j.apart)
+	}
+	if d.Slots {
+		s.lanes.At(r.lane).slots = s.gates.Ref(at)
+	}
+	s.joined(r)
+}
+
 // limited gives what a recipient that is ready waits for, nil when it is no
 // limit.
 func (s *Scheduler[M]) limited(r *recipient) *Denied {
@@ -130,10 +164,8 @@ func (s *Scheduler[M]) limited(r *recipient) *Denied {
 	if l.wait != 0 {
 		return s.gates.Said(l.wait)
 	}
-	if l.subs[aside] != 0 {
-		if q := s.subs.At(s.subOf[subKey(r.lane, s.msgs.At(r.msg).sender)]); q.wait != 0 {
-			return s.gates.Said(q.wait)
-		}
+	if q := s.subs.At(r.pos); q.wait != 0 {
+		return s.gates.Said(q.wait)
 	}
 	return nil
 }

@@ -299,6 +299,12 @@ func (st *stage) done(name string, opt map[string]string) {
 	}
 	for i, it := range a.Items {
 		ev.Results = append(ev.Results, st.result(words[min(i, len(words)-1)], it))
+		if strings.HasPrefix(opt["limit"], "domain") && words[min(i, len(words)-1)] == "active" {
+			ev.Results[i].Denied = ev.Denied
+		}
+	}
+	if strings.HasPrefix(opt["limit"], "domain") {
+		ev.Denied = nil
 	}
 	st.step(ev)
 }

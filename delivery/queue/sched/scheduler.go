@@ -46,7 +46,7 @@ type recipient struct {
 	lane     uint32
 	links    slab.Links // ready, expired, spent: in the list it stands in
 	sib      uint32     // the message's next recipient
-	pos      uint32     // deferred: place in the timer; busy: its job
+	pos      uint32     // deferred: place in the timer; busy: its job; ready: the queue where it stands
 	index    uint16     // in the envelope
 	domain   uint16     // the caller's number for its domain
 	attempts uint16
@@ -76,6 +76,7 @@ type job struct {
 	rank   uint8
 	bucket uint8
 	gate   uint32 // where it asks, until it has an answer; 0: nowhere
+	apart  bool   // it is of recipients that stood apart from their sender's others
 	seq    uint32
 	lane   uint32
 	tag    uint64
@@ -103,8 +104,9 @@ type Scheduler[M comparable] struct {
 	jobs   slab.Slab[job]
 	laneOf map[string]uint32
 	subOf  map[uint64]uint32 // lane and sender -> queue
-	wants  map[uint32]want   // busy recipient -> what to do with it next
-	ends   map[uint32]int64  // recipient -> when its life ends, for those with flagEnds
+	apart  map[apartKey]uint32
+	wants  map[uint32]want  // busy recipient -> what to do with it next
+	ends   map[uint32]int64 // recipient -> when its life ends, for those with flagEnds
 
 	due     timer.Timer // of recipients
 	probes  timer.Timer // of lanes
@@ -145,7 +147,7 @@ type msgRef[M comparable] struct {
 func New[M comparable](c Config, rnd *rand.Rand) *Scheduler[M] {
 	s := &Scheduler[M]{
 		cfg: c.WithDefaults(), rnd: rnd, paused: true,
-		laneOf: map[string]uint32{}, subOf: map[uint64]uint32{}, wants: map[uint32]want{}, ends: map[uint32]int64{},
+		laneOf: map[string]uint32{}, subOf: map[uint64]uint32{}, apart: map[apartKey]uint32{}, wants: map[uint32]want{}, ends: map[uint32]int64{},
 		gates: gate.New(),
 	}
 	for rank := range s.ringLinks {

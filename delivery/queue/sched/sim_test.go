@@ -361,10 +361,10 @@ func (w *world) admit() {
 
 // deny lets a limit refuse what of a delivery was not tried.
 func (w *world) deny(a sched.Action[int], ev *sched.Event[int]) {
-	key := w.rnd.IntN(6)
+	key := w.rnd.IntN(8)
 	ev.Reach = sched.NothingLearned
 	ev.Denied = &sched.Denied{Key: fmt.Sprint(key), Until: w.now.Add(time.Duration(w.rnd.ExpFloat64() * float64(time.Minute))),
-		Why: mail.NewReply(451, "4.7.0", "limit"), Sender: key%3 == 1, Slots: key%3 == 2}
+		Why: mail.NewReply(451, "4.7.0", "limit"), Sender: key%4 == 1, Slots: key%4 == 2}
 	if w.rnd.IntN(10) == 0 {
 		ev.Denied.Until = w.now.Add(24 * time.Hour)
 	}
@@ -372,8 +372,15 @@ func (w *world) deny(a sched.Action[int], ev *sched.Event[int]) {
 		res := sched.Result{State: mail.StateActive}
 		if w.rnd.IntN(10) == 0 {
 			res.State = mail.StateDelivered
+		} else if key%4 == 3 && w.rnd.IntN(4) > 0 {
+			d := *ev.Denied // of one of two domains
+			d.Key, d.Slots = fmt.Sprintf("%s for %d", d.Key, w.rnd.IntN(2)), w.rnd.IntN(4) == 0
+			res.Denied = &d
 		}
 		ev.Results = append(ev.Results, res)
+	}
+	if key == 7 {
+		ev.Denied = nil // about these domains alone
 	}
 }
 

@@ -146,12 +146,12 @@ func (s *Scheduler[M]) deliver(id, sid, gate uint32) {
 	l.subs[q.side()] = q.next
 	jid, j := s.newJob(Deliver, id)
 	j.class, j.rank, j.bucket, j.gate = l.class, uint8(rankOf(q.sender)), uint8(s.bucket(q.sender)), gate
+	j.apart = q.limit != ""
 	first := q.list.Head()
-	mid := s.rcpts.At(first).msg
 	steps := 0
 	for rid := first; rid != 0 && steps < batchWalk && len(j.items) < s.cfg.Batch; steps++ {
 		r := s.rcpts.At(rid)
-		if r.state == ready && r.lane == id && r.msg == mid {
+		if r.state == ready && r.pos == sid {
 			s.unready(rid, r)
 			s.take(rid, r, jid, j)
 		}

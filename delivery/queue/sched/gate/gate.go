@@ -35,8 +35,9 @@ const (
 )
 
 // Denied says why a delivery was not made now: a limit. It is about the lane
-// as a whole, or about the sender, whose mail to that lane then waits while
-// that of others goes on. It teaches nothing about the destination.
+// as a whole, about the sender, whose mail to that lane then waits while that
+// of others goes on, or about single recipients. It teaches nothing about the
+// destination.
 type Denied struct {
 	Key    string      // of what was limited: whoever is denied the same waits in one queue
 	Until  time.Time   // for how long it stands, if nothing changes
@@ -107,8 +108,8 @@ func New() *Gates {
 // Len is how many there are, and how many wait at them.
 func (g *Gates) Len() (gates, waiting int) { return g.gates.Len(), g.nodes.Len() }
 
-// Refuse shuts a gate and gives its number. Somebody must Wait there before
-// anything else happens.
+// Refuse shuts a gate and gives its number. If nobody waits there somebody must
+// before anything else happens.
 func (g *Gates) Refuse(d *Denied, now int64) uint32 {
 	id, ok := g.byKey[d.Key]
 	if !ok {
@@ -130,6 +131,9 @@ func (g *Gates) Refuse(d *Denied, now int64) uint32 {
 		t.Ask = t.Until
 	}
 	t.ask = min(max(t.Ask.Add(time.Millisecond-1).UnixMilli(), now+1), now+most) // nothing is asked early
+	if t.waiting > 0 {
+		g.stir(id, t)
+	}
 	return id
 }
 

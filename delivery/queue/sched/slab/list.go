@@ -19,6 +19,9 @@ type Find func(id uint32) *Links
 // Head is the first record, 0 when there is none.
 func (l *List) Head() uint32 { return l.head }
 
+// Tail is the last record, 0 when there is none.
+func (l *List) Tail() uint32 { return l.tail }
+
 // Append puts a record at the end.
 func (l *List) Append(id uint32, links Find) {
 	*links(id) = Links{prev: l.tail}

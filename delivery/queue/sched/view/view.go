@@ -49,6 +49,6 @@ type Lane struct {
 	Limit      int         // how many there may be now
 	Ready      int         // recipients that wait for a slot
 	Recipients int         // all of them that are queued
-	Why        *mail.Reply // of one that is down or limited, or else that has senders who are limited
+	Why        *mail.Reply // of one that is down or limited, or else that has mail that waits for a limit
 	Next       time.Time   // when one that is down is tried again, or the limit is asked again; else zero
 }
