@@ -92,6 +92,12 @@ func (a *Agent) Admit(ctx context.Context, hop *mail.NextHop, at *Attempt) *allo
 	return nil
 }
 
+// ByDomain tells whether a limit may look at this domain of recipients. Then
+// Admit is to be asked about them by themselves.
+func (a *Agent) ByDomain(domain string) bool {
+	return a.o.Limiter != nil && a.o.Limiter.ByDomain(domain)
+}
+
 // reserve finds the first source from which a message may go out now.
 func (a *Agent) reserve(at *Attempt) (least *allow.Denied) {
 	p := at.Permit.granted
@@ -275,7 +281,9 @@ func (d *attempt) spend(ctx context.Context, n int) bool {
 			return true
 		}
 		if time.Now().Add(wait).After(end) {
-			d.limited = d.a.denied(&allow.Denied{Limit: "of " + d.hop.Key, Key: d.hop.Key, Wait: wait, Left: wait})
+			d.limited = d.a.denied(&allow.Denied{
+				Limit: "of " + d.hop.Key, Key: d.hop.Key, Wait: wait, Left: wait, Domain: d.a.ByDomain(d.at.Subject.Domain),
+			})
 			return false
 		}
 		timer := time.NewTimer(min(wait, askAgain)) // the node's part may have grown by then

@@ -48,6 +48,8 @@ func (s *turnstile) Reserve(*limit.Subject, int, int64) (allow.Ticket, *allow.De
 	return free{}, nil
 }
 
+func (s *turnstile) ByDomain(string) bool { return false }
+
 func (s *turnstile) Open(_ *limit.Subject, revoke func(bool)) (allow.Slot, *allow.Denied) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -32,6 +32,8 @@ func (d *daily) Reserve(s *limit.Subject, _ int, _ int64) (allow.Ticket, *allow.
 	return day{d, s.Source}, nil
 }
 
+func (d *daily) ByDomain(string) bool { return false }
+
 func (d *daily) Open(*limit.Subject, func(bool)) (allow.Slot, *allow.Denied) { return day{}, nil }
 
 func (t day) Use() time.Duration {

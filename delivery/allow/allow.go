@@ -20,6 +20,9 @@ type Limiter interface {
 	// revoke(false), which may come at any time, asks for it back when its
 	// transaction is over, revoke(true) at once.
 	Open(s *limit.Subject, revoke func(now bool)) (Slot, *Denied)
+	// ByDomain tells whether a limit may look at this domain of recipients:
+	// then it is to be asked about them by themselves.
+	ByDomain(domain string) bool
 }
 
 // Ticket is a message that may go out.
@@ -50,6 +53,7 @@ type Denied struct {
 	Left   time.Duration // until it surely makes sense, if nothing changes
 	Reason string        // why there is such a limit
 	Sender bool          // it looks at who sends: others may go on
+	Domain bool          // it looks at the recipient's domain: others may go on
 	Cut    bool          // no limit: this node was cut off from the others, which may use all of the limit
 }
 

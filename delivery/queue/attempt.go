@@ -45,7 +45,8 @@ type try struct {
 	content  whole.Content
 	noLease  bool
 	asks     sched.JobID   // others wait for what a limit says to this one; 0: nobody
-	denied   *allow.Denied // what a limit said
+	denied   *allow.Denied // what a limit said, but of a domain
+	said     *allow.Denied // the last that was told to the Observer
 	now      time.Time     // when the outcomes came, by the wall clock
 }
 
@@ -70,7 +71,7 @@ func (r *Runner) deliver(j *job, ev *event) {
 		t.asks = j.Job
 	}
 	if send := t.heldBack(j.Lane, t.route(j.Lane)); len(send) > 0 {
-		t.attempt(j.ctx, send)
+		t.attempts(j.ctx, send)
 	}
 	t.now = r.clock.Wall()
 	t.judge(j.ctx)
@@ -79,7 +80,6 @@ func (r *Runner) deliver(j *job, ev *event) {
 	}
 	if t.denied != nil {
 		ev.Denied = limits.Denied(t.denied, r.clock.Sched())
-		r.o.Observer.Limited(j.Lane, t.denied)
 	}
 	t.reportFailures(j.ctx)
 	t.reportSuccess(j.ctx)
@@ -153,6 +153,24 @@ func (t *try) route(lane string) (send []int) {
 	return send
 }
 
+// attempts lets the Deliverer try all, one after the other those that a limit
+// is to be asked about by themselves. Where a limit keeps all, or the next hop
+// takes nothing, the others stay as they are.
+func (t *try) attempts(ctx context.Context, send []int) {
+	if t.r.o.Limits == nil {
+		t.attempt(ctx, send)
+		return
+	}
+	domain := func(place int) string { return t.env.Recipients[t.items[place].Recipient].Addr.Domain }
+	for _, part := range limits.Parts(send, &t.hop, domain, t.r.o.Limits.ByDomain) {
+		t.attempt(ctx, part)
+		got, _ := reach.Of(t.outcomes, t.tried)
+		if t.denied != nil || t.noLease || ctx.Err() != nil || got == sched.Unreachable || got == sched.Overloaded {
+			return
+		}
+	}
+}
+
 // attempt lets the Deliverer try.
 func (t *try) attempt(ctx context.Context, send []int) {
 	if !t.r.o.Lease.Holds(t.m) {
@@ -165,7 +183,10 @@ func (t *try) attempt(ctx context.Context, send []int) {
 		rcpts[i] = int(t.items[place].Recipient)
 	}
 	at := &delivery.Attempt{Envelope: t.env, Recipients: rcpts, Content: &t.content}
-	if !t.admit(ctx, at) {
+	if denied := t.admit(ctx, at); denied != nil {
+		for _, i := range send {
+			t.keep(i, denied)
+		}
 		return
 	}
 	defer at.Permit.Drop()
@@ -214,21 +235,35 @@ func (t *try) attempt(ctx context.Context, send []int) {
 	}
 }
 
-// admit asks the limits whether the attempt may begin. What they keep stays as
-// it is: nothing is recorded.
-func (t *try) admit(ctx context.Context, at *delivery.Attempt) bool {
+// admit asks the limits whether the attempt may begin.
+func (t *try) admit(ctx context.Context, at *delivery.Attempt) *allow.Denied {
 	if t.r.o.Limits == nil {
-		return true
+		return nil
 	}
 	at.Subject = limits.Subject(t.env, t.env.Recipients[at.Recipients[0]].Addr.Domain, &t.hop)
-	if t.denied = t.r.o.Limits.Admit(ctx, &t.hop, at); t.denied != nil {
-		return false
+	if denied := t.r.o.Limits.Admit(ctx, &t.hop, at); denied != nil {
+		return denied
 	}
 	if t.asks != 0 {
 		t.r.step(&event{Kind: sched.Admitted, Job: t.asks}, nil)
 		t.asks = 0
 	}
-	return true
+	return nil
+}
+
+// keep leaves a recipient as it is, for a limit said so: nothing is recorded.
+func (t *try) keep(place int, d *allow.Denied) {
+	t.tried[place] = false
+	t.results[place] = sched.Result{State: mail.StateActive}
+	if limits.ByDomain(d, &t.hop) {
+		t.results[place].Denied = limits.Denied(d, t.r.clock.Sched())
+	} else {
+		t.denied = d
+	}
+	if t.said != d {
+		t.said = d
+		t.r.o.Observer.Limited(t.hop.Key, d)
+	}
 }
 
 // later puts recipients back that were not tried.
@@ -268,9 +303,7 @@ func (t *try) judge(ctx context.Context) {
 			t.tried[i], t.marked[i] = false, false
 			t.results[i] = sched.Result{State: mail.StateActive}
 		case limits.Of(&o.Reply) != nil && !o.Unsure:
-			t.denied = limits.Of(&o.Reply)
-			t.tried[i] = false
-			t.results[i] = sched.Result{State: mail.StateActive}
+			t.keep(i, limits.Of(&o.Reply))
 		case ctx.Err() != nil && !o.Unsure:
 			t.tried[i] = false
 			t.results[i] = sched.Result{State: mail.StateActive}

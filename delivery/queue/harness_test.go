@@ -34,7 +34,11 @@ func (h *hops) Route(_, domain string) (mail.NextHop, *mail.Reply) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if key := h.other[domain]; key != "" {
-		return mail.NextHop{Key: key, Domain: domain}, nil
+		hop := mail.NextHop{Key: key, Domain: domain}
+		if strings.HasPrefix(key, "smarthost:") {
+			hop.Kind = mail.HopSmarthost
+		}
+		return hop, nil
 	}
 	return mail.NextHop{Key: "mx:" + domain, Domain: domain}, nil
 }

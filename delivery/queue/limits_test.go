@@ -12,11 +12,13 @@ import (
 
 	"github.com/clrelay/clrelay/delivery"
 	"github.com/clrelay/clrelay/delivery/allow"
+	"github.com/clrelay/clrelay/delivery/allow/node"
 	"github.com/clrelay/clrelay/delivery/queue"
 	"github.com/clrelay/clrelay/delivery/queue/limits"
 	"github.com/clrelay/clrelay/delivery/queue/sched"
 	"github.com/clrelay/clrelay/delivery/queue/sched/turns"
 	"github.com/clrelay/clrelay/internal/limit"
+	"github.com/clrelay/clrelay/internal/limit/local"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/internal/picks"
 	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
@@ -27,6 +29,8 @@ type keeper struct {
 	mu    sync.Mutex
 	deny  func(s *limit.Subject) *allow.Denied
 	asked []string
+
+	byDomain bool
 }
 
 func (k *keeper) Admit(_ context.Context, hop *mail.NextHop, at *delivery.Attempt) *allow.Denied {
@@ -35,6 +39,8 @@ func (k *keeper) Admit(_ context.Context, hop *mail.NextHop, at *delivery.Attemp
 	k.asked = append(k.asked, fmt.Sprintf("%s for %s to %s", at.Subject.Sender, at.Subject.Domain, hop.Key))
 	return k.deny(&at.Subject)
 }
+
+func (k *keeper) ByDomain(string) bool { return k.byDomain }
 
 func (k *keeper) set(deny func(*limit.Subject) *allow.Denied) {
 	k.mu.Lock()
@@ -186,6 +192,114 @@ func TestOthersReplies(t *testing.T) {
 		w.do(1, queue.Change{Op: sched.Bounce, Selector: selector{reply: "refused"}})
 		synctest.Wait()
 		w.want("events", &w.events, "bounced dead.1@x.org #1", "delivered a@b #1") // the report
+	})
+}
+
+// TestLimitedDomainOfASmarthost: of a smarthost that all mail goes to, one domain
+// is suspended while it has thousands of messages in front. The others' mail goes
+// within a second, that of the same messages too; the suspended one's is asked
+// about once a message and then once a minute in all, says what it waits for, and
+// goes when the suspension has ended.
+func TestLimitedDomainOfASmarthost(t *testing.T) {
+	const many = 3000
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		lim := local.New(local.Options{Now: func() time.Duration { return time.Since(start) }, Wall: time.Now})
+		lim.Apply(limit.Update{Full: true, Seats: 1, Leased: true})
+		agent := delivery.New(delivery.Options{Hostname: "relay.test", Limiter: node.Limits{Local: lim}})
+		w := newWorld(t, queue.Options{Limits: agent})
+		defer w.stop(time.Minute)
+		for _, d := range []string{"st.example", "ok.example", "other.example", "busy.example"} {
+			w.route.set(d, "smarthost:hub.test:25")
+		}
+		hang := make(chan struct{})
+		var mu sync.Mutex
+		var sent []string // the domains of each transaction
+		w.behave(func(_ context.Context, _ mail.NextHop, at *delivery.Attempt) []mail.Outcome {
+			<-hang
+			var to []string
+			for _, rc := range at.Recipients {
+				to = append(to, at.Envelope.Recipients[rc].Addr.Domain)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			sent = append(sent, strings.Join(to, " "))
+			return nil
+		})
+		for range many {
+			w.send(envelope("news@home.test", "ok@st.example"))
+		}
+		st := limit.Definition{Name: "stp", Suspended: true, Until: time.Now().Add(10 * time.Minute)}
+		st.Match[limit.RecipientDomain] = []string{"st.example"}
+		busy := limit.Definition{Name: "busy", Rate: limit.Rate{N: 1000, Per: time.Second}, Burst: 1000}
+		busy.Match[limit.RecipientDomain] = []string{"busy.example"}
+		if err := lim.Override([]limit.Definition{st, busy}); err != nil {
+			t.Fatal(err)
+		}
+		w.r.LimitsChanged()
+		w.send(envelope("news@home.test", "ok.2@st.example", "ok@ok.example", "ok@busy.example", "ok@other.example"))
+		w.send(envelope("a@home.test", "ok@ok.example"))
+		synctest.Wait()
+		mu.Lock()
+		began := len(sent)
+		mu.Unlock()
+		close(hang)
+		time.Sleep(time.Second) // of the bubble
+		synctest.Wait()
+		took := func() (st, others []string) {
+			mu.Lock()
+			defer mu.Unlock()
+			for _, d := range sent[began:] {
+				if d == "st.example" {
+					st = append(st, d)
+				} else {
+					others = append(others, d)
+				}
+			}
+			slices.Sort(others)
+			return st, others
+		}
+		early, others := took()
+		if want := []string{"busy.example", "ok.example", "ok.example other.example"}; !slices.Equal(others, want) {
+			t.Errorf("a second later %q went to the other domains, want %q", others, want)
+		}
+		var lane queue.Lane
+		w.r.Destinations(func(l *queue.Lane) { lane = *l })
+		if lane.State != "proven" || lane.Why == nil || lane.Why.Text != "suspended by stp" || lane.Ready != many+1-len(early) {
+			t.Errorf("the lane is %+v, %d of %d had begun before", lane, len(early), many)
+		}
+		const row = "ok@st.example active #0 in 10m0s: 451 4.3.2 suspended by stp"
+		if rows := w.rows(); len(rows) != lane.Ready || rows[1] != row {
+			t.Errorf("%d rows, one is %q, want %q", len(rows), rows[1], row)
+		}
+		time.Sleep(9*time.Minute + 58*time.Second)
+		w.send(envelope("a@home.test", "ok@other.example"))
+		synctest.Wait()
+		if now, others := took(); len(now) != len(early) || len(others) != 4 {
+			t.Errorf("before the end %d went to the suspended domain and %q to others", len(now)-len(early), others)
+		}
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if now, _ := took(); len(now) != many+1 {
+			t.Errorf("%d went to the suspended domain, want all %d", len(now), many+1)
+		}
+	})
+}
+
+// TestLimitedDomainOfItsOwnLane: where all mail of a lane is to one domain, the
+// lane waits, and nobody asks message by message.
+func TestLimitedDomainOfItsOwnLane(t *testing.T) {
+	k := &keeper{byDomain: true, deny: func(*limit.Subject) *allow.Denied {
+		return &allow.Denied{Limit: "d", Key: "domain=x.org", Wait: time.Minute, Left: time.Minute, Domain: true}
+	}}
+	play(t, queue.Options{Limits: k}, func(t *testing.T, w *world) {
+		for range 100 {
+			w.send(envelope("a@b", "ok@x.org"))
+		}
+		synctest.Wait()
+		if n := k.count(); n > 4 {
+			t.Errorf("asked %d times for one lane", n)
+		}
 	})
 }
 

@@ -33,6 +33,9 @@ type Deliverer interface {
 // has granted is in at.Permit.
 type Limits interface {
 	Admit(ctx context.Context, hop *mail.NextHop, at *delivery.Attempt) *allow.Denied
+	// ByDomain tells whether they may look at this domain of recipients, as
+	// limits compare it: then those are asked about by themselves.
+	ByDomain(domain string) bool
 }
 
 // Lease tells whether this node may deliver a message now.

@@ -91,6 +91,12 @@ func (d *Definition) AboutSender() bool {
 	return false
 }
 
+// AboutDomain tells whether it looks at the recipient's domain: where it refuses
+// one, mail to others may still go on to the same place.
+func (d *Definition) AboutDomain() bool {
+	return len(d.Match[RecipientDomain]) > 0 || slices.Contains(d.Per, RecipientDomain)
+}
+
 // Subject is what a connection, a message or an attempt is, as far as limits
 // look at it. Names are lower-case, domains A-labels; empty is unknown, and
 // then no limit applies that matches or counts by it.
@@ -132,4 +138,5 @@ type Denied struct {
 	Left   time.Duration // how long it takes if nothing changes: until a budget begins anew, or a suspension ends
 	Reason string        // the Definition's
 	Sender bool          // it looks at who sends: the Definition's AboutSender
+	Domain bool          // and at the recipient's domain: AboutDomain
 }

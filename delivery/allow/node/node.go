@@ -28,8 +28,11 @@ func (l Limits) Open(s *limit.Subject, revoke func(now bool)) (allow.Slot, *allo
 	return &slot, nil
 }
 
+// ByDomain is of allow.Limiter.
+func (l Limits) ByDomain(domain string) bool { return l.Local.ByDomain(domain) }
+
 func told(d *limit.Denied) *allow.Denied {
 	return &allow.Denied{
-		Limit: d.Limit, Key: d.Key, Kind: d.Kind, Wait: d.Wait, Left: max(d.Wait, d.Left), Reason: d.Reason, Sender: d.Sender,
+		Limit: d.Limit, Key: d.Key, Kind: d.Kind, Wait: d.Wait, Left: max(d.Wait, d.Left), Reason: d.Reason, Sender: d.Sender, Domain: d.Domain,
 	}
 }

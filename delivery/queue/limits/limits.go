@@ -29,6 +29,40 @@ func Of(r *mail.Reply) *allow.Denied {
 	return nil
 }
 
+// Parts divides recipients of a message, by their places, into those that the
+// limits are to be asked about together: each domain that a limit looks at by
+// itself, and all others. The lane of an
+// MX has one domain.
+func Parts(places []int, hop *mail.NextHop, domain func(place int) string, by func(domain string) bool) [][]int {
+	if hop.Kind == mail.HopMX || len(places) < 2 {
+		return [][]int{places}
+	}
+	var parts [][]int
+	part := map[string]int{} // by domain; what no limit looks at has the empty one
+	last, key := "", ""
+	for i, p := range places {
+		if d := domain(p); i == 0 || d != last {
+			last, key = d, subject.Domain(d)
+			if !by(key) {
+				key = ""
+			}
+		}
+		n, ok := part[key]
+		if !ok {
+			n = len(parts)
+			part[key], parts = n, append(parts, nil)
+		}
+		parts[n] = append(parts[n], p)
+	}
+	return parts
+}
+
+// ByDomain tells whether what a limit said of a delivery is about its domain
+// alone: others go to the same next hop.
+func ByDomain(d *allow.Denied, hop *mail.NextHop) bool {
+	return d.Domain && hop.Kind != mail.HopMX
+}
+
 // Denied tells the scheduler what a limit said at now.
 func Denied(d *allow.Denied, now time.Time) *sched.Denied {
 	return &sched.Denied{

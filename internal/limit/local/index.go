@@ -124,6 +124,10 @@ func (r *rule) amount(n limit.Amount) int64 {
 type index struct {
 	rules []*rule
 	sides [2]lookup
+
+	// What limits on delivery look at of recipients' domains.
+	domains wanted
+	each    bool // one counts by all that there are
 }
 
 type lookup struct {
@@ -135,11 +139,25 @@ type lookup struct {
 }
 
 func newIndex(rules []*rule) *index {
-	x := &index{rules: rules}
+	x := &index{rules: rules, domains: wanted{field: limit.RecipientDomain}}
 	for _, r := range rules {
 		x.sides[r.Side].add(r)
+		if r.Side != limit.Deliver || !r.AboutDomain() {
+			continue
+		}
+		for _, d := range r.Match[limit.RecipientDomain] {
+			x.domains.add(d)
+		}
+		x.each = x.each || len(r.Match[limit.RecipientDomain]) == 0
 	}
 	return x
+}
+
+// ByDomain tells whether a limit on delivery that looks at recipients' domains
+// may be about this one.
+func (l *Limiter) ByDomain(domain string) bool {
+	x := l.index.Load()
+	return x.each || x.domains.matches(&limit.Subject{Domain: domain})
 }
 
 func (x *lookup) add(r *rule) {

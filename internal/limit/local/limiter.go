@@ -312,7 +312,7 @@ func (r *rule) suspended(s *limit.Subject, now time.Duration) *limit.Denied {
 	if r.ends > 0 {
 		left = max(r.ends-now, time.Millisecond)
 	}
-	return &limit.Denied{Limit: r.Name, Key: s.Words(r.Per), Kind: limit.KindSuspended, Wait: min(left, maxWait), Left: left, Reason: r.Reason, Sender: r.AboutSender()}
+	return &limit.Denied{Limit: r.Name, Key: s.Words(r.Per), Kind: limit.KindSuspended, Wait: min(left, maxWait), Left: left, Reason: r.Reason, Sender: r.AboutSender(), Domain: r.AboutDomain()}
 }
 
 // deny counts and words a refusal. The shard is locked.
@@ -321,7 +321,7 @@ func (st *state) deny(l *Limiter, kind limit.Kind, wait, left, now time.Duration
 	return &limit.Denied{
 		Limit: st.rule.Name, Key: st.words(), Kind: kind,
 		Wait: min(max(wait, time.Millisecond), maxWait), Left: max(left, time.Millisecond),
-		Reason: st.rule.Reason, Sender: st.rule.AboutSender(),
+		Reason: st.rule.Reason, Sender: st.rule.AboutSender(), Domain: st.rule.AboutDomain(),
 	}
 }
 

@@ -668,6 +668,31 @@ func TestMatching(t *testing.T) {
 	}
 }
 
+// TestByDomain: which domains limits on delivery look at.
+func TestByDomain(t *testing.T) {
+	c := &clock{}
+	some := limit.Definition{Name: "some", Suspended: true}
+	some.Match[limit.RecipientDomain] = []string{"a.example", "*.b.example"}
+	here := limit.Definition{Name: "here", Side: limit.Receive, Per: []limit.Field{limit.RecipientDomain}, Rate: rate(1, time.Second), Burst: 1}
+	l := c.limiter(t, some, here, perSite(1, 1))
+	for domain, want := range map[string]bool{"a.example": true, "x.b.example": true, "b.example": false, "c.example": false} {
+		if got := l.ByDomain(domain); got != want {
+			t.Errorf("%s: %v, want %v", domain, got, want)
+		}
+	}
+	_, d := l.Reserve(limit.Deliver, &limit.Subject{Domain: "a.example"}, one)
+	if d == nil || !d.Domain || d.Sender {
+		t.Errorf("a suspended domain is denied with %+v", d)
+	}
+	here.Side = limit.Deliver
+	if l = c.limiter(t, here); !l.ByDomain("c.example") {
+		t.Error("a limit counts by each domain, and it is not told")
+	}
+	if _, d := l.Reserve(limit.Deliver, &limit.Subject{Domain: "c.example"}, one); d == nil || !d.Domain {
+		t.Errorf("a domain with its own rate is denied with %+v", d)
+	}
+}
+
 func TestClientsCountByNetwork(t *testing.T) {
 	c := &clock{}
 	l := c.limiter(t, limit.Definition{Name: "c", Per: []limit.Field{limit.Client}, Connections: 1})

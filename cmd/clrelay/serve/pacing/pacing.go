@@ -28,6 +28,9 @@ func (l Limits) Admit(ctx context.Context, hop *mail.NextHop, at *delivery.Attem
 	return l.Agent.Admit(ctx, hop, at)
 }
 
+// ByDomain is of queue.Limits.
+func (l Limits) ByDomain(domain string) bool { return l.Agent.ByDomain(domain) }
+
 // Class says how urgent the mail is of clients in an entry of senders.
 func Class(c *config.Cluster, sender string) sched.Class {
 	for i := range c.Senders {

@@ -15,6 +15,8 @@ import (
 
 type never struct{}
 
+func (never) ByDomain(string) bool { return false }
+
 func (never) Admit(context.Context, *mail.NextHop, *delivery.Attempt) *allow.Denied {
 	return &allow.Denied{Limit: "never"}
 }
