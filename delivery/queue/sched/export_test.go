@@ -107,6 +107,7 @@ func (s *Scheduler[M]) checkRecipient(rid uint32, r *recipient, readyIn map[uint
 
 func (s *Scheduler[M]) checkLanes(inLane, readyIn map[uint32]uint32) error {
 	running, subs, idle, waits := 0, 0, 0, 0
+	lines := map[uint64]uint32{}
 	for key, id := range s.laneOf {
 		l := s.lanes.At(id)
 		running += int(l.running)
@@ -146,6 +147,9 @@ func (s *Scheduler[M]) checkLanes(inLane, readyIn map[uint32]uint32) error {
 					if at := s.rcpts.At(rid).pos; at != sid {
 						return fmt.Errorf("lane %s: recipient %d is in queue %d, noted %d", key, rid, sid, at)
 					}
+					if q.limit != "" {
+						lines[lineKey(s.rcpts.At(rid))]++
+					}
 					seen++
 				}
 				if sid = q.next; sid == first {
@@ -162,6 +166,14 @@ func (s *Scheduler[M]) checkLanes(inLane, readyIn map[uint32]uint32) error {
 		if seen != l.ready {
 			return fmt.Errorf("lane %s: %d in its queues, %d ready", key, seen, l.ready)
 		}
+	}
+	for key, n := range lines {
+		if s.lines[key].n != n {
+			return fmt.Errorf("%d of a domain stand apart, counted %d", n, s.lines[key].n)
+		}
+	}
+	if len(lines) != len(s.lines) {
+		return fmt.Errorf("%d domains stand apart, counted %d", len(lines), len(s.lines))
 	}
 	if _, n := s.gates.Len(); n != waits {
 		return fmt.Errorf("%d wait at gates, %d are noted there", waits, n)

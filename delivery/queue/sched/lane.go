@@ -88,6 +88,14 @@ type apartKey struct {
 	limit string
 }
 
+// line says that recipients of one domain stand apart in a lane.
+type line struct {
+	limit string // that keeps the last of them
+	n     uint32 // how many they are
+}
+
+func lineKey(r *recipient) uint64 { return uint64(r.lane)<<16 | uint64(r.domain) }
+
 func subKey(lane, sender uint32) uint64 { return uint64(lane)<<32 | uint64(sender) }
 
 // laneFor finds or makes the lane of a key and counts one more member.
@@ -292,6 +300,9 @@ func (s *Scheduler[M]) unready(id uint32, r *recipient) {
 	sid := r.pos
 	q := s.subs.At(sid)
 	q.list.Remove(id, s.inList)
+	if q.limit != "" {
+		s.leaveLine(r)
+	}
 	l.ready--
 	l.sweep = min(l.sweep, l.ready)
 	if q.list.Head() != 0 {

@@ -59,7 +59,11 @@ func newTollRoad(t *testing.T, c sched.Config) *tollRoad {
 
 func (r *tollRoad) send(lane string, sender uint32, class sched.Class) int {
 	r.seq++
-	r.step(&sched.Event[int]{Kind: sched.Add, Ref: r.seq, Arrived: r.now, Sender: sender, Class: class, Recipients: []sched.Recipient{{Lane: lane}}})
+	to := sched.Recipient{Lane: lane}
+	if r.domain != nil && r.domain(r.seq) {
+		to.Domain = 7
+	}
+	r.step(&sched.Event[int]{Kind: sched.Add, Ref: r.seq, Arrived: r.now, Sender: sender, Class: class, Recipients: []sched.Recipient{to}})
 	return r.seq
 }
 
@@ -370,5 +374,38 @@ func TestLimitedDomain(t *testing.T) {
 	}
 	if d := n[0] - n[1]; d > 20 || d < -20 {
 		t.Errorf("the senders got %v", n)
+	}
+}
+
+// TestLimitedDomainStaysFair: where a domain has a rate and one sender much more
+// mail for it than that, what comes anew does not go before what waits: another's
+// messages have their turns, and the flood keeps its order.
+func TestLimitedDomainStaysFair(t *testing.T) {
+	r := newTollRoad(t, sched.Config{})
+	b := &bucket{rate: 100, burst: 10, at: r.now}
+	r.domain = func(int) bool { return true }
+	r.limit = func(string, int) (*bucket, string, bool) { return b, "domain=bud.example", false }
+	start := r.now
+	var mine []int
+	for i := range 8000 {
+		r.send("smarthost", 1, turns.Normal)
+		if i%20 == 0 && i >= 2000 && len(mine) < 50 {
+			mine = append(mine, r.send("smarthost", 2, turns.Normal))
+		}
+		r.pass(time.Millisecond / 2)
+	}
+	for _, ref := range mine {
+		if _, ok := r.at[ref]; !ok {
+			t.Errorf("message %d waits for a flood that came later", ref)
+		}
+	}
+	flood := slices.DeleteFunc(slices.Clone(r.sent), func(ref int) bool {
+		return slices.Contains(mine, ref) || r.at[ref].Sub(start) < time.Second // the lane finds out what it bears
+	})
+	if !slices.IsSorted(flood) {
+		t.Errorf("the flood changed its order: %v", flood)
+	}
+	if len(r.sent) < 350 || b.asked > 4*len(r.sent) {
+		t.Errorf("%d sent in 4 s at 100 a second, asked %d times", len(r.sent), b.asked)
 	}
 }

@@ -2,6 +2,13 @@ package sched
 
 import "github.com/clrelay/clrelay/delivery/queue/sched/gate"
 
+// lineMax is for how long a limit may say to wait so that further mail for a
+// domain that it keeps lines up for it without a question: a rate is not to go
+// to those who come last. Where the wait is longer there is nothing to be taken
+// before others, and each asks: domains are told apart by a small number, which
+// two of them may have in common.
+const lineMax = 10_000
+
 // expireMax bounds how many of a sender's recipients one refusal gives up.
 const expireMax = 1024
 
@@ -36,6 +43,11 @@ func (s *Scheduler[M]) letIn() bool {
 	}
 	if !w.Sub {
 		sid = l.subs[l.wheel.Next(l.waiting())]
+		if !s.lineUpFirst(sid) {
+			s.waitLane(id, l, w.Gate, true)
+			s.gates.Ended(w.Gate)
+			return true
+		}
 	}
 	s.deliver(id, sid, w.Gate)
 	switch {
@@ -141,6 +153,7 @@ func (s *Scheduler[M]) setApart(rid uint32, r *recipient, d *Denied, j *job) {
 		return
 	}
 	sid, q := s.apartFor(r, d.Key)
+	s.joinLine(r, d.Key)
 	s.cameBack(r, j.seq)
 	if j.apart {
 		s.insertFirst(rid, r, sid, q)
@@ -155,6 +168,62 @@ func (s *Scheduler[M]) setApart(rid uint32, r *recipient, d *Denied, j *job) {
 		s.lanes.At(r.lane).slots = s.gates.Ref(at)
 	}
 	s.joined(r)
+}
+
+// lineUp lets a ready recipient wait behind those of its domain that a limit
+// keeps, if there are any and it is not for long.
+func (s *Scheduler[M]) lineUp(rid uint32, r *recipient) bool {
+	ln, ok := s.lines[lineKey(r)]
+	if !ok {
+		return false
+	}
+	at, until, ok := s.gates.Find(ln.limit)
+	if !ok || until.UnixMilli() > s.now+lineMax {
+		return false
+	}
+	s.unready(rid, r)
+	sid, q := s.apartFor(r, ln.limit)
+	s.joinLine(r, ln.limit)
+	s.seq++ // it stands there as if a job had come back
+	s.cameBack(r, s.seq)
+	s.insertLast(rid, r, sid, q)
+	if q.wait == 0 {
+		s.waitSub(sid, at, false)
+	}
+	s.joined(r)
+	return true
+}
+
+// lineUpFirst does that with the first recipients of a sender's queue. It tells
+// whether there are others behind them.
+func (s *Scheduler[M]) lineUpFirst(sid uint32) bool {
+	q := s.subs.At(sid)
+	for len(s.lines) > 0 && q.limit == "" && s.linedUp < tickMax {
+		rid := q.list.Head()
+		last := rid == q.list.Tail()
+		if !s.lineUp(rid, s.rcpts.At(rid)) {
+			break
+		}
+		s.linedUp++
+		if last {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *Scheduler[M]) joinLine(r *recipient, limit string) {
+	key := lineKey(r)
+	s.lines[key] = line{limit, s.lines[key].n + 1}
+}
+
+func (s *Scheduler[M]) leaveLine(r *recipient) {
+	key := lineKey(r)
+	if ln := s.lines[key]; ln.n > 1 {
+		s.lines[key] = line{ln.limit, ln.n - 1}
+	} else {
+		delete(s.lines, key)
+	}
 }
 
 // limited gives what a recipient that is ready waits for, nil when it is no

@@ -97,16 +97,18 @@ type Scheduler[M comparable] struct {
 	paused  bool
 	actions []Action[M]
 
-	msgs   slab.Slab[message[M]]
-	rcpts  slab.Slab[recipient]
-	lanes  slab.Slab[lane]
-	subs   slab.Slab[sub]
-	jobs   slab.Slab[job]
-	laneOf map[string]uint32
-	subOf  map[uint64]uint32 // lane and sender -> queue
-	apart  map[apartKey]uint32
-	wants  map[uint32]want  // busy recipient -> what to do with it next
-	ends   map[uint32]int64 // recipient -> when its life ends, for those with flagEnds
+	msgs    slab.Slab[message[M]]
+	rcpts   slab.Slab[recipient]
+	lanes   slab.Slab[lane]
+	subs    slab.Slab[sub]
+	jobs    slab.Slab[job]
+	laneOf  map[string]uint32
+	subOf   map[uint64]uint32 // lane and sender -> queue
+	apart   map[apartKey]uint32
+	lines   map[uint64]line  // lane and domain -> where it waits
+	linedUp int              // in this step, without a question
+	wants   map[uint32]want  // busy recipient -> what to do with it next
+	ends    map[uint32]int64 // recipient -> when its life ends, for those with flagEnds
 
 	due     timer.Timer // of recipients
 	probes  timer.Timer // of lanes
@@ -117,7 +119,7 @@ type Scheduler[M comparable] struct {
 	byClass [classes]int // of them, by what their lane was at the start
 	byRank  [turns.Ranks]int
 	turn    class  // the class that is asked first
-	seq     uint32 // jobs started so far
+	seq     uint32 // jobs started so far, and what lined up without one
 
 	chores   int        // Postpone, GiveUp, Warn and Purge jobs
 	expiries slab.List  // recipients
@@ -147,7 +149,7 @@ type msgRef[M comparable] struct {
 func New[M comparable](c Config, rnd *rand.Rand) *Scheduler[M] {
 	s := &Scheduler[M]{
 		cfg: c.WithDefaults(), rnd: rnd, paused: true,
-		laneOf: map[string]uint32{}, subOf: map[uint64]uint32{}, apart: map[apartKey]uint32{}, wants: map[uint32]want{}, ends: map[uint32]int64{},
+		laneOf: map[string]uint32{}, subOf: map[uint64]uint32{}, apart: map[apartKey]uint32{}, lines: map[uint64]line{}, wants: map[uint32]want{}, ends: map[uint32]int64{},
 		gates: gate.New(),
 	}
 	for rank := range s.ringLinks {
@@ -183,6 +185,7 @@ func (s *Scheduler[M]) Step(now time.Time, ev *Event[M]) []Action[M] {
 	s.now = max(s.now, now.UnixMilli())
 	clear(s.actions)
 	s.actions = s.actions[:0]
+	s.linedUp = 0
 	switch ev.Kind {
 	case Add:
 		s.add(ev)

@@ -108,7 +108,11 @@ func (s *Scheduler[M]) startDeliveries() {
 			return
 		}
 		l := s.lanes.At(id)
-		s.deliver(id, l.subs[l.wheel.Next(l.waiting())], 0)
+		if sid := l.subs[l.wheel.Next(l.waiting())]; s.lineUpFirst(sid) {
+			s.deliver(id, sid, 0)
+		} else {
+			s.offer(id)
+		}
 	}
 }
 

@@ -176,6 +176,16 @@ func (g *Gates) Gate(nid uint32) uint32 { return g.nodes.At(nid).gate }
 // Said gives what the gate where one waits said last.
 func (g *Gates) Said(nid uint32) *Denied { return &g.gates.At(g.nodes.At(nid).gate).Denied }
 
+// Find gives the gate of a key, if there is one, and until when what it said
+// stands.
+func (g *Gates) Find(key string) (id uint32, until time.Time, ok bool) {
+	id, ok = g.byKey[key]
+	if ok {
+		until = g.gates.At(id).Until
+	}
+	return id, until, ok
+}
+
 // Ref names a gate for Freed, for longer than its number does.
 func (g *Gates) Ref(id uint32) uint64 { return uint64(g.gates.At(id).seq)<<32 | uint64(id) }
 
