@@ -30,8 +30,9 @@
 //     that it has refused, and so does a sender whose mail it is about. When
 //     the time has come they are let in to ask, in turn. What a limit on a
 //     domain refuses is set apart, a queue a lane, sender and limit, which
-//     waits there; each recipient finds that out by asking once, for a lane
-//     does not know its recipients' domains.
+//     waits there. Each recipient finds that out by asking once, for a lane
+//     does not know its recipients' domains, or lines up without a question
+//     where the wait is short.
 //   - Lanes that are down, and lanes not proven yet, may hold only a part of
 //     the slots, whatever their number.
 //
