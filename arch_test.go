@@ -133,6 +133,7 @@ var floors = map[string]int{
 	"internal/config/ramp":        0, // how the warm-up of an address is written
 
 	"delivery/queue/clock":       0, // the queue's time
+	"delivery/queue/told":        2, // what the queue tells
 	"delivery/queue/limits":      3, // between the limits and the scheduler
 	"delivery/queue/keys":        2, // senders and domains as numbers
 	"delivery/queue/reach":       3, // what outcomes say of the destination
@@ -141,6 +142,7 @@ var floors = map[string]int{
 	"delivery/queue/sched/turns": 0, // whose turn it is
 	"delivery/queue/sched/pace":  0, // how many at once
 	"delivery/queue/sched/gate":  1, // who waits for a limit
+	"delivery/queue/sched/event": 2, // what a scheduler is told, and what it says
 
 	"delivery/queue/sched/settings": 0, // what a scheduler is told
 	"delivery/queue/sched/view":     1, // how it shows what it holds
@@ -174,10 +176,11 @@ var sameFloor = map[string]string{
 
 	"cmd/clrelay/cli/queue -> cmd/clrelay/cli/jobs": "a verb that the cluster carries out as a job is followed as one",
 
-	"delivery/queue -> delivery/queue/walk":  "what operators look for is found by the queue, cut off by size",
-	"delivery/queue -> delivery/queue/whole": "content that knows whether it is damaged is a part of an attempt, cut off by size",
-	"delivery/queue -> delivery/queue/later": "what senders said of when is a part of the queue, cut off by size",
-	"delivery/queue -> delivery/queue/word":  "what an operator's word does is a part of the queue, cut off by size",
+	"delivery/queue/sched -> delivery/queue/sched/event": "what a scheduler is told is its own, cut off by size",
+	"delivery/queue -> delivery/queue/walk":              "what operators look for is found by the queue, cut off by size",
+	"delivery/queue -> delivery/queue/whole":             "content that knows whether it is damaged is a part of an attempt, cut off by size",
+	"delivery/queue -> delivery/queue/later":             "what senders said of when is a part of the queue, cut off by size",
+	"delivery/queue -> delivery/queue/word":              "what an operator's word does is a part of the queue, cut off by size",
 
 	"cluster/limit/agent -> cluster/limit":                 "a node's part speaks the leader's words",
 	"cluster/segment -> cluster/segment/place":             "whom a segment lies with is a part of the protocol, cut off by size",

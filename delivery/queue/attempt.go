@@ -78,9 +78,7 @@ func (r *Runner) deliver(j *job, ev *event) {
 	if t.content.Damage.Load() == nil {
 		ev.Reach, ev.Why = reach.Of(t.outcomes, t.tried)
 	}
-	if t.denied != nil {
-		ev.Denied = limits.Denied(t.denied, r.clock.Sched())
-	}
+	ev.Denied = limits.Denied(t.denied, r.clock.Sched())
 	t.reportFailures(j.ctx)
 	t.reportSuccess(j.ctx)
 	t.record()
@@ -157,15 +155,13 @@ func (t *try) route(lane string) (send []int) {
 // is to be asked about by themselves. Where a limit keeps all, or the next hop
 // takes nothing, the others stay as they are.
 func (t *try) attempts(ctx context.Context, send []int) {
-	if t.r.o.Limits == nil {
-		t.attempt(ctx, send)
-		return
+	parts := [][]int{send}
+	if t.r.o.Limits != nil {
+		parts = limits.Parts(send, &t.hop, t.env, t.items, t.r.o.Limits.ByDomain)
 	}
-	domain := func(place int) string { return t.env.Recipients[t.items[place].Recipient].Addr.Domain }
-	for _, part := range limits.Parts(send, &t.hop, domain, t.r.o.Limits.ByDomain) {
+	for _, part := range parts {
 		t.attempt(ctx, part)
-		got, _ := reach.Of(t.outcomes, t.tried)
-		if t.denied != nil || t.noLease || ctx.Err() != nil || got == sched.Unreachable || got == sched.Overloaded {
+		if got, _ := reach.Of(t.outcomes, t.tried); t.denied != nil || t.noLease || ctx.Err() != nil || got == sched.Unreachable || got == sched.Overloaded {
 			return
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"github.com/clrelay/clrelay/delivery/dsn"
 	"github.com/clrelay/clrelay/delivery/queue/later"
 	"github.com/clrelay/clrelay/delivery/queue/sched"
+	"github.com/clrelay/clrelay/delivery/queue/word"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/spool"
 )
@@ -153,7 +154,7 @@ func (r *Runner) operate(j *job, ev *event) {
 	var damage *spool.DamageError
 	if errors.As(err, &damage) && (j.Op == sched.Drop || j.Op == sched.Trash) {
 		// What can't be read can still be dropped.
-		env, st, err = nameless(m), make([]spool.RecipientState, m.Recipients()), nil
+		env, st, err = word.Nameless(m), make([]spool.RecipientState, m.Recipients()), nil
 	}
 	if err != nil {
 		r.unreadable(m, j.Items, ev.Results, err)

@@ -4,13 +4,13 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
-	"time"
 
 	"github.com/clrelay/clrelay/delivery"
 	"github.com/clrelay/clrelay/delivery/allow"
 	"github.com/clrelay/clrelay/delivery/dsn"
 	"github.com/clrelay/clrelay/delivery/queue/sched"
 	"github.com/clrelay/clrelay/delivery/queue/sched/turns"
+	"github.com/clrelay/clrelay/delivery/queue/told"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/spool"
 )
@@ -62,45 +62,16 @@ type Observer interface {
 	Limited(lane string, why *allow.Denied)
 }
 
-// EventKind says what happened to a recipient.
-type EventKind uint8
-
-// What can happen to a recipient. The first three are the end of an attempt.
-const (
-	Delivered    EventKind = iota // the next hop took the message
-	Deferred                      // not now
-	Bounced                       // failed for good, or bounced by an operator
-	Expired                       // its time ran out; comes instead of Deferred and Bounced
-	DoubleBounce                  // a message without a sender failed: comes after Bounced or Expired
-	Held                          // by an operator, or because its envelope can't be read
-	Released                      // by an operator
-	Dropped                       // by an operator: destroyed, maybe a while after it was Trashed
-	Trashed                       // by an operator: dropped, and still to be had back
-	Undropped                     // by an operator: back from there
+// What happened to a recipient, and where reports go.
+type (
+	EventKind = told.EventKind
+	Event     = told.Event
+	Mailboxes = told.Mailboxes
 )
 
-// Event is what happened to a recipient.
-type Event struct {
-	Kind     EventKind
-	ID       mail.ID
-	From, To mail.Address
-	Tried    bool          // an attempt ended; false: the operator's word or the clock's
-	Outcome  mail.Outcome  // of the last attempt
-	Attempt  int           // its number, from 1; 0 when there was none
-	Delay    time.Duration // since the message arrived
-	Next     time.Time     // Deferred: of the next attempt
-	Reason   string        // the operator's, or the rule's
-}
-
-// Mailboxes say where reports go that have no sender to go to.
-type Mailboxes struct {
-	// Postmaster is behind <postmaster>: a report for postmaster at the
-	// relay's own host name goes there, too. Zero: it goes where its domain's
-	// mail goes.
-	Postmaster mail.Address
-	// DoubleBounces sends the postmaster reports that can't be delivered.
-	DoubleBounces bool
-}
+// What can happen to a recipient.
+const Delivered, Deferred, Bounced, Expired, DoubleBounce = told.Delivered, told.Deferred, told.Bounced, told.Expired, told.DoubleBounce
+const Held, Released, Dropped, Trashed, Undropped = told.Held, told.Released, told.Dropped, told.Trashed, told.Undropped
 
 // Options say what a Runner works with. Router and Deliverer must be given.
 type Options struct {

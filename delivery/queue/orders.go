@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/clrelay/clrelay/delivery/queue/sched"
+	"github.com/clrelay/clrelay/delivery/queue/word"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/spool"
 )
@@ -73,7 +74,7 @@ func (r *Runner) purge(j *job, ev *event) {
 		return
 	}
 	if err != nil { // what can't be read can be destroyed
-		env = nameless(m)
+		env = word.Nameless(m)
 	}
 	now := r.clock.Wall()
 	var rs []spool.Result
@@ -87,9 +88,4 @@ func (r *Runner) purge(j *job, ev *event) {
 		e.Kind, e.Attempt, e.Reason = Dropped, int(rs[i].Attempts), "its time in the trash is over"
 		r.o.Observer.Recipient(&e)
 	}
-}
-
-// nameless is the envelope of a message whose own can't be read.
-func nameless(m *spool.Message) *mail.Envelope {
-	return &mail.Envelope{ID: m.ID(), Recipients: make([]mail.Recipient, m.Recipients())}
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/clrelay/clrelay/delivery/dsn"
+	"github.com/clrelay/clrelay/delivery/queue/told"
 	"github.com/clrelay/clrelay/delivery/queue/whole"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/spool"
@@ -23,7 +24,7 @@ func (r *Runner) reportFailed(ctx context.Context, m *spool.Message, env *mail.E
 		to := env.Recipients[f.Outcome.Recipient].Addr
 		switch {
 		case dsn.Wanted(env, f.Outcome.Recipient, dsn.Failed):
-		case env.From.IsNull() && boxes.DoubleBounces && !sameMailbox(to, boxes.Postmaster):
+		case env.From.IsNull() && boxes.DoubleBounces && !told.SameMailbox(to, boxes.Postmaster):
 			rep.To = boxes.Postmaster
 		default:
 			continue
@@ -34,10 +35,6 @@ func (r *Runner) reportFailed(ctx context.Context, m *spool.Message, env *mail.E
 		return nil
 	}
 	return r.report(ctx, m, env, rep)
-}
-
-func sameMailbox(a, b mail.Address) bool {
-	return strings.EqualFold(a.Local, b.Local) && strings.EqualFold(a.Domain, b.Domain)
 }
 
 // ourPostmaster tells whether an address is postmaster at our own name, whose

@@ -29,11 +29,11 @@ func Of(r *mail.Reply) *allow.Denied {
 	return nil
 }
 
-// Parts divides recipients of a message, by their places, into those that the
+// Parts divides recipients of a message, by their places in items, into those that the
 // limits are to be asked about together: each domain that a limit looks at by
 // itself, and all others. The lane of an
 // MX has one domain.
-func Parts(places []int, hop *mail.NextHop, domain func(place int) string, by func(domain string) bool) [][]int {
+func Parts[M comparable](places []int, hop *mail.NextHop, env *mail.Envelope, items []sched.Item[M], by func(domain string) bool) [][]int {
 	if hop.Kind == mail.HopMX || len(places) < 2 {
 		return [][]int{places}
 	}
@@ -41,7 +41,7 @@ func Parts(places []int, hop *mail.NextHop, domain func(place int) string, by fu
 	part := map[string]int{} // by domain; what no limit looks at has the empty one
 	last, key := "", ""
 	for i, p := range places {
-		if d := domain(p); i == 0 || d != last {
+		if d := env.Recipients[items[p].Recipient].Addr.Domain; i == 0 || d != last {
 			last, key = d, subject.Domain(d)
 			if !by(key) {
 				key = ""
@@ -63,8 +63,11 @@ func ByDomain(d *allow.Denied, hop *mail.NextHop) bool {
 	return d.Domain && hop.Kind != mail.HopMX
 }
 
-// Denied tells the scheduler what a limit said at now.
+// Denied tells the scheduler what a limit said at now, nil for nil.
 func Denied(d *allow.Denied, now time.Time) *sched.Denied {
+	if d == nil {
+		return nil
+	}
 	return &sched.Denied{
 		Key: d.Where(), Ask: now.Add(d.Wait), Until: now.Add(max(d.Wait, d.Left)), Why: d.Reply(),
 		Sender: d.Sender, Slots: d.Kind == limit.KindConnections && !d.Cut,

@@ -63,7 +63,7 @@ func (s *Scheduler[M]) postpone() {
 		for n := min(int(l.sweep), s.cfg.ChoreSize); n > 0; n-- {
 			side := slices.IndexFunc(l.subs[:], func(sid uint32) bool { return sid != 0 })
 			q := s.subs.At(l.subs[side])
-			l.subs[side] = q.next
+			l.subs[side] = q.turns.Next()
 			rid := q.list.Head()
 			r := s.rcpts.At(rid)
 			l.sweep--

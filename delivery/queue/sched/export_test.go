@@ -107,7 +107,7 @@ func (s *Scheduler[M]) checkRecipient(rid uint32, r *recipient, readyIn map[uint
 
 func (s *Scheduler[M]) checkLanes(inLane, readyIn map[uint32]uint32) error {
 	running, subs, idle, waits := 0, 0, 0, 0
-	lines := map[uint64]uint32{}
+	lines := map[[2]uint32]int{}
 	for key, id := range s.laneOf {
 		l := s.lanes.At(id)
 		running += int(l.running)
@@ -140,19 +140,19 @@ func (s *Scheduler[M]) checkLanes(inLane, readyIn map[uint32]uint32) error {
 				if q.wait != 0 {
 					waits++
 				}
-				if mine := s.apart[apartKey{subKey(id, q.sender), q.limit}]; q.limit != "" && mine != sid {
-					return fmt.Errorf("lane %s: what %s keeps is in queue %d, not %d", key, q.limit, sid, mine)
+				if mine := s.subOf[subKey{id, q.sender, q.limit}]; mine != sid {
+					return fmt.Errorf("lane %s: queue %d of %q is found as %d", key, sid, q.limit, mine)
 				}
 				for rid := q.list.Head(); rid != 0; rid = s.rcpts.At(rid).links.Next() {
 					if at := s.rcpts.At(rid).pos; at != sid {
 						return fmt.Errorf("lane %s: recipient %d is in queue %d, noted %d", key, rid, sid, at)
 					}
 					if q.limit != "" {
-						lines[lineKey(s.rcpts.At(rid))]++
+						lines[[2]uint32{id, uint32(s.rcpts.At(rid).domain)}]++
 					}
 					seen++
 				}
-				if sid = q.next; sid == first {
+				if sid = q.turns.Next(); sid == first {
 					break
 				}
 			}
@@ -168,8 +168,8 @@ func (s *Scheduler[M]) checkLanes(inLane, readyIn map[uint32]uint32) error {
 		}
 	}
 	for key, n := range lines {
-		if s.lines[key].n != n {
-			return fmt.Errorf("%d of a domain stand apart, counted %d", n, s.lines[key].n)
+		if s.lines.Len(key[0], uint16(key[1])) != n {
+			return fmt.Errorf("%d of a domain stand apart, counted %d", n, s.lines.Len(key[0], uint16(key[1])))
 		}
 	}
 	if len(lines) != len(s.lines) {
@@ -178,8 +178,8 @@ func (s *Scheduler[M]) checkLanes(inLane, readyIn map[uint32]uint32) error {
 	if _, n := s.gates.Len(); n != waits {
 		return fmt.Errorf("%d wait at gates, %d are noted there", waits, n)
 	}
-	if running != s.running || subs != len(s.subOf)+len(s.apart) || subs != s.subs.Len() || idle != s.idleLanes || len(s.laneOf) != s.lanes.Len() {
-		return fmt.Errorf("running %d/%d senders %d/%d/%d idle %d/%d", running, s.running, subs, len(s.subOf)+len(s.apart), s.subs.Len(), idle, s.idleLanes)
+	if running != s.running || subs != len(s.subOf) || subs != s.subs.Len() || idle != s.idleLanes || len(s.laneOf) != s.lanes.Len() {
+		return fmt.Errorf("running %d/%d senders %d/%d/%d idle %d/%d", running, s.running, subs, len(s.subOf), s.subs.Len(), idle, s.idleLanes)
 	}
 	return nil
 }

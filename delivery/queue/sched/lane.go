@@ -63,9 +63,8 @@ type sub struct {
 	limit  string // gate.Denied.Key of that limit; empty: none
 	lane   uint32
 	sender uint32
-	next   uint32 // ring of the senders of its side
-	prev   uint32
-	wait   uint32 // its place at the gate where it waits; 0: it does not
+	turns  slab.Links // ring of the senders of its side
+	wait   uint32     // its place at the gate where it waits; 0: it does not
 }
 
 // classBits are the lowest of a sender's number in here: the rank of its mail.
@@ -82,21 +81,11 @@ func (q *sub) side() int {
 	return rankOf(q.sender)
 }
 
-// apartKey finds the mail of a lane's sender that a limit keeps.
-type apartKey struct {
-	sub   uint64
-	limit string
+// subKey is how a queue is found.
+type subKey struct {
+	lane, sender uint32
+	limit        string
 }
-
-// line says that recipients of one domain stand apart in a lane.
-type line struct {
-	limit string // that keeps the last of them
-	n     uint32 // how many they are
-}
-
-func lineKey(r *recipient) uint64 { return uint64(r.lane)<<16 | uint64(r.domain) }
-
-func subKey(lane, sender uint32) uint64 { return uint64(lane)<<32 | uint64(sender) }
 
 // laneFor finds or makes the lane of a key and counts one more member.
 func (s *Scheduler[M]) laneFor(key string) uint32 {
@@ -161,7 +150,7 @@ func (s *Scheduler[M]) forgetIdleLanes() {
 
 // makeReady puts a recipient behind the others of its sender in its lane.
 func (s *Scheduler[M]) makeReady(id uint32, r *recipient) {
-	sid, q := s.subFor(r)
+	sid, q := s.subFor(r, "")
 	r.flags &^= flagBack
 	s.set(r, ready)
 	r.pos = sid
@@ -173,7 +162,7 @@ func (s *Scheduler[M]) makeReady(id uint32, r *recipient) {
 // has the turn again. Several that come back stand in the order in which they
 // were taken from here, which first, the number of a job, is about.
 func (s *Scheduler[M]) putBack(id uint32, r *recipient, first uint32) {
-	sid, q := s.subFor(r)
+	sid, q := s.subFor(r, "")
 	s.cameBack(r, first)
 	s.insertFirst(id, r, sid, q)
 	s.joined(r)
@@ -191,31 +180,17 @@ func (s *Scheduler[M]) cameBack(r *recipient, first uint32) {
 // insertFirst puts one that came back into a queue, before all that did not.
 func (s *Scheduler[M]) insertFirst(id uint32, r *recipient, sid uint32, q *sub) {
 	r.pos = sid
-	before := q.list.Head()
-	for range batchWalk {
-		if before == 0 {
-			break
-		}
-		if b := s.rcpts.At(before); b.flags&flagBack == 0 || tookAfter(b, r) {
-			break
-		}
-		before = s.rcpts.At(before).links.Next()
-	}
-	q.list.Insert(id, before, s.inList)
+	q.list.InsertFromHead(id, batchWalk, s.inList, func(o uint32) bool {
+		b := s.rcpts.At(o)
+		return b.flags&flagBack != 0 && !tookAfter(b, r)
+	})
 	s.lanes.At(r.lane).subs[q.side()] = sid
 }
 
 // insertLast puts one that came back into a queue of such, which is long.
 func (s *Scheduler[M]) insertLast(id uint32, r *recipient, sid uint32, q *sub) {
 	r.pos = sid
-	before, last := uint32(0), q.list.Tail()
-	for range batchWalk {
-		if last == 0 || !tookAfter(s.rcpts.At(last), r) {
-			break
-		}
-		before, last = last, s.rcpts.At(last).links.Prev()
-	}
-	q.list.Insert(id, before, s.inList)
+	q.list.InsertFromTail(id, batchWalk, s.inList, func(o uint32) bool { return tookAfter(s.rcpts.At(o), r) })
 }
 
 // tookAfter tells whether b was first taken later than r.
@@ -234,64 +209,28 @@ func (s *Scheduler[M]) joined(r *recipient) {
 	s.offer(r.lane)
 }
 
-// subFor finds or makes the queue of a recipient's sender in its lane.
-func (s *Scheduler[M]) subFor(r *recipient) (uint32, *sub) {
-	sender := s.msgs.At(r.msg).sender
-	key := subKey(r.lane, sender)
+// subFor finds or makes the queue of a recipient's sender in its lane, of what a
+// limit keeps or, without one, of all else.
+func (s *Scheduler[M]) subFor(r *recipient, limit string) (uint32, *sub) {
+	key := subKey{r.lane, s.msgs.At(r.msg).sender, limit}
 	sid, ok := s.subOf[key]
 	if ok {
 		return sid, s.subs.At(sid)
 	}
-	sid, q := s.newSub(r.lane, sender, "")
-	s.subOf[key] = sid
-	return sid, q
-}
-
-// apartFor finds or makes the queue of what a limit keeps of a recipient's
-// sender in its lane.
-func (s *Scheduler[M]) apartFor(r *recipient, limit string) (uint32, *sub) {
-	sender := s.msgs.At(r.msg).sender
-	key := apartKey{subKey(r.lane, sender), limit}
-	sid, ok := s.apart[key]
-	if ok {
-		return sid, s.subs.At(sid)
-	}
-	sid, q := s.newSub(r.lane, sender, limit)
-	s.apart[key] = sid
-	return sid, q
-}
-
-func (s *Scheduler[M]) newSub(lane, sender uint32, limit string) (uint32, *sub) {
 	sid, q := s.subs.Take()
-	q.lane, q.sender, q.limit = lane, sender, limit
+	q.lane, q.sender, q.limit = key.lane, key.sender, limit
+	s.subOf[key] = sid
 	s.joinTurns(sid, q)
 	return sid, q
 }
 
 // joinTurns lets a sender's queue be the last in turn on its side.
 func (s *Scheduler[M]) joinTurns(sid uint32, q *sub) {
-	turn := &s.lanes.At(q.lane).subs[q.side()]
-	if *turn == 0 {
-		*turn, q.next, q.prev = sid, sid, sid
-		return
-	}
-	cur := s.subs.At(*turn)
-	q.next, q.prev = *turn, cur.prev
-	s.subs.At(cur.prev).next = sid
-	cur.prev = sid
+	slab.JoinRing(&s.lanes.At(q.lane).subs[q.side()], sid, s.inTurns)
 }
 
 func (s *Scheduler[M]) leaveTurns(sid uint32, q *sub) {
-	turn := &s.lanes.At(q.lane).subs[q.side()]
-	if q.next == sid {
-		*turn = 0
-		return
-	}
-	s.subs.At(q.prev).next = q.next
-	s.subs.At(q.next).prev = q.prev
-	if *turn == sid {
-		*turn = q.next
-	}
+	slab.LeaveRing(&s.lanes.At(q.lane).subs[q.side()], sid, s.inTurns)
 }
 
 // unready takes a recipient out of its sender's queue.
@@ -301,7 +240,7 @@ func (s *Scheduler[M]) unready(id uint32, r *recipient) {
 	q := s.subs.At(sid)
 	q.list.Remove(id, s.inList)
 	if q.limit != "" {
-		s.leaveLine(r)
+		s.lines.Leave(r.lane, r.domain)
 	}
 	l.ready--
 	l.sweep = min(l.sweep, l.ready)
@@ -312,11 +251,7 @@ func (s *Scheduler[M]) unready(id uint32, r *recipient) {
 	if q.wait != 0 {
 		s.gates.Leave(q.wait)
 	}
-	if key := subKey(r.lane, q.sender); q.limit != "" {
-		delete(s.apart, apartKey{key, q.limit})
-	} else {
-		delete(s.subOf, key)
-	}
+	delete(s.subOf, subKey{r.lane, q.sender, q.limit})
 	s.subs.Release(sid)
 	if l.ready == 0 && l.wait != 0 {
 		s.gates.Leave(l.wait)

@@ -108,7 +108,7 @@ func (s *Scheduler[M]) asked(id JobID) {
 // or the sender of its message, which has mail in that lane.
 func (s *Scheduler[M]) deny(lid, sender uint32, d *Denied) {
 	l := s.lanes.At(lid)
-	key := subKey(lid, sender)
+	key := subKey{lane: lid, sender: sender}
 	s.giveUpFirst(s.subOf[key])
 	sid := s.subOf[key]
 	if d.Sender && sid == 0 || l.ready == 0 {
@@ -146,14 +146,14 @@ func (s *Scheduler[M]) giveUpFirst(sid uint32) {
 // setApart lets a recipient wait for the limit that has refused it, with the
 // others of its sender in its lane that the same limit keeps.
 func (s *Scheduler[M]) setApart(rid uint32, r *recipient, d *Denied, j *job) {
-	s.giveUpFirst(s.apart[apartKey{subKey(r.lane, s.msgs.At(r.msg).sender), d.Key}])
+	s.giveUpFirst(s.subOf[subKey{r.lane, s.msgs.At(r.msg).sender, d.Key}])
 	if s.endOf(rid, r) <= s.now {
 		s.set(r, expired)
 		s.expiries.Append(rid, s.inList)
 		return
 	}
-	sid, q := s.apartFor(r, d.Key)
-	s.joinLine(r, d.Key)
+	sid, q := s.subFor(r, d.Key)
+	s.lines.Join(r.lane, r.domain, d.Key)
 	s.cameBack(r, j.seq)
 	if j.apart {
 		s.insertFirst(rid, r, sid, q)
@@ -173,17 +173,14 @@ func (s *Scheduler[M]) setApart(rid uint32, r *recipient, d *Denied, j *job) {
 // lineUp lets a ready recipient wait behind those of its domain that a limit
 // keeps, if there are any and it is not for long.
 func (s *Scheduler[M]) lineUp(rid uint32, r *recipient) bool {
-	ln, ok := s.lines[lineKey(r)]
-	if !ok {
-		return false
-	}
-	at, until, ok := s.gates.Find(ln.limit)
+	limit := s.lines.Of(r.lane, r.domain)
+	at, until, ok := s.gates.Find(limit)
 	if !ok || until.UnixMilli() > s.now+lineMax {
 		return false
 	}
 	s.unready(rid, r)
-	sid, q := s.apartFor(r, ln.limit)
-	s.joinLine(r, ln.limit)
+	sid, q := s.subFor(r, limit)
+	s.lines.Join(r.lane, r.domain, limit)
 	s.seq++ // it stands there as if a job had come back
 	s.cameBack(r, s.seq)
 	s.insertLast(rid, r, sid, q)
@@ -210,20 +207,6 @@ func (s *Scheduler[M]) lineUpFirst(sid uint32) bool {
 		}
 	}
 	return true
-}
-
-func (s *Scheduler[M]) joinLine(r *recipient, limit string) {
-	key := lineKey(r)
-	s.lines[key] = line{limit, s.lines[key].n + 1}
-}
-
-func (s *Scheduler[M]) leaveLine(r *recipient) {
-	key := lineKey(r)
-	if ln := s.lines[key]; ln.n > 1 {
-		s.lines[key] = line{ln.limit, ln.n - 1}
-	} else {
-		delete(s.lines, key)
-	}
 }
 
 // limited gives what a recipient that is ready waits for, nil when it is no

@@ -103,9 +103,8 @@ type Scheduler[M comparable] struct {
 	subs    slab.Slab[sub]
 	jobs    slab.Slab[job]
 	laneOf  map[string]uint32
-	subOf   map[uint64]uint32 // lane and sender -> queue
-	apart   map[apartKey]uint32
-	lines   map[uint64]line  // lane and domain -> where it waits
+	subOf   map[subKey]uint32
+	lines   gate.Lines       // whose domains stand apart in them
 	linedUp int              // in this step, without a question
 	wants   map[uint32]want  // busy recipient -> what to do with it next
 	ends    map[uint32]int64 // recipient -> when its life ends, for those with flagEnds
@@ -135,9 +134,9 @@ type Scheduler[M comparable] struct {
 	idleLanes int
 	cursors   []*Cursor[M]
 
-	ringLinks               [turns.Ranks]turns.Link
-	parkLink, sweepLink     turns.Link
-	inList, inIdle, inOrder slab.Find
+	ringLinks                        [turns.Ranks]turns.Link
+	parkLink, sweepLink              turns.Link
+	inList, inIdle, inOrder, inTurns slab.Find
 }
 
 type msgRef[M comparable] struct {
@@ -149,13 +148,14 @@ type msgRef[M comparable] struct {
 func New[M comparable](c Config, rnd *rand.Rand) *Scheduler[M] {
 	s := &Scheduler[M]{
 		cfg: c.WithDefaults(), rnd: rnd, paused: true,
-		laneOf: map[string]uint32{}, subOf: map[uint64]uint32{}, apart: map[apartKey]uint32{}, lines: map[uint64]line{}, wants: map[uint32]want{}, ends: map[uint32]int64{},
+		laneOf: map[string]uint32{}, subOf: map[subKey]uint32{}, lines: gate.Lines{}, wants: map[uint32]want{}, ends: map[uint32]int64{},
 		gates: gate.New(),
 	}
 	for rank := range s.ringLinks {
 		s.ringLinks[rank] = func(id uint32) *uint32 { return &s.lanes.At(id).next[rank] }
 	}
 	s.inList = func(id uint32) *slab.Links { return &s.rcpts.At(id).links }
+	s.inTurns = func(id uint32) *slab.Links { return &s.subs.At(id).turns }
 	s.inOrder = func(id uint32) *slab.Links { return &s.msgs.At(id).links }
 	s.inIdle = func(id uint32) *slab.Links { return &s.lanes.At(id).idleLinks }
 	s.parkLink = func(id uint32) *uint32 { return &s.lanes.At(id).parkNext }

@@ -147,7 +147,7 @@ func (s *Scheduler[M]) pick() (uint32, bool) {
 func (s *Scheduler[M]) deliver(id, sid, gate uint32) {
 	l := s.lanes.At(id)
 	q := s.subs.At(sid)
-	l.subs[q.side()] = q.next
+	l.subs[q.side()] = q.turns.Next()
 	jid, j := s.newJob(Deliver, id)
 	j.class, j.rank, j.bucket, j.gate = l.class, uint8(rankOf(q.sender)), uint8(s.bucket(q.sender)), gate
 	j.apart = q.limit != ""

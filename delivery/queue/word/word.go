@@ -78,3 +78,8 @@ func Applies(op sched.Op, st mail.State) bool {
 	}
 	return true
 }
+
+// Nameless is the envelope of a message whose own can't be read.
+func Nameless(m *spool.Message) *mail.Envelope {
+	return &mail.Envelope{ID: m.ID(), Recipients: make([]mail.Recipient, m.Recipients())}
+}

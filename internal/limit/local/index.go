@@ -3,7 +3,6 @@ package local
 import (
 	"net/netip"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -22,15 +21,7 @@ type rule struct {
 
 	rateUnits, connUnits, budgetUnits uint32
 	quantum                           int64 // how much a unit of the budget is
-	match                             []wanted
-}
-
-// wanted is the values of one field that a rule is for.
-type wanted struct {
-	field limit.Field
-	exact map[string]struct{}
-	below []string // ".example.org" for all below it
-	nets  []netip.Prefix
+	match                             []limit.Wanted
 }
 
 func newRule(d *limit.Definition) *rule {
@@ -43,51 +34,13 @@ func newRule(d *limit.Definition) *rule {
 		if len(values) == 0 {
 			continue
 		}
-		w := wanted{field: limit.Field(f)}
+		w := limit.Wanted{Field: limit.Field(f)}
 		for _, v := range values {
-			w.add(v)
+			w.Add(v)
 		}
 		r.match = append(r.match, w)
 	}
 	return r
-}
-
-func (w *wanted) add(v string) {
-	if w.field == limit.Client {
-		if p, err := limit.ParseNetwork(v); err == nil {
-			w.nets = append(w.nets, p)
-		}
-		return
-	}
-	if wild(w.field) && strings.HasPrefix(v, "*.") {
-		w.below = append(w.below, v[1:])
-		return
-	}
-	if w.exact == nil {
-		w.exact = map[string]struct{}{}
-	}
-	w.exact[v] = struct{}{}
-}
-
-func wild(f limit.Field) bool {
-	return f == limit.RecipientDomain || f == limit.SenderDomain || f == limit.Site
-}
-
-func (w *wanted) matches(s *limit.Subject) bool {
-	if w.field == limit.Client {
-		a := s.Client.Unmap().WithZone("")
-		return slices.ContainsFunc(w.nets, func(p netip.Prefix) bool { return p.Contains(a) })
-	}
-	v := s.Value(w.field)
-	if _, ok := w.exact[v]; ok {
-		return true
-	}
-	for _, suffix := range w.below {
-		if strings.HasSuffix(v, suffix) {
-			return true
-		}
-	}
-	return false
 }
 
 // applies tells whether the rule is for s at this time.
@@ -101,7 +54,7 @@ func (r *rule) applies(s *limit.Subject, now time.Duration) bool {
 		}
 	}
 	for i := range r.match {
-		if !r.match[i].matches(s) {
+		if !r.match[i].Matches(s) {
 			return false
 		}
 	}
@@ -126,7 +79,7 @@ type index struct {
 	sides [2]lookup
 
 	// What limits on delivery look at of recipients' domains.
-	domains wanted
+	domains limit.Wanted
 	each    bool // one counts by all that there are
 }
 
@@ -139,14 +92,14 @@ type lookup struct {
 }
 
 func newIndex(rules []*rule) *index {
-	x := &index{rules: rules, domains: wanted{field: limit.RecipientDomain}}
+	x := &index{rules: rules, domains: limit.Wanted{Field: limit.RecipientDomain}}
 	for _, r := range rules {
 		x.sides[r.Side].add(r)
 		if r.Side != limit.Deliver || !r.AboutDomain() {
 			continue
 		}
 		for _, d := range r.Match[limit.RecipientDomain] {
-			x.domains.add(d)
+			x.domains.Add(d)
 		}
 		x.each = x.each || len(r.Match[limit.RecipientDomain]) == 0
 	}
@@ -157,13 +110,13 @@ func newIndex(rules []*rule) *index {
 // may be about this one.
 func (l *Limiter) ByDomain(domain string) bool {
 	x := l.index.Load()
-	return x.each || x.domains.matches(&limit.Subject{Domain: domain})
+	return x.each || x.domains.Matches(&limit.Subject{Domain: domain})
 }
 
 func (x *lookup) add(r *rule) {
-	var best *wanted
+	var best *limit.Wanted
 	for i := range r.match {
-		if w := &r.match[i]; best == nil || w.cost() < best.cost() {
+		if w := &r.match[i]; best == nil || w.Cost() < best.Cost() {
 			best = w
 		}
 	}
@@ -171,26 +124,20 @@ func (x *lookup) add(r *rule) {
 		x.every = append(x.every, r)
 		return
 	}
-	f := best.field
-	for v := range best.exact {
+	f := best.Field
+	for v := range best.Exact {
 		put(&x.exact[f], v, r)
 	}
-	for _, v := range best.below {
+	for _, v := range best.Below {
 		put(&x.below[f], v, r)
 	}
-	for _, p := range best.nets {
+	for _, p := range best.Nets {
 		put(&x.nets, p, r)
 		same := func(q netip.Prefix) bool { return q.Bits() == p.Bits() && q.Addr().Is4() == p.Addr().Is4() }
 		if !slices.ContainsFunc(x.bits, same) {
 			x.bits = append(x.bits, p)
 		}
 	}
-}
-
-// cost orders fields by how well they can be looked up: exact values first, few
-// before many.
-func (w *wanted) cost() int {
-	return len(w.exact) + 1000*len(w.below) + 1000*len(w.nets)
 }
 
 func put[K comparable](m *map[K][]*rule, k K, r *rule) {

@@ -64,3 +64,50 @@ func (l *List) Remove(id uint32, links Find) {
 	}
 	*at = Links{}
 }
+
+// InsertFromHead puts a record behind those at the head of which pass is true,
+// most at most.
+func (l *List) InsertFromHead(id uint32, most int, links Find, pass func(id uint32) bool) {
+	before := l.head
+	for ; most > 0 && before != 0 && pass(before); most-- {
+		before = links(before).next
+	}
+	l.Insert(id, before, links)
+}
+
+// InsertFromTail puts a record before those at the tail of which pass is true,
+// most at most.
+func (l *List) InsertFromTail(id uint32, most int, links Find, pass func(id uint32) bool) {
+	before := uint32(0)
+	for last := l.tail; most > 0 && last != 0 && pass(last); most-- {
+		before, last = last, links(last).prev
+	}
+	l.Insert(id, before, links)
+}
+
+// JoinRing puts a record into a ring of records, behind all others as seen from
+// first, which is 0 when there are none.
+func JoinRing(first *uint32, id uint32, links Find) {
+	if *first == 0 {
+		*first, *links(id) = id, Links{next: id, prev: id}
+		return
+	}
+	at := links(*first)
+	*links(id) = Links{next: *first, prev: at.prev}
+	links(at.prev).next = id
+	at.prev = id
+}
+
+// LeaveRing takes a record out of its ring.
+func LeaveRing(first *uint32, id uint32, links Find) {
+	at := links(id)
+	if at.next == id {
+		*first = 0
+		return
+	}
+	links(at.prev).next = at.next
+	links(at.next).prev = at.prev
+	if *first == id {
+		*first = at.next
+	}
+}
