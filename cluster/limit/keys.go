@@ -16,7 +16,6 @@ type key struct {
 	kind    limits.Kind
 	of      uint32
 	version uint64        // 0: it is divided evenly
-	index   uint64        // of the entry that changed it last, or with which the reign began
 	parts   []part        // one a seat
 	rest    []fsm.Part    // of nodes that have no seat: they use nothing, until they have one again
 	place   int           // in Machine.list

@@ -184,7 +184,6 @@ func TestADiskThatFails(t *testing.T) {
 	if g := p.granted["b"]; g.Granted != 20 { // what was not told is wasted, not given twice
 		t.Errorf("granted: %+v", g)
 	}
-	_, p = open(t, dir, &now)
 	m2, p2 := open(t, dir, &now)
 	p2.want = demand(100)
 	m2.must(t)
@@ -207,7 +206,7 @@ func TestTheFileIsWrittenAnew(t *testing.T) {
 	if m.lines > 1 {
 		t.Errorf("%d lines", m.lines)
 	}
-	m, p = open(t, dir, &now)
+	m, _ = open(t, dir, &now)
 	b, _ := m.table.Budget("b")
 	if b.Granted != 201 {
 		t.Errorf("it tells %+v", b)
