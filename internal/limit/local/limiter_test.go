@@ -175,11 +175,11 @@ func TestUseIsNotForgotten(t *testing.T) {
 	}
 	budget := limit.Definition{Name: "z-budget", Match: [limit.Fields][]string{limit.Sender: {"a@x"}}, Budget: rate(5, 24*time.Hour)}
 	for first == nil { // until the two are in different shards
+		now = time.Hour
 		l = New(Options{Now: func() time.Duration { return now }, Wall: wall})
 		if err := l.Configure([]limit.Definition{perSite(1000, 1000), budget}); err != nil {
 			t.Fatal(err)
 		}
-		now = time.Hour
 		l.Apply(alone())
 		now += time.Hour
 		day := uint64(epoch.Unix() / 86400)
