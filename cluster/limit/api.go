@@ -16,7 +16,8 @@ const (
 	// by the leader's clock. The difference to LeaseFor is for clocks that are
 	// not equally fast.
 	Silent = 5 * time.Second
-	// ReportEvery is how often a node reports, if nothing presses.
+	// ReportEvery is how often a node reports, if nothing presses: twice as
+	// often while it has demands.
 	ReportEvery = time.Second
 	// RoundEvery is how often the leader decides.
 	RoundEvery = 200 * time.Millisecond

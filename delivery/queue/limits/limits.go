@@ -29,10 +29,9 @@ func Of(r *mail.Reply) *allow.Denied {
 	return nil
 }
 
-// Parts divides recipients of a message, by their places in items, into those that the
-// limits are to be asked about together: each domain that a limit looks at by
-// itself, and all others. The lane of an
-// MX has one domain.
+// Parts divides recipients of a message, by their places in items, into those
+// that the limits are to be asked about together: each domain that a limit looks
+// at by itself, and all others. The lane of an MX has one domain.
 func Parts[M comparable](places []int, hop *mail.NextHop, env *mail.Envelope, items []sched.Item[M], by func(domain string) bool) [][]int {
 	if hop.Kind == mail.HopMX || len(places) < 2 {
 		return [][]int{places}

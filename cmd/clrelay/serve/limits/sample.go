@@ -11,7 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/clrelay/clrelay/delivery/queue"
-	told "github.com/clrelay/clrelay/delivery/queue/limits"
+	queuelimits "github.com/clrelay/clrelay/delivery/queue/limits"
 	"github.com/clrelay/clrelay/internal/limit"
 	who "github.com/clrelay/clrelay/internal/limit/subject"
 	"github.com/clrelay/clrelay/internal/mail"
@@ -130,7 +130,7 @@ func (m *sample) waits(r *queue.Row, one limit.Subject) {
 		return
 	}
 	k := key{}
-	if d := told.Of(r.Limit); d != nil {
+	if d := queuelimits.Of(r.Limit); d != nil {
 		k = key{d.Limit, d.Kind.String(), d.Key}
 	}
 	h := m.holds[k]
