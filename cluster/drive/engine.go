@@ -384,10 +384,9 @@ func (e *Engine) Ready() *mail.Reply {
 		return mail.NewReply(451, "4.3.0", "this machine has lost touch with the others, try again later")
 	}
 	now := e.now()
-	id, _, ok := e.m.Pick(now)
+	id, _, ok := e.place(now)
 	switch {
 	case ok:
-		e.placed = now
 		e.stepLocked(&segment.Arrived{Segment: id})
 	case now-e.placed >= placeWait: // else Pick is worth waiting
 		return errNoPlace

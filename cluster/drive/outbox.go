@@ -102,19 +102,28 @@ func (e *Engine) pick() (id, epoch uint64, err error) {
 	if e.m == nil || e.closed {
 		return 0, 0, errNoPlace
 	}
-	now := e.now()
+	if g, ep, ok := e.place(e.now()); ok {
+		return uint64(g), uint64(ep), nil
+	}
+	return 0, 0, errNoPlace
+}
+
+// place is where a message can go now: an open segment that the desk has told
+// the spool of. The core hears Arrived for each that it names otherwise, and
+// has to for this one. The lock is held.
+func (e *Engine) place(now time.Duration) (fsm.SegmentID, fsm.Epoch, bool) {
 	for range pickTries {
-		g, ep, ok := e.m.Pick(now)
+		id, epoch, ok := e.m.Pick(now)
 		if !ok {
 			break
 		}
-		if b := e.boxes[g]; b != nil {
+		if e.boxes[id] != nil {
 			e.placed = now
-			return uint64(g), uint64(ep), nil
+			return id, epoch, true
 		}
-		e.stepLocked(&segment.Arrived{Segment: g}) // not yet in the spool
+		e.stepLocked(&segment.Arrived{Segment: id})
 	}
-	return 0, 0, errNoPlace
+	return 0, 0, false
 }
 
 // pickTries bounds how many open segments are looked at for one that the spool
