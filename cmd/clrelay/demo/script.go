@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/clrelay/clrelay/cmd/clrelay/demo/world"
+	"github.com/clrelay/clrelay/cmd/clrelay/demo/world/post"
 )
 
 // script plays one story. It returns an error when something did not come
@@ -83,6 +84,18 @@ func (d *director) accepts(ctx context.Context, n *world.Node) error {
 	})
 }
 
+// laden waits until a node has mail that it cannot deliver, for the server that
+// is down, so that there is something for others to go on with.
+func (d *director) laden(ctx context.Context, n *world.Node) error {
+	if !d.Until(ctx, takeover, func() bool { return d.Holds(ctx, n, post.Domains[post.Lighthouse].Name) }) {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return fmt.Errorf("after %v: no mail waits at %s", takeover, n.Name)
+	}
+	return nil
+}
+
 // carried waits until another node delivered mail that n had accepted.
 func (d *director) carried(ctx context.Context, n *world.Node, since time.Time) error {
 	return d.expect(ctx, takeover, "another node delivers what "+n.Name+" had accepted", func() bool {
@@ -95,6 +108,9 @@ func (d *director) carried(ctx context.Context, n *world.Node, since time.Time) 
 func failover(ctx context.Context, d *director) error {
 	n := d.Nodes()[0]
 	if err := d.load(ctx, sceneTime); err != nil {
+		return err
+	}
+	if err := d.laden(ctx, n); err != nil {
 		return err
 	}
 	if err := d.Kill(n, true); err != nil {
@@ -121,6 +137,9 @@ func failover(ctx context.Context, d *director) error {
 func partition(ctx context.Context, d *director) error {
 	n := d.Nodes()[1]
 	if err := d.load(ctx, sceneTime); err != nil {
+		return err
+	}
+	if err := d.laden(ctx, n); err != nil {
 		return err
 	}
 	since := time.Now()

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -219,6 +220,20 @@ func (w *World) compare(ctx context.Context) bool {
 	}
 	w.ledger.Compare(queue, time.Now())
 	return whole
+}
+
+// Holds tells whether a node has mail for a domain in its queue.
+func (w *World) Holds(ctx context.Context, n *Node, domain string) bool {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	queue := map[string]bool{}
+	_ = n.queued(ctx, queue) // what it did say counts
+	for e := range queue {
+		if strings.HasSuffix(e, "@"+domain) {
+			return true
+		}
+	}
+	return false
 }
 
 // Sums gives the ledger.
