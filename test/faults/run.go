@@ -125,6 +125,7 @@ func (r *run) round(number int, faults []fault) error {
 	r.away.Store(false)
 	mended := time.Now()
 	list, err := r.settle()
+	r.notes()
 	if err != nil {
 		return err
 	}
@@ -137,13 +138,24 @@ func (r *run) round(number int, faults []fault) error {
 	twice, counted := r.judge.copies()
 	r.o.Log("  well after %v; accepted %d, refused %d, twice %d, possible duplicates %v",
 		time.Since(mended).Round(100*time.Millisecond), r.judge.accepted, r.judge.refused, twice, counted)
+	return r.judge.logs()
+}
+
+// notesShown is how many of a round's lives that ended by themselves are told:
+// a node that cannot start is tried every 200 ms.
+const notesShown = 5
+
+// notes tells which nodes ended by themselves, and why.
+func (r *run) notes() {
 	r.mu.Lock()
-	for _, text := range r.ended {
+	defer r.mu.Unlock()
+	for _, text := range r.ended[:min(notesShown, len(r.ended))] {
 		r.o.Log("  NOTE: %s", text)
 	}
+	if more := len(r.ended) - notesShown; more > 0 {
+		r.o.Log("  NOTE: and %d times more", more)
+	}
 	r.ended = nil
-	r.mu.Unlock()
-	return r.judge.logs()
 }
 
 // settle waits until all nodes are ready, all that was acknowledged until now
