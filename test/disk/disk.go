@@ -36,6 +36,13 @@ func New(dir string, size int64) (*Disk, error) {
 			return nil, fmt.Errorf("%w: %s is not installed", ErrMissing, tool)
 		}
 	}
+	dir, err := filepath.EvalSymlinks(dir) // as the kernel names it
+	if err != nil {
+		return nil, err
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return nil, err
+	}
 	d := &Disk{Dir: filepath.Join(dir, "mnt"), image: filepath.Join(dir, "disk.img")}
 	if err := os.Mkdir(d.Dir, 0o755); err != nil {
 		return nil, err
@@ -65,21 +72,50 @@ func (d *Disk) Mount() error {
 	return nil
 }
 
-// Unmount takes it off. It waits for what still holds it open.
+// patience is how long Unmount waits for others.
+const patience = time.Minute
+
+// Unmount takes it off. It waits for what still holds it open, and for what
+// holds it mounted: the processes of another mount namespace that was made
+// meanwhile. As long as they do, Mount would give back the same file system,
+// without power or full of errors as it is.
 func (d *Disk) Unmount() error {
 	if !d.mounted {
 		return nil
 	}
-	var err error
+	off := func() error {
+		if err := run("umount", d.Dir); err != nil {
+			return err
+		}
+		d.mounted = false
+		return nil
+	}
+	return errors.Join(d.await(off), d.await(d.free))
+}
+
+// await tries until there is no error, or patience is at its end.
+func (d *Disk) await(try func() error) error {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	for limit := time.Now().Add(10 * time.Second); time.Now().Before(limit); <-tick.C {
-		if err = run("umount", d.Dir); err == nil {
-			d.mounted = false
-			return nil
+	for limit := time.Now().Add(patience); ; <-tick.C {
+		if err := try(); err == nil || time.Now().After(limit) {
+			return err
 		}
 	}
-	return err
+}
+
+// free is an error while a loop device has the image.
+func (d *Disk) free() error {
+	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		if text, err := os.ReadFile(f); err == nil && strings.TrimSpace(string(text)) == d.image { // else it is gone
+			return fmt.Errorf("%s is still mounted elsewhere: %s has it", d.image, f)
+		}
+	}
+	return nil
 }
 
 // Remount changes the options of the mounted file system.
@@ -119,7 +155,7 @@ func (d *Disk) PowerOff() error {
 func (d *Disk) Fill(leave int64) error {
 	tries := 0
 	for i := 0; ; i++ {
-		free, err := d.free()
+		free, err := d.room()
 		if err != nil {
 			return err
 		}
@@ -156,7 +192,7 @@ func (d *Disk) Empty() error {
 
 func (d *Disk) ballast(i int) string { return filepath.Join(d.Dir, fmt.Sprintf("ballast-%d", i)) }
 
-func (d *Disk) free() (int64, error) {
+func (d *Disk) room() (int64, error) {
 	var st syscall.Statfs_t
 	if err := syscall.Statfs(d.Dir, &st); err != nil {
 		return 0, err

@@ -143,6 +143,8 @@ func installPackage(t *testing.T, deb string) {
 	}
 	script := `set -e
 top=` + filepath.Dir(deb) + `/over
+# Disks of other tests must not stay mounted here when they are taken off there.
+for m in $(awk '$1 ~ "^/dev/loop" { print $2 }' /proc/mounts); do umount -l $m; done
 mkdir -p $top && mount -t tmpfs none $top
 mkdir $top/up $top/work $top/root
 mount -t overlay -o lowerdir=/,upperdir=$top/up,workdir=$top/work none $top/root || { echo NO OVERLAY; exit 0; }
