@@ -65,12 +65,25 @@ func (n *nemesis) tamper(i int, inject string) (end func() error, err error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
+	ended := make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // with the node's exit code, or by the signal
+		close(ended)
+	}()
 	return func() error {
 		_ = cmd.Process.Signal(syscall.SIGINT) // it lets go of the node, or has ended with it
-		_ = cmd.Wait()                         // with the node's exit code, or by the signal
+		select {
+		case <-ended:
+		case <-time.After(letGoWithin): // strace 6.1 waits for ever for a node that ends while it is let go
+			_ = cmd.Process.Kill()
+			<-ended
+		}
 		return nil
 	}, nil
 }
+
+// letGoWithin is how long strace may take to let go of a node.
+const letGoWithin = 15 * time.Second
 
 // aside keeps the supervisor's hands off a node that is about to end.
 func (n *nemesis) aside(i int) {

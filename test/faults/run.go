@@ -55,6 +55,9 @@ func Run(ctx context.Context, o Options, p Plan) (err error) {
 			faults = append(faults, second)
 		}
 		if err := r.round(round, faults); err != nil {
+			for i, node := range f.cluster.Nodes {
+				o.Log("  the last error of %s: %s", name(i), lastError(node))
+			}
 			return fmt.Errorf("round %d: %w (logs: %s)", round, err, strings.Join(f.keepLogs(), " "))
 		}
 		if len(r.judge.verdicts) > 0 {
