@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -47,7 +49,7 @@ func workDir(t testing.TB) string {
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("kept: %s", abs)
+			t.Logf("kept: %s%s", abs, troubles(abs))
 			return
 		}
 		if err := os.RemoveAll(abs); err != nil {
@@ -55,6 +57,27 @@ func workDir(t testing.TB) string {
 		}
 	})
 	return abs
+}
+
+// troubles gives the last warnings and errors of each relay whose log lies in a
+// folder: where tests run by themselves nobody can look at the folder.
+func troubles(dir string) string {
+	const shown = 10
+	var out strings.Builder
+	logs, _ := filepath.Glob(filepath.Join(dir, "*", "log")) // the pattern is a good one
+	for _, name := range append(logs, filepath.Join(dir, "log")) {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			continue // there is none
+		}
+		lines := slices.DeleteFunc(strings.Split(string(text), "\n"), func(l string) bool {
+			return !strings.Contains(l, "level=WARN") && !strings.Contains(l, "level=ERROR") && !strings.Contains(l, "panic:")
+		})
+		for _, l := range lines[max(0, len(lines)-shown):] {
+			fmt.Fprintf(&out, "\n%s: %s", filepath.Base(filepath.Dir(name)), l)
+		}
+	}
+	return out.String()
 }
 
 // publicDir is a folder that every user can reach. The checkout may lie where
