@@ -9,6 +9,9 @@
 //
 // Memory is bounded: where there are too many clients the least conspicuous of
 // some are forgotten, never one that is locked out.
+//
+// An operator sees who stands how (Standings), and has clients forgotten at each
+// node (Lift).
 package abuse
 
 import (
@@ -59,7 +62,8 @@ type Table struct {
 	mu      sync.Mutex
 	rules   Rules
 	clients map[netip.Addr]*client
-	changed []netip.Addr // have deltas to be told
+	changed []netip.Addr                 // have deltas to be told
+	lifted  map[netip.Addr]time.Duration // lately; others' counts of them are not heard until then
 }
 
 type client struct {
@@ -76,7 +80,7 @@ func New(now func() time.Duration, max int) *Table {
 	if max == 0 {
 		max = MaxClients
 	}
-	return &Table{now: now, max: max, clients: map[netip.Addr]*client{}}
+	return &Table{now: now, max: max, clients: map[netip.Addr]*client{}, lifted: map[netip.Addr]time.Duration{}}
 }
 
 // Configure sets the rules. Without thresholds everything is forgotten.
@@ -245,6 +249,9 @@ func (t *Table) Merge(list []Delta) {
 	defer t.mu.Unlock()
 	now := t.now()
 	for i := range list {
+		if t.lifted[limit.Network(list[i].Client)] > now {
+			continue // of the time before, as far as is known
+		}
 		for k, n := range list[i].Counts {
 			if n == 0 || t.rules.Most[k] == 0 {
 				continue
