@@ -148,6 +148,7 @@ var floors = map[string]int{
 	"delivery/queue/sched/view":     1, // how it shows what it holds
 	"internal/admin/lists":          3, // the lists of all nodes as one
 	"internal/admin/rules":          3, // the part of the operator's API about hold rules
+	"internal/admin/lockouts":       3, // the part of it about clients that misbehave
 	"internal/picks":                2, // which recipients an operator means
 }
 

@@ -2,6 +2,7 @@ package serve
 
 import (
 	"context"
+	"net/netip"
 
 	"google.golang.org/grpc"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/sources"
 	"github.com/clrelay/clrelay/cmd/clrelay/serve/work"
 	"github.com/clrelay/clrelay/internal/admin/fleet"
+	"github.com/clrelay/clrelay/internal/admin/lockouts"
 	"github.com/clrelay/clrelay/internal/admin/who"
 )
 
@@ -24,7 +26,8 @@ func (r *relay) makeShaping() (err error) {
 	return err
 }
 
-// destinations is the part of the admin API about limits and routes.
+// destinations is the part of the admin API about limits, those who do not keep to
+// measure, and routes.
 func (r *relay) destinations(to grpc.ServiceRegistrar, f fleet.Fleet) {
 	limits.Register(to, &limits.Service{
 		Node: string(r.conf().node.Name), Learned: r.parts.shaping, Sites: r.parts.shaping, Limiter: r.parts.limits,
@@ -37,4 +40,8 @@ func (r *relay) destinations(to grpc.ServiceRegistrar, f fleet.Fleet) {
 			return caller.Person()
 		},
 	}, r.parts.member)
+	lockouts.Register(to, &lockouts.Service{
+		Node: string(r.conf().node.Name), Table: r.parts.guard.Abuse, Fleet: f, Log: r.log,
+		Trusted: func(a netip.Addr) bool { return r.state.Load() != starting && r.parts.guard.Door.Trusts(a) },
+	})
 }

@@ -109,12 +109,23 @@ func (o *Open) End(ctx context.Context, err error, answer any) {
 	e.Kind, e.AtMS, e.Target, e.Reason = control.AuditOutcome, o.r.Now().UnixMilli(), "", ""
 	s := status.Convert(err)
 	e.Code, e.Text, e.Counts = s.Code().String(), s.Message(), counts(answer)
-	if a, ok := answer.(interface{ GetResult() *adminv1.ChangeResult }); ok && err == nil && len(a.GetResult().GetMissingNodes()) > 0 {
-		e.Text = "no answer from " + strings.Join(a.GetResult().GetMissingNodes(), ", ")
+	if nodes := missing(answer); err == nil && len(nodes) > 0 {
+		e.Text = "no answer from " + strings.Join(nodes, ", ")
 	}
 	if _, err := o.r.Keeper.AppendAudit(ctx, e); err != nil {
 		o.r.Log.Error("how a change ended is not in the audit log", "method", e.Method, "peer", e.Who, "of", e.Of, "code", e.Code, "error", err)
 	}
+}
+
+// missing are the nodes that an answer, or the result in it, says to lack.
+func missing(answer any) []string {
+	switch a := answer.(type) {
+	case interface{ GetResult() *adminv1.ChangeResult }:
+		return a.GetResult().GetMissingNodes()
+	case interface{ GetMissingNodes() []string }:
+		return a.GetMissingNodes()
+	}
+	return nil
 }
 
 // counts are the numbers in an answer, those of the result in it too.

@@ -19,7 +19,7 @@ func AccessTo(method string) roles.Access {
 		"/admin.v1.TraceService/Find", "/admin.v1.TraceService/Search", "/admin.v1.EventService/Tail",
 		"/admin.v1.RuleService/ListRules",
 		"/admin.v1.LimitService/ListLimits", "/admin.v1.LimitService/LimitUsage", "/admin.v1.LimitService/ExplainLimits",
-		"/admin.v1.RouteService/ListRoutes",
+		"/admin.v1.LockoutService/ListLockouts", "/admin.v1.RouteService/ListRoutes",
 		"/admin.v1.SuppressionService/ListSuppressions", "/admin.v1.SuppressionService/ShowSuppressions",
 		"/admin.v1.NodeService/Status",
 		"/admin.v1.ClusterService/Status",
@@ -54,7 +54,7 @@ func AccessTo(method string) roles.Access {
 		"/admin.v1.QueueService/Expire",
 		"/admin.v1.RuleService/AddRule",
 		"/admin.v1.RuleService/RemoveRule",
-		"/admin.v1.LimitService/SetLimit", "/admin.v1.LimitService/ClearLimit",
+		"/admin.v1.LimitService/SetLimit", "/admin.v1.LimitService/ClearLimit", "/admin.v1.LockoutService/LiftLockouts",
 		"/admin.v1.SuppressionService/AddSuppressions", "/admin.v1.SuppressionService/RemoveSuppressions",
 		"/admin.v1.NodeService/Drain",
 		"/admin.v1.NodeService/Resume":
@@ -107,6 +107,7 @@ func OpenToNodes(method string) (open, local bool) {
 		"/admin.v1.DoctorService/Examine",
 		"/admin.v1.TopService/Stats",
 		"/admin.v1.LimitService/LimitUsage", "/admin.v1.LimitService/ExplainLimits", "/admin.v1.RouteService/ListRoutes",
+		"/admin.v1.LockoutService/ListLockouts", "/admin.v1.LockoutService/LiftLockouts",
 		"/admin.v1.DebugService/Bundle":
 		return true, true
 	case "/admin.v1.NodeService/Status",

@@ -40,6 +40,16 @@ func TestEveryMethod(t *testing.T) {
 			t.Errorf("%s: nodes ask each other for their own share", name)
 		}
 	}
+	for _, name := range []string{"ListLockouts", "LiftLockouts"} { // each node's are its own
+		if open, local := OpenToNodes("/admin.v1.LockoutService/" + name); !open || !local {
+			t.Errorf("%s: nodes ask each other for their own share", name)
+		}
+	}
+	for name, want := range map[string]roles.Access{"ListLockouts": roles.Looks, "LiftLockouts": roles.Operates} {
+		if got := AccessTo("/admin.v1.LockoutService/" + name); got != want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
 	for name, changes := range map[string]bool{
 		"LimitService/ListLimits": false, "LimitService/LimitUsage": false, "LimitService/ExplainLimits": false, "RouteService/ListRoutes": false,
 		"LimitService/SetLimit": true, "LimitService/ClearLimit": true,

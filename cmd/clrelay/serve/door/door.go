@@ -80,11 +80,10 @@ type visit struct {
 func (d *Door) Enter(c *mail.Client, end func()) (guard.Visit, *mail.Reply) {
 	v := &visit{door: d, end: end, class: overload.Normal}
 	v.subject = limit.Subject{Client: c.Addr, Group: d.Entry(c.Addr)}
-	rules := d.rules.Load()
-	if class, ok := rules.Classes[v.subject.Group]; ok {
+	if class, ok := d.rules.Load().Classes[v.subject.Group]; ok {
 		v.class = class
 	}
-	v.trusted = v.subject.Group != "" || !c.Addr.IsValid() || contains(rules.Exempt, c.Addr)
+	v.trusted = d.trusts(c.Addr, v.subject.Group)
 	if !v.trusted {
 		if out := d.Abuse.Look(c.Addr); out.Out > 0 {
 			return nil, locked(421, "4.7.0", c.Addr, out)
@@ -96,6 +95,13 @@ func (d *Door) Enter(c *mail.Client, end func()) (guard.Visit, *mail.Reply) {
 	}
 	v.slot = slot
 	return v, nil
+}
+
+// Trusts tells whether the behaviour of a client is not counted.
+func (d *Door) Trusts(a netip.Addr) bool { return d.trusts(a, d.Entry(a)) }
+
+func (d *Door) trusts(a netip.Addr, entry string) bool {
+	return entry != "" || !a.IsValid() || contains(d.rules.Load().Exempt, a)
 }
 
 func contains(list []netip.Prefix, a netip.Addr) bool {
