@@ -22,6 +22,7 @@ func everyday() []func(grpc.ServiceRegistrar, fleet.Fleet) {
 		adminv1.RegisterTopServiceServer(r, &meter{})
 		adminv1.RegisterLimitServiceServer(r, newThrottle())
 		adminv1.RegisterRouteServiceServer(r, signposts{})
+		adminv1.RegisterLockoutServiceServer(r, newDoorman())
 	}}
 }
 

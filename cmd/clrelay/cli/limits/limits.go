@@ -1,5 +1,6 @@
 // Package limits is the nouns limit and route of the command line: how much may
-// be sent where, who said so, and why mail for a destination moves as it does.
+// be sent where, who said so, why mail for a destination moves as it does, and
+// which clients are locked out.
 package limits
 
 import (
@@ -37,14 +38,14 @@ func Commands(c *cmdline.Console, with Connect) []*cobra.Command {
 	n := &nouns{c, with}
 	cmd := &cobra.Command{
 		Use:   "limit",
-		Short: "See and set how much is sent where",
+		Short: "See and set how much is sent where, and who is locked out",
 		Long: `See and set how much is sent where. A limit is for the whole cluster, and is of
 the configuration, or was set by an operator for a while, or was learned from what
 a destination said. Where several are for the same mail, all must allow it. A site
 is all domains whose mail goes to the same hosts: google.com for gmail.com and all
 that Google hosts.`,
 	}
-	cmd.AddCommand(n.listCommand(), n.setCommand(), n.clearCommand(), n.usageCommand(), n.explainCommand())
+	cmd.AddCommand(n.listCommand(), n.setCommand(), n.clearCommand(), n.usageCommand(), n.explainCommand(), n.lockoutCommand())
 	return []*cobra.Command{cmd, n.routeCommand()}
 }
 
