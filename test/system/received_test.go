@@ -2,6 +2,7 @@ package system
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -193,8 +194,8 @@ func TestAbuse(t *testing.T) {
 		line, err := c.reply()
 		return err == nil && strings.HasPrefix(line, "220 ")
 	})
-	if !strings.Contains(r.Log(), "a client is locked out") {
-		t.Error("the log does not say that a client was locked out")
+	if log := r.Log(); !strings.Contains(log, "a client is locked out") || !strings.Contains(log, "clrelay limit lockout lift 192.0.2.7 --reason TEXT") {
+		t.Error("the log does not say that a client was locked out, and how it is let in again")
 	}
 	if n, err := r.Metric("clrelay_client_lockouts_total"); err != nil || n != 1 {
 		t.Errorf("%v lockouts are counted, %v", n, err)
@@ -248,5 +249,30 @@ receive: {abuse: {refused_commands: 3, tarpit: off, lockout: 5m}}
 		if out(r, "192.0.2.8") {
 			t.Error("a neighbour is locked out")
 		}
+	}
+	// It is lifted through another node, and stays so when all gossip has come.
+	list := func(r *relayproc.Relay) string {
+		text, stderr, code := r.CLI("limit", "lockout", "list")
+		if code != 0 {
+			t.Fatal(code, stderr)
+		}
+		return text
+	}
+	if text := list(c.Nodes[2]); !regexp.MustCompile(`(?m)^192\.0\.2\.7 +locked out +refused commands +4m\d+s +mx1,mx2,mx3 `).MatchString(text) {
+		t.Errorf("the list of those who are locked out:\n%s", text)
+	}
+	text, stderr, code := c.Nodes[1].CLI("limit", "lockout", "lift", "192.0.2.7", "--reason", "INC-1")
+	if code != 0 || !strings.HasPrefix(text, "192.0.2.7 is let in again at mx1, mx2, mx3: it was locked out for another 4m") {
+		t.Errorf("lift: %d, %s%s", code, text, stderr)
+	}
+	try(c.Nodes[0], "192.0.2.10", 10) // told after all that was told of the other
+	for i, r := range c.Nodes {
+		eventually(t, 10*time.Second, fmt.Sprint("another client is locked out at node ", i), func() bool { return out(r, "192.0.2.10") })
+		good := welcome(t, r, "192.0.2.7")
+		good.do("MAIL FROM:<a@x.test>", "250 ")
+		good.do("RCPT TO:<u@here.test>", "250 ")
+	}
+	if text := list(c.Nodes[0]); strings.Contains(text, "192.0.2.7 ") || !strings.Contains(text, "192.0.2.9 ") {
+		t.Errorf("afterwards:\n%s", text)
 	}
 }

@@ -271,6 +271,7 @@ func (v *visit) Leave() {
 func (d *Door) tell(client netip.Addr, v abuse.Verdict) {
 	if v.News {
 		d.Metrics.Lockouts.Inc()
-		d.Log.Warn("a client is locked out", "client", client.String(), "for", v.Out, "because of", v.Why.String())
+		d.Log.Warn("a client is locked out", "client", client.String(), "for", v.Out, "because of", v.Why.String(),
+			"to let it in", "clrelay limit lockout lift "+limit.NetworkText(client)+" --reason TEXT")
 	}
 }
