@@ -243,8 +243,9 @@ func (t *Table) Deltas(list []Delta, max int) []Delta {
 	return list
 }
 
-// Merge takes in what another node counted.
-func (t *Table) Merge(list []Delta) {
+// Merge takes in what another node counted. It gives those who were locked out by
+// this.
+func (t *Table) Merge(list []Delta) (out []Standing) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.now()
@@ -256,11 +257,18 @@ func (t *Table) Merge(list []Delta) {
 			if n == 0 || t.rules.Most[k] == 0 {
 				continue
 			}
-			if c := t.add(limit.Network(list[i].Client), Kind(k), float32(n), now); c != nil {
-				t.judge(c, now)
+			net := limit.Network(list[i].Client)
+			c := t.add(net, Kind(k), float32(n), now)
+			if c == nil {
+				continue
+			}
+			before := c.out
+			if t.judge(c, now); before == 0 && c.out != 0 {
+				out = append(out, t.standing(net, c, now))
 			}
 		}
 	}
+	return out
 }
 
 // Clients tells how many are remembered, and how many of them are locked out.

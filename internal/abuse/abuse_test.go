@@ -118,8 +118,14 @@ func TestNodesTellEachOther(t *testing.T) {
 	if len(da) != 1 || da[0].Client != bad || da[0].Counts[Unknown] != 8 {
 		t.Fatalf("deltas %+v", da)
 	}
-	a.Merge(db)
-	b.Merge(da)
+	for _, out := range [][]Standing{a.Merge(db), b.Merge(da)} {
+		if len(out) != 1 || out[0].Client != bad || out[0].Out != time.Hour || out[0].Why != Unknown {
+			t.Errorf("they say that by this %+v are locked out", out)
+		}
+	}
+	if out := a.Merge(db); len(out) != 0 {
+		t.Errorf("once more: %+v", out)
+	}
 	if v := a.Look(bad); v.Out == 0 {
 		t.Errorf("16 at two nodes: %+v, want locked out", v)
 	}

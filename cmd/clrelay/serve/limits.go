@@ -18,7 +18,7 @@ func (r *relay) sinceStart() time.Duration { return time.Since(r.started) }
 
 // makeLimits makes what holds the node to its part of all limits.
 func (r *relay) makeLimits() error {
-	r.parts.guard.Abuse = abuse.New(r.sinceStart, 0)
+	r.parts.guard.Abuse, r.parts.guard.Log = abuse.New(r.sinceStart, 0), r.log
 	r.parts.limits = local.New(local.Options{Now: clock.Boot, Wall: time.Now})
 	if err := r.parts.limits.Configure(sources.Limits(r.conf().cluster, time.Now())); err != nil {
 		return fmt.Errorf("limits: %w", err)

@@ -267,11 +267,16 @@ func (v *visit) Leave() {
 	}
 }
 
-// tell writes down that a client was locked out.
+// tell writes down that a client was locked out by what it did here.
 func (d *Door) tell(client netip.Addr, v abuse.Verdict) {
 	if v.News {
 		d.Metrics.Lockouts.Inc()
-		d.Log.Warn("a client is locked out", "client", client.String(), "for", v.Out, "because of", v.Why.String(),
-			"to let it in", "clrelay limit lockout lift "+limit.NetworkText(client)+" --reason TEXT")
+		lockedOut(d.Log, client, v)
 	}
+}
+
+// lockedOut has it in the log that a client is, and how it is let in again.
+func lockedOut(log *slog.Logger, client netip.Addr, v abuse.Verdict) {
+	log.Warn("a client is locked out", "client", client.String(), "for", v.Out, "because of", v.Why.String(),
+		"to let it in", "clrelay limit lockout lift "+limit.NetworkText(client)+" --reason TEXT")
 }

@@ -1,6 +1,7 @@
 package door
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
 	"net/netip"
@@ -253,12 +254,15 @@ func TestBulkIsSentAwayFirst(t *testing.T) {
 	h.expect(message(other, from("a")), "ok")
 }
 
-// What one node has seen of a client the others know within a second.
+// What one node has seen of a client the others know within a second, and have it
+// in their logs.
 func TestNodesShare(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := newHouse(t), newHouse(t)
 		ctx, cancel := context.WithCancel(t.Context())
-		go Share(ctx, a.Abuse, func(text []byte) { Heard(b.Abuse, text) })
+		var text bytes.Buffer
+		log := slog.New(slog.NewTextHandler(&text, nil))
+		go Share(ctx, a.Abuse, func(text []byte) { Heard(b.Abuse, text, log) })
 		v := a.in("192.0.2.1")
 		for range 9 {
 			v.Answered(unknown())
@@ -267,9 +271,12 @@ func TestNodesShare(t *testing.T) {
 		synctest.Wait()
 		_, r := b.enter("192.0.2.1")
 		b.expect(r, "421 4.7.0 too many unknown recipients from 192.0.2.1")
-		Heard(b.Abuse, []byte("no message"))
+		Heard(b.Abuse, []byte("no message"), log)
 		cancel()
 		synctest.Wait()
+		if n := strings.Count(text.String(), `msg="a client is locked out" client=192.0.2.1 `); n != 1 || !strings.Contains(text.String(), "clrelay limit lockout lift 192.0.2.1 --reason TEXT") {
+			t.Errorf("the log of the other: %s", text.String())
+		}
 	})
 }
 

@@ -13,11 +13,12 @@ import (
 	"github.com/clrelay/clrelay/internal/overload"
 )
 
-// Parts are a Door and what it asks.
+// Parts are a Door and what it asks. Others are heard before there is a Door.
 type Parts struct {
 	Door  *Door
 	Abuse *abuse.Table
 	Gate  *overload.Gate
+	Log   *slog.Logger
 }
 
 // Configure puts settings into force.
@@ -28,7 +29,7 @@ func (p *Parts) Configure(c *config.Cluster) {
 }
 
 // Heard takes in what another node has seen of clients.
-func (p *Parts) Heard(text []byte) { Heard(p.Abuse, text) }
+func (p *Parts) Heard(text []byte) { Heard(p.Abuse, text, p.Log) }
 
 // Begin gives a machine that is alone all of every limit, with its budgets kept
 // in dir. In a cluster, where whisper reaches the other nodes, these divide the
@@ -106,9 +107,14 @@ func Share(ctx context.Context, table *abuse.Table, tell func([]byte)) {
 }
 
 // Heard takes in what another node told by Share. What is no such message, a
-// later version's, is not heard.
-func Heard(table *abuse.Table, text []byte) {
-	if list, err := abuse.Decode(text); err == nil {
-		table.Merge(list)
+// later version's, is not heard. Who is locked out by it is in the log: where
+// several nodes counted a part each, none of them locked it out before.
+func Heard(table *abuse.Table, text []byte, log *slog.Logger) {
+	list, err := abuse.Decode(text)
+	if err != nil {
+		return
+	}
+	for _, s := range table.Merge(list) {
+		lockedOut(log, s.Client, abuse.Verdict{Out: s.Out, Why: s.Why})
 	}
 }
