@@ -112,6 +112,18 @@ func TestLift(t *testing.T) {
 	}
 }
 
+// Who does it again at once is told once, with what came afterwards.
+func TestToldOnceAfterLift(t *testing.T) {
+	c := &clock{}
+	tab := c.table(0)
+	count(tab, "192.0.2.1", Unknown, 7)
+	tab.Lift([]netip.Addr{ip("192.0.2.1")})
+	count(tab, "192.0.2.1", Unknown, 2)
+	if d := tab.Deltas(nil, 10); len(d) != 1 || d[0].Counts[Unknown] != 2 {
+		t.Errorf("deltas %+v", d)
+	}
+}
+
 func TestParseClient(t *testing.T) {
 	for text, want := range map[string]string{
 		"192.0.2.7": "192.0.2.7", "192.0.2.7/32": "192.0.2.7", "::ffff:192.0.2.7": "192.0.2.7",

@@ -1,5 +1,5 @@
 // Package complete offers live names to the shell: nodes, domains and IDs in
-// the queue, versions of the configuration. A shell waits for it at every press
+// the queue, versions of the configuration, clients that are locked out. A shell waits for it at every press
 // of a key: what does not answer at once is not offered.
 package complete
 
@@ -32,7 +32,7 @@ type source func(ctx context.Context, conn grpc.ClientConnInterface) ([]string, 
 // lines and by the names of their flags.
 func Attach(root *cobra.Command, with Connect) {
 	flags := map[string]source{"node": nodes, "domain": domains, "id": ids, "version": versions}
-	args := map[string]source{"NAME": nodes, "NODE": nodes, "ID": ids, "LIMIT": limits, "ROUTE": routes, "DESTINATION": domains, "DOMAIN": domains}
+	args := map[string]source{"NAME": nodes, "NODE": nodes, "ID": ids, "LIMIT": limits, "ROUTE": routes, "DESTINATION": domains, "DOMAIN": domains, "ADDRESS|NETWORK": clients}
 	walk(root, func(c *cobra.Command) {
 		for name, s := range flags {
 			if c.Flags().Lookup(name) != nil {
@@ -144,6 +144,15 @@ func routes(ctx context.Context, conn grpc.ClientConnInterface) (out []string, e
 	res, err := adminv1.NewRouteServiceClient(conn).ListRoutes(ctx, &adminv1.ListRoutesRequest{Local: true})
 	for _, r := range res.GetRoutes() {
 		out = append(out, r.GetName())
+	}
+	return out, err
+}
+
+// clients are those that are locked out.
+func clients(ctx context.Context, conn grpc.ClientConnInterface) (out []string, err error) {
+	res, err := adminv1.NewLockoutServiceClient(conn).ListLockouts(ctx, &adminv1.ListLockoutsRequest{Limit: most, Local: true})
+	for _, c := range res.GetClients() {
+		out = append(out, c.GetNetwork())
 	}
 	return out, err
 }
