@@ -120,10 +120,10 @@ func (s *Scheduler[M]) checkLanes(inLane, readyIn map[uint32]uint32) error {
 		if l.idle != (l.members == 0 && l.running == 0) {
 			return fmt.Errorf("lane %s: idle %v with %d members", key, l.idle, l.members)
 		}
-		if s.eligible(l) && l.waiting()&^l.queued != 0 && !l.parked && l.pos == 0 {
+		if s.eligible(l) && l.waiting()&^l.queued[l.class] != 0 && !l.parked && l.pos == 0 {
 			return fmt.Errorf("lane %s could start a delivery and waits for nothing", key)
 		}
-		if l.class == down && l.ready > 0 && !l.probing && l.queued == 0 && !l.parked && l.pos == 0 && !l.sweeping && l.wait == 0 && l.waiting() != 0 {
+		if l.class == down && l.ready > 0 && !l.probing && l.queued[down] == 0 && !l.parked && l.pos == 0 && !l.sweeping && l.wait == 0 && l.waiting() != 0 {
 			return fmt.Errorf("lane %s is down and nothing wakes it", key)
 		}
 		if l.sweep > 0 != l.sweeping && l.sweep > 0 {

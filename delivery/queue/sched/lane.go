@@ -34,14 +34,14 @@ type lane struct {
 	wait      uint32 // its place at the gate where it waits; 0: it does not
 	slots     uint64 // the gate to be told when one of its deliveries ends; 0: none
 	subs      [sides]uint32
-	next      [turns.Ranks]uint32 // links in the rings
-	parkNext  uint32              // link among the parked
-	wheel     turns.Wheel         // whose turn it is of its senders' ranks
-	sweepNext uint32              // link in the sweeps
-	idleLinks slab.Links          // among the empty lanes
-	pos       uint32              // place in the probe timer, from 1; 0: not there
+	next      [classes][turns.Ranks]uint32 // links in the rings
+	parkNext  uint32                       // link among the parked
+	wheel     turns.Wheel                  // whose turn it is of its senders' ranks
+	sweepNext uint32                       // link in the sweeps
+	idleLinks slab.Links                   // among the empty lanes
+	pos       uint32                       // place in the probe timer, from 1; 0: not there
 	class     class
-	queued    uint8 // bit i: it stands in the ring of rank i
+	queued    [classes]uint8 // bit i: it stands in the ring of rank i, in vain but for its class
 	parked    bool
 	sweeping  bool // stands in the sweeps
 	probing   bool // a delivery that began while it was down runs
@@ -136,7 +136,7 @@ func (s *Scheduler[M]) forgetIdleLanes() {
 	for s.idle.Head() != 0 {
 		id := s.idle.Head()
 		l := s.lanes.At(id)
-		if l.queued != 0 || l.parked || l.sweeping {
+		if l.queued != [classes]uint8{} || l.parked || l.sweeping {
 			return
 		}
 		if s.idleLanes <= s.cfg.LanesIdle && s.now-l.probeAt < s.cfg.LaneIdle.Milliseconds() {

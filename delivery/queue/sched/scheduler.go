@@ -134,7 +134,7 @@ type Scheduler[M comparable] struct {
 	idleLanes int
 	cursors   []*Cursor[M]
 
-	ringLinks                        [turns.Ranks]turns.Link
+	ringLinks                        [classes][turns.Ranks]turns.Link
 	parkLink, sweepLink              turns.Link
 	inList, inIdle, inOrder, inTurns slab.Find
 }
@@ -151,8 +151,10 @@ func New[M comparable](c Config, rnd *rand.Rand) *Scheduler[M] {
 		laneOf: map[string]uint32{}, subOf: map[subKey]uint32{}, lines: gate.Lines{}, wants: map[uint32]want{}, ends: map[uint32]int64{},
 		gates: gate.New(),
 	}
-	for rank := range s.ringLinks {
-		s.ringLinks[rank] = func(id uint32) *uint32 { return &s.lanes.At(id).next[rank] }
+	for c := range s.ringLinks {
+		for rank := range s.ringLinks[c] {
+			s.ringLinks[c][rank] = func(id uint32) *uint32 { return &s.lanes.At(id).next[c][rank] }
+		}
 	}
 	s.inList = func(id uint32) *slab.Links { return &s.rcpts.At(id).links }
 	s.inTurns = func(id uint32) *slab.Links { return &s.subs.At(id).turns }

@@ -42,11 +42,13 @@ func (s *Scheduler[M]) offer(id uint32) {
 func (s *Scheduler[M]) bucket(sender uint32) int { return int(sender>>classBits) % turns.Buckets }
 
 // joinRing lets a lane wait for a slot for its mail of one rank, if there is
-// any. It waits in the bucket of the sender whose turn it is.
+// any. It waits in the bucket of the sender whose turn it is. Where it stood
+// when its class was another it is found not to belong once its turn comes: there
+// the slots may all be held by those that hang.
 func (s *Scheduler[M]) joinRing(id uint32, l *lane, rank int) {
-	if sid := l.subs[rank]; sid != 0 && l.queued&(1<<rank) == 0 {
-		l.queued |= 1 << rank
-		s.rings[l.class].Push(rank, s.bucket(s.subs.At(sid).sender), id, &s.ringLinks)
+	if sid := l.subs[rank]; sid != 0 && l.queued[l.class]&(1<<rank) == 0 {
+		l.queued[l.class] |= 1 << rank
+		s.rings[l.class].Push(rank, s.bucket(s.subs.At(sid).sender), id, &s.ringLinks[l.class])
 	}
 }
 
@@ -122,20 +124,16 @@ func (s *Scheduler[M]) pick() (uint32, bool) {
 		c := s.turn
 		s.turn = (s.turn + 1) % classes
 		for !s.rings[c].Empty() {
-			id, rank, ok := s.rings[c].Pop(s.shares(c), &s.ringLinks)
+			id, rank, ok := s.rings[c].Pop(s.shares(c), &s.ringLinks[c])
 			if !ok {
 				break
 			}
 			l := s.lanes.At(id)
-			l.queued &^= 1 << rank
-			switch {
-			case !s.eligible(l) || s.greedy(l):
-				s.offer(id) // perhaps it is to be woken up later
-			case l.class != c:
-				s.joinRing(id, l, rank)
-			default:
+			l.queued[c] &^= 1 << rank
+			if l.class == c && s.eligible(l) && !s.greedy(l) {
 				return id, true
 			}
+			s.offer(id) // perhaps it is to be woken up later
 		}
 	}
 	return 0, false

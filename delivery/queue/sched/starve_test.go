@@ -272,3 +272,33 @@ func TestExpireTogether(t *testing.T) {
 		t.Errorf("%d actions", len(acts))
 	}
 }
+
+// TestProvenGoesOn: thousands of destinations that nothing is known of hang, and
+// more come all the time, so that what is new waits long for its first try. Once
+// that has worked the rest of its mail does not wait behind them any more.
+func TestProvenGoesOn(t *testing.T) {
+	st := newStreet(sched.Config{})
+	hung := 0
+	hang := func(n int) {
+		for range n {
+			hung++
+			st.send(fmt.Sprintf("hang%d", hung), uint32(hung), "")
+		}
+	}
+	hang(4000)
+	for range 200 {
+		st.send("new", 7, "new")
+	}
+	for st.sent["n"] == 0 && hung < 20_000 {
+		hang(16)
+		st.pass(time.Second)
+	}
+	first := st.now
+	for len(st.added) > 0 && st.now.Sub(first) < time.Hour {
+		hang(16)
+		st.pass(time.Second)
+	}
+	if took := st.now.Sub(first); took > 30*time.Second {
+		t.Errorf("200 messages to a destination that works took %v behind those that hang", took)
+	}
+}
