@@ -225,7 +225,7 @@ func (s *Scheduler[M]) want(rid uint32, r *recipient, w want) {
 	if j.kind != Deliver {
 		return
 	}
-	id := JobID(j.seq)<<32 | JobID(r.pos)
+	id := jobID(j, r.pos)
 	for i := range s.actions {
 		if s.actions[i].Kind == Cancel && s.actions[i].Job == id {
 			return

@@ -203,3 +203,6 @@ func (s *Scheduler[M]) Lane(key string) (Lane, bool) {
 	l := s.lanes.At(id)
 	return Lane{Key: key, Down: l.class == down, Limit: l.pace.Limit(), Running: int(l.running), Ready: int(l.ready), Members: int(l.members)}, true
 }
+
+// Skip makes the next job one that comes after n others.
+func (s *Scheduler[M]) Skip(n uint64) { s.seq += n }

@@ -6,14 +6,17 @@ import (
 	"github.com/clrelay/clrelay/internal/mail"
 )
 
-// newJob makes a job. Its number alone would be given again, so its JobID
-// carries how many there have been as well.
+// newJob makes a job.
 func (s *Scheduler[M]) newJob(kind ActionKind, lane uint32) (uint32, *job) {
 	id, j := s.jobs.Take()
 	s.seq++
 	j.kind, j.lane, j.seq = kind, lane, s.seq
 	return id, j
 }
+
+// jobID names a job. Its number alone would be given again, so a part of how
+// many there have been is in it as well.
+func jobID(j *job, jid uint32) JobID { return JobID(uint32(j.seq))<<32 | JobID(jid) }
 
 // take makes a recipient that stands in no list part of a job.
 func (s *Scheduler[M]) take(rid uint32, r *recipient, jid uint32, j *job) {
@@ -25,7 +28,7 @@ func (s *Scheduler[M]) take(rid uint32, r *recipient, jid uint32, j *job) {
 // emit adds the action that starts a job.
 func (s *Scheduler[M]) emit(jid uint32, j *job, a Action[M]) {
 	a.Kind, a.Op, a.Tag = j.kind, j.op, j.tag
-	a.Job = JobID(j.seq)<<32 | JobID(jid)
+	a.Job = jobID(j, jid)
 	a.Items = make([]Item[M], len(j.items))
 	// Recipients of one message share the jitter, so that those that failed
 	// together are tried together.
@@ -52,7 +55,7 @@ func (s *Scheduler[M]) finish(ev *Event[M]) {
 		return
 	}
 	j := *s.jobs.At(jid)
-	if j.seq != uint32(ev.Job>>32) || j.seq == 0 {
+	if j.seq == 0 || jobID(&j, jid) != ev.Job {
 		return
 	}
 	s.jobs.Release(jid)

@@ -161,7 +161,7 @@ func (s *Scheduler[M]) makeReady(id uint32, r *recipient) {
 // putBack puts a recipient that was not tried before the others, and its sender
 // has the turn again. Several that come back stand in the order in which they
 // were taken from here, which first, the number of a job, is about.
-func (s *Scheduler[M]) putBack(id uint32, r *recipient, first uint32) {
+func (s *Scheduler[M]) putBack(id uint32, r *recipient, first uint64) {
 	sid, q := s.subFor(r, "")
 	s.cameBack(r, first)
 	s.insertFirst(id, r, sid, q)
@@ -169,7 +169,7 @@ func (s *Scheduler[M]) putBack(id uint32, r *recipient, first uint32) {
 }
 
 // cameBack notes the job that was the first to try a recipient.
-func (s *Scheduler[M]) cameBack(r *recipient, first uint32) {
+func (s *Scheduler[M]) cameBack(r *recipient, first uint64) {
 	s.set(r, ready)
 	if r.flags&flagBack == 0 {
 		r.flags |= flagBack
@@ -194,7 +194,7 @@ func (s *Scheduler[M]) insertLast(id uint32, r *recipient, sid uint32, q *sub) {
 }
 
 // tookAfter tells whether b was first taken later than r.
-func tookAfter(b, r *recipient) bool { return int32(uint32(b.due)-uint32(r.due)) > 0 }
+func tookAfter(b, r *recipient) bool { return b.due > r.due }
 
 // joined counts one more that is ready in its lane.
 func (s *Scheduler[M]) joined(r *recipient) {

@@ -98,7 +98,7 @@ func (s *Scheduler[M]) asked(id JobID) {
 	if !s.jobs.Has(jid) {
 		return
 	}
-	if j := s.jobs.At(jid); j.seq == uint32(id>>32) && j.gate != 0 {
+	if j := s.jobs.At(jid); jobID(j, jid) == id && j.gate != 0 {
 		s.gates.Passed(j.gate)
 		j.gate = 0
 	}

@@ -77,7 +77,7 @@ type job struct {
 	bucket uint8
 	gate   uint32 // where it asks, until it has an answer; 0: nowhere
 	apart  bool   // it is of recipients that stood apart from their sender's others
-	seq    uint32
+	seq    uint64
 	lane   uint32
 	tag    uint64
 	items  []uint32
@@ -118,7 +118,7 @@ type Scheduler[M comparable] struct {
 	byClass [classes]int // of them, by what their lane was at the start
 	byRank  [turns.Ranks]int
 	turn    class  // the class that is asked first
-	seq     uint32 // jobs started so far, and what lined up without one
+	seq     uint64 // jobs started so far, and what lined up without one
 
 	chores   int        // Postpone, GiveUp, Warn and Purge jobs
 	expiries slab.List  // recipients

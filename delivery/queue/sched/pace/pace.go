@@ -7,7 +7,7 @@ package pace
 type Pace struct {
 	limit float32
 	calm  float32 // up to here limit grows by one a success, then by one a round
-	cut   uint32  // deliveries up to this one no longer slow it down: their failure is old news
+	cut   uint64  // deliveries up to this one no longer slow it down: their failure is old news
 	fails uint32  // failed connections in a row
 }
 
@@ -48,17 +48,17 @@ func (p *Pace) Fails() uint32 { return p.fails }
 
 // AtEnd tells whether a delivery has failed that was asked for alone: there is
 // no slower way.
-func (p *Pace) AtEnd(delivery uint32) bool { return p.limit <= 1 && p.isNews(delivery) }
+func (p *Pace) AtEnd(delivery uint64) bool { return p.limit <= 1 && p.isNews(delivery) }
 
 // Exhausted tells whether as many have failed in a row as may run.
 func (p *Pace) Exhausted() bool { return float32(p.fails) >= p.limit }
 
 // isNews tells whether a delivery began after the last slowing down.
-func (p *Pace) isNews(delivery uint32) bool { return int32(delivery-p.cut) > 0 }
+func (p *Pace) isNews(delivery uint64) bool { return delivery > p.cut }
 
 // Slower halves the pace, once for all the deliveries that were under way
 // together; last is the one that began last, anywhere.
-func (p *Pace) Slower(delivery, last uint32) {
+func (p *Pace) Slower(delivery, last uint64) {
 	if !p.isNews(delivery) {
 		return
 	}
