@@ -244,7 +244,7 @@ func (l *Limiter) renewed(old *rule, d *limit.Definition, now time.Duration, wal
 		return old
 	}
 	r := newRule(d)
-	r.since = now
+	r.since, r.wall = now, l.opts.Wall
 	if !d.Until.IsZero() {
 		r.ends = max(now+d.Until.Sub(wall), 1)
 	}

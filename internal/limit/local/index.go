@@ -14,7 +14,8 @@ type rule struct {
 	limit.Definition
 	id    uint64        // the same for all forms of the limit whose keys are the same
 	since time.Duration // when it became what it is: what it has not seen counts as emptied then
-	ends  time.Duration // when Until is; 0: never
+	ends  time.Duration // when Until is, if the wall clock goes on as it did; 0: never
+	wall  func() time.Time
 
 	refused atomic.Uint64 // while it is suspended
 	keys    *atomic.Int64 // how many keys are told apart, of all its forms
@@ -43,9 +44,21 @@ func newRule(d *limit.Definition) *rule {
 	return r
 }
 
+// left is how long it is until a rule ends that does so by itself, not more than 0
+// when it has. The wall clock, which may have been set, has the last word: until
+// its day is over there must be no gap.
+func (r *rule) left(now time.Duration) time.Duration {
+	if left := r.ends - now; left > 0 {
+		return left
+	}
+	return r.Until.Sub(r.wall())
+}
+
+func (r *rule) over(now time.Duration) bool { return r.ends > 0 && r.left(now) <= 0 }
+
 // applies tells whether the rule is for s at this time.
 func (r *rule) applies(s *limit.Subject, now time.Duration) bool {
-	if r.ends > 0 && now >= r.ends {
+	if r.over(now) {
 		return false
 	}
 	for _, f := range r.Per {

@@ -310,7 +310,7 @@ func (r *rule) suspended(s *limit.Subject, now time.Duration) *limit.Denied {
 	r.refused.Add(1)
 	left := time.Hour
 	if r.ends > 0 {
-		left = max(r.ends-now, time.Millisecond)
+		left = max(r.left(now), time.Millisecond)
 	}
 	return &limit.Denied{Limit: r.Name, Key: s.Words(r.Per), Kind: limit.KindSuspended, Wait: min(left, maxWait), Left: left, Reason: r.Reason, Sender: r.AboutSender(), Domain: r.AboutDomain()}
 }

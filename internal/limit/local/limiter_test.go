@@ -539,6 +539,47 @@ func TestSuspendedAndUntil(t *testing.T) {
 	}
 }
 
+// TestUntilIsOfTheWall: a clock that was ahead when a limit was set, and is put
+// right, does not end it early. The budget of a source that warms up is for a day
+// of the wall clock.
+func TestUntilIsOfTheWall(t *testing.T) {
+	c, ahead := &clock{}, 30*time.Minute
+	l := New(Options{Now: func() time.Duration { return c.now }, Wall: func() time.Time { return epoch.Add(c.now + ahead) }})
+	day := limit.Definition{
+		Name: "warm-up:new", Per: []limit.Field{limit.Source}, Match: [limit.Fields][]string{limit.Source: {"new"}},
+		Budget: rate(1, 24*time.Hour), Until: epoch.Add(12 * time.Hour),
+	}
+	stop := limit.Definition{Name: "stop", Match: [limit.Fields][]string{limit.Site: {"a"}}, Suspended: true, Until: day.Until}
+	if err := l.Configure([]limit.Definition{day, stop}); err != nil {
+		t.Fatal(err)
+	}
+	l.Apply(alone())
+	ahead = 0
+	c.now = 11*time.Hour + 45*time.Minute
+	for range 3 { // the second time the budget counts as used up
+		if n, _ := send(l, &limit.Subject{Source: "new"}, 10); n > 0 {
+			t.Errorf("%d went without a budget a quarter of an hour before midnight", n)
+		}
+		_, d := l.Reserve(limit.Deliver, &limit.Subject{Site: "a"}, one)
+		if left := day.Until.Sub(epoch) - c.now; d == nil || d.Left != left || d.Wait != time.Minute {
+			t.Errorf("%+v: suspended for another %v", d, left)
+		}
+		if v := l.Explain(limit.Deliver, &limit.Subject{Site: "a"}); len(v) != 1 || v[0].Wait != day.Until.Sub(epoch)-c.now {
+			t.Errorf("explained as %+v", v)
+		}
+		c.now += 4 * time.Minute
+	}
+	shown := 0
+	l.Usage(func(u *Usage) { shown++ })
+	if shown == 0 {
+		t.Error("the suspension is not shown any more")
+	}
+	c.now = 12 * time.Hour
+	if _, d := l.Reserve(limit.Deliver, &limit.Subject{Site: "a"}, one); d != nil {
+		t.Errorf("it goes on after its end: %+v", d)
+	}
+}
+
 func TestConfigureKeepsBuckets(t *testing.T) {
 	c := &clock{}
 	d := perSite(10, 10)

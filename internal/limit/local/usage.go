@@ -38,11 +38,19 @@ func (u *Usage) Pace() float64 {
 func (l *Limiter) Usage(visit func(*Usage)) {
 	now, wall := l.opts.Now(), l.opts.Wall()
 	for _, r := range l.index.Load().rules {
-		if r.Suspended && (r.ends == 0 || now < r.ends) {
-			visit(&Usage{Definition: &r.Definition, Kind: limit.KindSuspended, Denied: r.refused.Load(), Next: max(r.ends-now, 0)})
+		if r.Suspended && !r.over(now) {
+			visit(&Usage{Definition: &r.Definition, Kind: limit.KindSuspended, Denied: r.refused.Load(), Next: r.next(now)})
 		}
 	}
 	l.each(func(st *state) { st.usage(func(v *Verdict) { visit(&v.Usage) }, now, wall) })
+}
+
+// next is how long until a suspension ends, 0 if it does not by itself.
+func (r *rule) next(now time.Duration) time.Duration {
+	if r.ends == 0 {
+		return 0
+	}
+	return max(r.left(now), 0)
 }
 
 // window is over what time it is told how much went: that of the rate, and not so
@@ -116,7 +124,7 @@ func (l *Limiter) Explain(side limit.Side, s *limit.Subject) []Verdict {
 	for i := range f.n {
 		r := f.at(i)
 		if r.Suspended {
-			left := max(r.ends-now, 0)
+			left := r.next(now)
 			out = append(out, Verdict{
 				Usage: Usage{Definition: &r.Definition, Kind: limit.KindSuspended, Words: s.Words(r.Per), Denied: r.refused.Load(), Next: left}, Wait: left,
 			})
