@@ -118,6 +118,24 @@ func TestLimitsChanged(t *testing.T) {
 	})
 }
 
+// TestLimitOfOneOfAlike: what a limit keeps of one sender is not in the way of
+// another whose name begins the same.
+func TestLimitOfOneOfAlike(t *testing.T) {
+	k := &keeper{deny: func(s *limit.Subject) *allow.Denied {
+		if s.Sender != "acme-news-weekly@home.test" {
+			return nil
+		}
+		return &allow.Denied{Limit: "news", Kind: limit.KindSuspended, Wait: time.Minute, Left: time.Hour, Sender: true}
+	}}
+	play(t, queue.Options{Limits: k}, func(t *testing.T, w *world) {
+		w.send(envelope("acme-news-weekly@home.test", "ok.1@x.org"))
+		synctest.Wait()
+		w.send(envelope("acme-news-alerts@home.test", "ok.2@x.org"))
+		time.Sleep(20 * time.Minute)
+		w.want("sent", &w.sent, "ok.2@x.org")
+	})
+}
+
 // TestLimitDuringTheAttempt: one that is kept later, when some have their answer
 // already, has nothing recorded for the others.
 func TestLimitDuringTheAttempt(t *testing.T) {

@@ -15,8 +15,10 @@ const senderLocal = 24
 // Sender gives mail of one sender one number. Bulk senders give each
 // message a reverse-path of its own (VERP: bounces+user=example.org@...), and
 // must not gain a turn for each: the local part counts only up to the first
-// "+" or "=" or the second "-". Two senders that fall together share turns,
-// which does no harm.
+// "+" or "=", or up to the second "-" where a number or a recipient follows.
+// Two senders that fall together share turns, which does no harm, but a limit
+// of one keeps what the other has behind it in the same lane: names that people
+// give to addresses are told apart.
 func Sender(a mail.Address) uint32 {
 	h := uint32(2166136261) // FNV-1a
 	add := func(c byte) {
@@ -31,7 +33,7 @@ func Sender(a mail.Address) uint32 {
 		if c == '-' {
 			dashes++
 		}
-		if c == '+' || c == '=' || dashes == 2 {
+		if c == '+' || c == '=' || c == '-' && dashes == 2 && strings.ContainsAny(a.Local[i:], "=0123456789") {
 			break
 		}
 		add(c)
