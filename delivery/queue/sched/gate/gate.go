@@ -32,6 +32,9 @@ const (
 	// openFrom is how many at a time show that it is no bottleneck: then those
 	// who wait need not ask any more.
 	openFrom = 64
+	// tickMax is how many gates a Tick opens at most: as many senders may each
+	// wait for a limit of their own, and be let ask again together.
+	tickMax = 1024
 )
 
 // Denied says why a delivery was not made now: a limit. It is about the lane
@@ -259,9 +262,10 @@ func (g *Gates) disarm(t *gate) {
 	}
 }
 
-// Tick opens the gates whose time has come.
+// Tick opens the gates whose time has come. Of very many it opens a part, and
+// Wake asks for the next Tick at once.
 func (g *Gates) Tick(now int64) {
-	for {
+	for range tickMax {
 		id, at, ok := g.shut.First()
 		if !ok || at > now {
 			return

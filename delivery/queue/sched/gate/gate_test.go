@@ -5,6 +5,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/clrelay/clrelay/delivery/queue/sched/timer"
 )
 
 // in lets everybody in who may ask now.
@@ -144,4 +146,35 @@ func TestRelax(t *testing.T) {
 	who, _ := in(g)
 	slices.Sort(who)
 	is(t, who, "[10 20 30 40 50]")
+}
+
+// TestTickIsBounded: many gates whose time comes together are opened in parts.
+func TestTickIsBounded(t *testing.T) {
+	g := New()
+	const n = 2*tickMax + 1
+	for i := range n {
+		g.Wait(g.Refuse(&Denied{Key: fmt.Sprint(i), Until: time.UnixMilli(100)}, 0), Waiter{Who: uint32(i)}, 0, true)
+	}
+	g.Relax(50)
+	let := 0
+	for _, want := range []int{tickMax, 2 * tickMax, n} {
+		if at := g.Wake(); at > 50 {
+			t.Errorf("after %d wake at %d", let, at)
+		}
+		g.Tick(50)
+		for {
+			w, ok := g.Next()
+			if !ok {
+				break
+			}
+			let++
+			g.Passed(w.Gate)
+		}
+		if let != want {
+			t.Errorf("%d were let in, want %d", let, want)
+		}
+	}
+	if gates, waiting := g.Len(); gates+waiting > 0 || g.Wake() != timer.Never {
+		t.Errorf("%d gates and %d who wait are left", gates, waiting)
+	}
 }
