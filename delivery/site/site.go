@@ -7,12 +7,13 @@
 // by the list of public suffixes that comes with the program, or the name that
 // a provider with several such domains is known by (Options.Names). The site of
 // a smarthost or an LMTP server is its name. What cannot be looked up is its
-// own site: the domain.
+// own site: the domain, or the site that it was found to be of before.
 package site
 
 import (
 	"container/list"
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"slices"
@@ -161,6 +162,9 @@ func (s *Sites) look(domain string, f *flight) {
 	delete(s.flying, domain)
 	defer close(f.done)
 	if e, ok := s.known[domain]; ok {
+		if err != nil && !absent(err) {
+			f.site = e.Value.(*entry).site
+		}
 		s.recent.Remove(e)
 	}
 	s.known[domain] = s.recent.PushFront(&entry{domain, f.site, s.o.Now().Add(keep)})
@@ -169,6 +173,11 @@ func (s *Sites) look(domain string, f *flight) {
 		s.recent.Remove(last)
 		delete(s.known, last.Value.(*entry).domain)
 	}
+}
+
+// absent tells that there are no mail hosts from not knowing.
+func absent(err error) bool {
+	return errors.Is(err, dnsx.ErrNotFound) || errors.Is(err, dnsx.ErrName)
 }
 
 // Names are the names of sites, by the domains that their hosts are in.

@@ -62,6 +62,7 @@ type world struct {
 	sets  map[string][]dnsx.MX
 	asked atomic.Int64
 	wait  chan struct{} // a lookup waits for its end; nil: for nothing
+	err   error         // of what is not in sets; nil: there is no answer
 }
 
 func (w *world) LookupMX(ctx context.Context, name string) ([]dnsx.MX, error) {
@@ -77,6 +78,9 @@ func (w *world) LookupMX(ctx context.Context, name string) ([]dnsx.MX, error) {
 	defer w.mu.Unlock()
 	if set, ok := w.sets[name]; ok {
 		return set, nil
+	}
+	if w.err != nil {
+		return nil, w.err
 	}
 	return nil, errors.New("no answer")
 }
@@ -132,6 +136,29 @@ func TestKept(t *testing.T) {
 	if got := s.Site(t.Context(), hop("good.example")); got != "host" {
 		t.Errorf("after the names changed: %q", got)
 	}
+}
+
+// Where the DNS does not answer for a while a domain stays with its site: else what
+// is asked of the site would not hold for it. That it has no MX is an answer.
+func TestNoAnswerChangesNothing(t *testing.T) {
+	now := time.Unix(0, 0)
+	w := &world{sets: map[string][]dnsx.MX{"a.example": mx("mx.host.example")}}
+	s := site.New(site.Options{Resolver: w, Now: func() time.Time { return now }})
+	want := func(site string, asked int64) {
+		t.Helper()
+		if got := s.Site(t.Context(), hop("a.example")); got != site || w.asked.Load() != asked {
+			t.Errorf("%q after %d lookups, want %q after %d", got, w.asked.Load(), site, asked)
+		}
+	}
+	want("host.example", 1)
+	w.sets = nil
+	now = now.Add(11 * time.Minute)
+	want("host.example", 2)
+	now = now.Add(time.Minute)
+	want("host.example", 3) // it is asked again after a minute
+	w.err = fmt.Errorf("a.example: %w", dnsx.ErrNotFound)
+	now = now.Add(time.Minute)
+	want("a.example", 4)
 }
 
 // The memory is bounded, and those that are asked for stay.
