@@ -438,3 +438,27 @@ func BenchmarkHeardWell(b *testing.B) {
 		c.Heard(now, &w, nil)
 	}
 }
+
+// A clock that was a year ahead and is put right leaves nothing in the records that
+// holds for a year.
+func TestClockPutRight(t *testing.T) {
+	c := newOne(t, shape.Options{})
+	c.now = start.Add(365 * 24 * time.Hour)
+	c.says(&shape.Rule{Name: "many", Learn: true, For: time.Minute}, shape.Word{Open: 2})
+	c.says(&shape.Rule{Name: "r", For: 10 * time.Minute, Effects: []shape.Effect{{Kind: shape.Suspend, Scope: shape.Site}}}, shape.Word{})
+	c.after(time.Second)
+	c.want("learned 1; suspended")
+	before := c.store
+	c = newOne(t, shape.Options{}) // after a restart
+	c.store = before
+	c.after(2 * time.Second)
+	c.want("")
+	if n := len(c.store.byKey); n != 0 {
+		t.Errorf("%d records are left of it", n)
+	}
+	c.says(&shape.Rule{Name: "many", Learn: true, For: time.Minute}, shape.Word{Open: 4})
+	c.want("learned 3") // what is said from now on counts
+	c.now = c.now.Add(-59 * time.Minute)
+	c.after(time.Second)
+	c.want("learned 3") // nodes' clocks differ a little
+}

@@ -25,7 +25,8 @@ const (
 	maxBids   = 64 // nodes that are counted
 	strikes   = 3  // complaints about one connection before there is none
 	pauseMost = 30 * time.Minute
-	maxReason = 300 // octets of a reply that are kept
+	maxReason = 300       // octets of a reply that are kept
+	ahead     = time.Hour // what was learned so far in the future was learned by a wrong clock
 )
 
 // State is what is known of a site, as its record holds it.
@@ -109,12 +110,14 @@ func (s *State) Until() (t time.Time) {
 	return t
 }
 
-// expire drops what has ended, and tells whether that was anything.
+// expire drops what has ended, or was learned by a clock that has been put right
+// since and would hold for as long as that was wrong. It tells whether that was
+// anything.
 func (s *State) expire(now time.Time) bool {
 	n := len(s.Held)
-	s.Held = slices.DeleteFunc(s.Held, func(h Hold) bool { return !h.Until.After(now) })
+	s.Held = slices.DeleteFunc(s.Held, func(h Hold) bool { return !h.Until.After(now) || h.At.Sub(now) > ahead })
 	changed := len(s.Held) != n
-	if s.Learned != nil && !s.Learned.Until.After(now) {
+	if l := s.Learned; l != nil && (!l.Until.After(now) || l.Told.Sub(now) > ahead || l.Grown.Sub(now) > ahead) {
 		s.Learned, changed = nil, true
 	}
 	return changed
