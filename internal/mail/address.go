@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -42,7 +43,23 @@ func (a Address) IsNull() bool { return a == Address{} }
 // IsPostmaster tells whether mail to it must always be taken as far as the
 // local part goes: "postmaster" in any case, with or without a domain
 // (RFC 5321 4.5.1).
-func (a Address) IsPostmaster() bool { return strings.EqualFold(a.Local, Postmaster) }
+func (a Address) IsPostmaster() bool { return FoldLocal(a.Local) == Postmaster }
+
+// FoldLocal gives the form in which local parts are compared where case does not
+// count. A letter beyond ASCII never becomes one of ASCII, as the Kelvin sign and
+// the dotted capital I do in Unicode's small letters: such an address is another
+// than that of plain letters, and what is known of it is not known of that.
+func FoldLocal(local string) string {
+	if isASCII(local) {
+		return strings.ToLower(local)
+	}
+	return strings.Map(func(r rune) rune {
+		if low := unicode.ToLower(r); r < utf8.RuneSelf || low >= utf8.RuneSelf {
+			return low
+		}
+		return r
+	}, local)
+}
 
 // NeedsUTF8 tells whether only a next hop with SMTPUTF8 can be given it.
 func (a Address) NeedsUTF8() bool { return !isASCII(a.Local) || !isASCII(a.Domain) }

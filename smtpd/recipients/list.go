@@ -145,7 +145,7 @@ func (l *list) add(line string) error {
 	if err != nil || !utf8.ValidString(line) {
 		return fmt.Errorf("%q is neither an address nor a local part", line)
 	}
-	name := strings.ToLower(a.Local)
+	name := mail.FoldLocal(a.Local)
 	if text == line {
 		name += "@" + names.Fold(a.Domain)
 	}
@@ -162,7 +162,7 @@ func (l *list) has(local, domain, sub string) bool {
 	if _, ok := l.all[domain]; ok {
 		return true
 	}
-	local = strings.ToLower(local)
+	local = mail.FoldLocal(local)
 	if l.name(local, domain) {
 		return true
 	}

@@ -30,6 +30,10 @@ func TestWhoIsListed(t *testing.T) {
 	if err != nil || l.n != 6 {
 		t.Fatalf("%d, %v", l.n, err)
 	}
+	folds, err := parse(strings.NewReader("kim\nk\u00f6ln\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	everybody, err := parse(strings.NewReader("*\n"))
 	if err != nil {
 		t.Fatal(err)
@@ -57,6 +61,10 @@ func TestWhoIsListed(t *testing.T) {
 		{l, "x+y@example.edu", "+", true},
 		{l, "x+z@example.edu", "+", false},
 		{l, `"john.doe@example.edu"@example.org`, "", false},
+		{folds, "KIM@example.edu", "", true},
+		{folds, "\u212aim@example.edu", "", false}, // the Kelvin sign
+		{folds, "k\u0130m@example.edu", "", false}, // a dotted capital I
+		{folds, "K\u00d6ln@example.edu", "", true},
 		{everybody, "anybody@example.edu", "", true},
 	} {
 		a := address(t, tc.to)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
@@ -76,7 +75,7 @@ var (
 // check gives the answer about a recipient, from memory or from the next hop.
 // What comes too late for this session is there for the next.
 func (v *verifier) check(ctx context.Context, set *Verify, to mail.Address, domain string) (Answer, error) {
-	name := strings.ToLower(to.Local) + "@" + domain
+	name := mail.FoldLocal(to.Local) + "@" + domain
 	v.mu.Lock()
 	if c, ok := v.cache[name]; ok && v.now().Before(c.until) {
 		v.mu.Unlock()

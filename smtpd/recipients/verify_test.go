@@ -88,11 +88,15 @@ func TestAnswersAreRemembered(t *testing.T) {
 		want("USER", 250, 1)
 		want("nobody", 550, 2)
 		want("postmaster", 250, 2)
+		want("NOBODY", 550, 2)
+		want("\u212aim", 550, 3) // the Kelvin sign: what is said of it is not said of kim
+		want("kim", 550, 4)
+		want("po\u017ftmaster", 550, 5) // a long s: nobody's postmaster
 		time.Sleep(time.Minute)
-		want("nobody", 550, 3)
-		want("user", 250, 3)
+		want("nobody", 550, 6)
+		want("user", 250, 6)
 		time.Sleep(time.Hour)
-		want("user", 250, 4)
+		want("user", 250, 7)
 	})
 }
 

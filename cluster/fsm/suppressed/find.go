@@ -78,7 +78,7 @@ func appendKey(dst []byte, a mail.Address) ([]byte, bool) {
 		if domain, err := idna.Lookup.ToASCII(a.Domain); err == nil {
 			a.Domain = domain
 		}
-		a = mail.Address{Local: strings.ToLower(a.Local), Domain: strings.ToLower(a.Domain)}
+		a = mail.Address{Local: mail.FoldLocal(a.Local), Domain: strings.ToLower(a.Domain)}
 	}
 	dst = a.Append(dst)
 	for i, c := range dst {

@@ -296,6 +296,7 @@ func FuzzKey(f *testing.F) {
 	f.Add(`"a.b."@x.org`)
 	f.Add("a.b.c@x.org")
 	f.Add("jürgen@bücher.example")
+	f.Add("\u212aim@example.org")
 	f.Add(`"a b"@[IPv6:::1]`)
 	f.Fuzz(func(t *testing.T, s string) {
 		key, err := ParseAddress(s)
@@ -304,6 +305,9 @@ func FuzzKey(f *testing.F) {
 		}
 		if a, err := mail.ParseMailbox(strings.TrimSpace(s), true); err == nil && !a.NeedsUTF8() && key != strings.ToLower(a.String()) {
 			t.Fatalf("%q is %q", s, key)
+		}
+		if a, err := mail.ParseMailbox(strings.TrimSpace(s), true); err == nil && (mail.Address{Local: a.Local}).NeedsUTF8() && len(key) == len([]rune(key)) {
+			t.Fatalf("%q is %q, which is another mailbox", s, key)
 		}
 		if again, err := ParseAddress(key); err != nil || again != key {
 			t.Fatalf("%q is %q and then %q: %v", s, key, again, err)
