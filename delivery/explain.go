@@ -69,6 +69,7 @@ type Probed struct {
 	Offers wire.Extensions
 	TLS    string      // facts of the session; empty in the clear
 	Rcpt   *mail.Reply // nil: it takes the recipient
+	AtRcpt bool        // Rcpt was its answer to RCPT: the envelope sender was fine
 }
 
 // Probe connects to one of the Candidates of a hop as an attempt would, and
@@ -90,7 +91,7 @@ func (a *Agent) Probe(ctx context.Context, hop mail.NextHop, c Candidate, env *m
 		return p, failed
 	}
 	if res[0].Done || res[0].Elsewhere {
-		p.Rcpt = &res[0].Reply
+		p.Rcpt, p.AtRcpt = &res[0].Reply, res[0].Stage == smtpc.StageRcpt
 	}
 	return p, nil
 }

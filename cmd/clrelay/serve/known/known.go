@@ -141,7 +141,7 @@ func (a *asker) Ask(ctx context.Context, to mail.Address) (recipients.Answer, er
 		switch {
 		case said.Rcpt == nil:
 			return recipients.Taken, nil
-		case isUnknown(said.Rcpt):
+		case said.AtRcpt && isUnknown(said.Rcpt):
 			return recipients.Unknown, nil
 		}
 		if err = fmt.Errorf("%s says %w", said.Remote, said.Rcpt); said.Rcpt.Permanent() {

@@ -73,6 +73,21 @@ func TestAsk(t *testing.T) {
 	if strings.Count(all, "MAIL FROM:<>") != strings.Count(all, "RCPT") || strings.Contains(all, "DATA") {
 		t.Errorf("it was told %s", all)
 	}
+	shut := &smtpctest.Server{Say: func(_ int, verb, _ string) string {
+		if verb == "MAIL" {
+			return "550 your address is on a list" // of us, whoever the recipient is
+		}
+		return ""
+	}}
+	addr, stop, err := shut.Listen()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	a.o.Router = smarthost(netip.MustParseAddrPort(addr.String()).Port())
+	if got, err := a.Ask(t.Context(), mail.Address{Local: "jane", Domain: "c.test"}); got != recipients.NoAnswer || err == nil {
+		t.Errorf("where MAIL is refused: %v, %v", got, err)
+	}
 	a.o.Router = smarthost(1)
 	if got, err := a.Ask(t.Context(), mail.Address{Local: "jane", Domain: "c.test"}); got != recipients.NoAnswer || err == nil {
 		t.Errorf("where nobody listens: %v, %v", got, err)
