@@ -62,7 +62,7 @@ type Table struct {
 	mu      sync.Mutex
 	rules   Rules
 	clients map[netip.Addr]*client
-	changed []netip.Addr                 // have deltas to be told
+	changed []netip.Addr                 // have deltas to be told; max at most
 	lifted  map[netip.Addr]time.Duration // lately; others' counts of them are not heard until then
 }
 
@@ -127,16 +127,26 @@ func (t *Table) Count(a netip.Addr, k Kind) Verdict {
 	if c == nil {
 		return Verdict{}
 	}
+	t.note(net, c, k)
+	before := c.out
+	v := t.judge(c, now)
+	v.News = before == 0 && c.out != 0
+	return v
+}
+
+// note keeps a count to be told. Where too many clients wait for that, or nobody
+// is told at all, it stays this node's alone: those that were forgotten meanwhile
+// are on the list too, and clients come as fast as they like.
+func (t *Table) note(net netip.Addr, c *client, k Kind) {
 	if c.fresh == [Kinds]uint16{} {
+		if len(t.changed) >= t.max {
+			return
+		}
 		t.changed = append(t.changed, net)
 	}
 	if c.fresh[k] < math.MaxUint16 {
 		c.fresh[k]++
 	}
-	before := c.out
-	v := t.judge(c, now)
-	v.News = before == 0 && c.out != 0
-	return v
 }
 
 // add adds n to a client's score; nil if it is not to be remembered.

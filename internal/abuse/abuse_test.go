@@ -105,6 +105,24 @@ func TestNetworks(t *testing.T) {
 	}
 }
 
+// Clients that are forgotten leave nothing behind, also where nobody asks for what
+// was counted: on a machine that is alone.
+func TestForgottenClientsTakeNoRoom(t *testing.T) {
+	c := &clock{}
+	tab := c.table(50)
+	for i := range 10_000 {
+		tab.Count(netip.AddrFrom4([4]byte{192, 0, byte(i >> 8), byte(i)}), Unknown)
+	}
+	if n, _ := tab.Clients(); n != 50 || len(tab.changed) > 50 {
+		t.Errorf("%d clients are remembered, %d are to be told of", n, len(tab.changed))
+	}
+	tab.Deltas(nil, 1000)
+	tab.Count(ip("192.0.2.1"), Unknown)
+	if d := tab.Deltas(nil, 10); len(d) != 1 || d[0].Client != ip("192.0.2.1") {
+		t.Errorf("when there is room again: %+v", d)
+	}
+}
+
 // Who spreads over the nodes is seen as one, and nothing is told twice.
 func TestNodesTellEachOther(t *testing.T) {
 	c := &clock{}
