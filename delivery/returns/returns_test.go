@@ -312,6 +312,29 @@ func TestBack(t *testing.T) {
 	}
 }
 
+// TestBackTwice: a return path that a message names again and again is worked on
+// once, however its recipients are divided into attempts.
+func TestBackTwice(t *testing.T) {
+	w := newWorld(t)
+	env := w.message(t, "jane@example.edu", "a@example.org", "b@example.org")
+	a, b := w.settings.Keys.Address(returns.Ref{ID: env.ID}), w.settings.Keys.Address(returns.Ref{ID: env.ID, Recipient: 1})
+	upper := mail.Address{Local: strings.ToUpper(a.Local), Domain: strings.ToUpper(a.Domain)}
+	out := w.back(t, hardBounce, a, a, b, upper, b)
+	if len(out) != 5 || len(w.stored) != 2 || len(w.seen) != 2 || len(w.listed) != 2 {
+		t.Errorf("%d results, %d handed on, seen %d, listed %d", len(out), len(w.stored), len(w.seen), len(w.listed))
+	}
+	for _, o := range out {
+		if o.Reply.Code != 250 {
+			t.Errorf("%+v", o)
+		}
+	}
+	again := &mail.Envelope{ID: mail.NewID(w.now), Arrived: w.now, Recipients: []mail.Recipient{{Addr: a}, {Addr: a}}}
+	hop, _ := w.r.Hop(domain)
+	if w.r.Deliver(t.Context(), hop, &delivery.Attempt{Envelope: again, Recipients: []int{1}, Content: content(hardBounce)}); len(w.stored) != 2 {
+		t.Errorf("%d handed on after the second half", len(w.stored))
+	}
+}
+
 func TestBackForNobody(t *testing.T) {
 	w := newWorld(t)
 	unknown := returns.Ref{ID: mail.NewID(w.now)}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -32,11 +33,11 @@ func (r *Returns) back(ctx context.Context, s *Settings, at *delivery.Attempt) [
 			others = append(others, rcpt)
 			continue
 		}
-		o := mail.Outcome{Recipient: rcpt, Remote: "returns", At: r.o.Now()}
-		if reply := r.take(ctx, s, at, to); reply != nil {
-			o.Reply = *reply
-		} else {
-			o.Reply = *mail.NewReply(250, "2.0.0", "noted")
+		o := mail.Outcome{Recipient: rcpt, Remote: "returns", At: r.o.Now(), Reply: *mail.NewReply(250, "2.0.0", "noted")}
+		if !named(at.Envelope.Recipients[:rcpt], to) {
+			if reply := r.take(ctx, s, at, to); reply != nil {
+				o.Reply = *reply
+			}
 		}
 		out = append(out, o)
 	}
@@ -44,6 +45,15 @@ func (r *Returns) back(ctx context.Context, s *Settings, at *delivery.Attempt) [
 		out = append(out, r.elsewhere(ctx, s, at, others)...)
 	}
 	return out
+}
+
+// named tells whether a return path is one of those before it in its message. It
+// is worked on once then: whoever has one could name it a thousand times, and have
+// a thousand copies stored and handed on of what he sent once.
+func named(before []mail.Recipient, path mail.Address) bool {
+	return slices.ContainsFunc(before, func(r mail.Recipient) bool {
+		return strings.EqualFold(r.Addr.Local, path.Local) && strings.EqualFold(r.Addr.Domain, path.Domain)
+	})
 }
 
 // elsewhere delivers other mail for the domain, to where it goes without
