@@ -49,8 +49,8 @@ func (h *header) all(name string) []string {
 // the "From " line of a mailbox file, are passed over.
 func readHeader(r *bufio.Reader) header {
 	var h header
-	size := 0
-	for size < maxHeader && len(h.names) < maxFields {
+	var value []byte // of the last field: to put it together once costs less than to copy all of it for each line
+	for size := 0; size < maxHeader && len(h.names) < maxFields; {
 		line, err := r.ReadSlice('\n')
 		size += len(line)
 		text := bytes.TrimRight(line, "\r\n")
@@ -58,18 +58,26 @@ func readHeader(r *bufio.Reader) header {
 			break
 		}
 		if text[0] == ' ' || text[0] == '\t' {
-			if n := len(h.values); n > 0 {
-				h.values[n-1] += " " + string(bytes.TrimSpace(text))
-			}
-		} else if name, value, ok := bytes.Cut(text, []byte(":")); ok && !bytes.ContainsAny(name, " \t") {
+			value = append(append(value, ' '), bytes.TrimSpace(text)...)
+		} else if name, begin, ok := bytes.Cut(text, []byte(":")); ok && !bytes.ContainsAny(name, " \t") {
+			h.end(value)
 			h.names = append(h.names, strings.ToLower(string(name)))
-			h.values = append(h.values, string(bytes.TrimSpace(value)))
+			h.values = append(h.values, "")
+			value = append(value[:0], bytes.TrimSpace(begin)...)
 		}
 		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
 			break
 		}
 	}
+	h.end(value)
 	return h
+}
+
+// end gives the last field its value.
+func (h *header) end(value []byte) {
+	if n := len(h.values); n > 0 {
+		h.values[n-1] = string(value)
+	}
 }
 
 // collected is what is kept of a message.

@@ -348,6 +348,22 @@ func TestHostile(t *testing.T) {
 	}
 }
 
+// TestFoldedHeader: what a field of many lines costs grows with its length, not
+// with the square of it. 64 of them in one message took the better part of a
+// minute.
+func TestFoldedHeader(t *testing.T) {
+	text := "Content-Type: message/rfc822\n\nMessage-ID:\n" + strings.Repeat(" x\n", 20_000) + "\n"
+	n := testing.AllocsPerRun(1, func() {
+		got, err := received.Read(strings.NewReader(text))
+		if err != nil || !strings.HasPrefix(got.MessageID, "x x x") || len(got.MessageID) != 2*20_000-1 {
+			t.Errorf("%v, %d octets", err, len(got.MessageID))
+		}
+	})
+	if n > 1000 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
 type endless struct{}
 
 func (endless) Read(p []byte) (int, error) {
