@@ -70,7 +70,7 @@ type visit struct {
 	end     func()
 
 	message  local.Ticket // of the open transaction
-	declared int64
+	declared int64        // or unheld
 	rcpts    []local.Ticket
 	messages int  // that came whole
 	held     bool // its reply is being held back
@@ -143,8 +143,17 @@ func (v *visit) mail(q *guard.Question) *mail.Reply {
 		return d.deny(450, "4.7.1", denied)
 	}
 	v.message, v.declared = t, q.Size
+	if v.subject.Group == "" {
+		v.message.Cancel()
+		v.declared = unheld
+	}
 	return nil
 }
+
+// unheld is the size of a message for which nothing is reserved. What strangers
+// announce is asked for and not kept for them: who says MAIL with a large SIZE,
+// and nothing more, would keep everybody else from a limit that they share.
+const unheld = -1
 
 // How long a client waits for its node's first part of a budget.
 const (

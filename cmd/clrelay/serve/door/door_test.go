@@ -144,6 +144,29 @@ func TestOctetsBySizeAndAsTheyCome(t *testing.T) {
 	h.expect(message(v, q), "ok")
 }
 
+// A stranger who announces a message and does not send it keeps nothing from the
+// others. For those who may relay it is kept.
+func TestAnnouncedAndNotSent(t *testing.T) {
+	octets := limit.Definition{Name: "line", Side: limit.Receive, Count: limit.Octets, Rate: limit.Rate{N: 1000, Per: time.Second}, Burst: 1000}
+	big := from("a")
+	big.Size = 1000
+	for _, def := range []limit.Definition{octets, minutely("all", 1)} {
+		h := newHouse(t, def)
+		h.expect(h.in("192.0.2.1").Ask(guard.Mail, big), "ok")
+		h.expect(message(h.in("10.0.0.1"), big, "y.example"), "ok")
+		h = newHouse(t, def)
+		h.expect(h.in("10.0.0.1").Ask(guard.Mail, big), "ok")
+		h.expect(h.in("192.0.2.1").Ask(guard.Mail, big), "450 4.7.1 limit "+def.Name)
+		// What two have announced together is still no more than one of them gets.
+		h = newHouse(t, def)
+		v, w := h.in("192.0.2.1"), h.in("192.0.2.2")
+		h.expect(v.Ask(guard.Mail, big), "ok")
+		h.expect(w.Ask(guard.Mail, big), "ok")
+		h.expect(v.Ask(guard.Content, big), "ok")
+		h.expect(w.Ask(guard.Content, big), "450 4.7.1 limit "+def.Name)
+	}
+}
+
 func TestConnections(t *testing.T) {
 	h := newHouse(t, limit.Definition{Name: "conns", Side: limit.Receive, Per: []limit.Field{limit.Client}, Connections: 2})
 	a := h.in("192.0.2.1")
