@@ -56,6 +56,8 @@ func (g *porter) Answered(r *mail.Reply) time.Duration {
 	return 0
 }
 
+func (g *porter) Rested() { g.note("rested") }
+
 func (g *porter) Leave() { g.note("leave") }
 
 func (g *porter) heard() string {
@@ -163,7 +165,8 @@ func TestGuardEnds(t *testing.T) {
 
 // Replies that are held back hold nobody else up.
 func TestGuardHolds(t *testing.T) {
-	bubble(t, setup{guard: &porter{hold: 5 * time.Second}, limits: smtpd.Limits{Discard: time.Second}}, func(t *testing.T, _ *world, dial func() *peer) {
+	g := &porter{hold: 5 * time.Second}
+	bubble(t, setup{guard: g, limits: smtpd.Limits{Discard: time.Second}}, func(t *testing.T, _ *world, dial func() *peer) {
 		slow, other := dial(), dial()
 		hello(slow)
 		hello(other)
@@ -172,6 +175,9 @@ func TestGuardHolds(t *testing.T) {
 			elapses(t, 0, func() { other.do("NOOP", "250 ") })
 			slow.expect("500 ")
 		})
+		if got := g.heard(); got != "enter, enter, rested" {
+			t.Errorf("told %s", got)
+		}
 		other.do("QUIT", "221 ")
 		slow.do("QUIT", "221 ")
 	})

@@ -259,6 +259,7 @@ func (s *session) unknown(verb string, wary bool) mail.Reply {
 func (s *session) answer(r *mail.Reply) {
 	if d := s.visit.Answered(r); d > 0 {
 		s.rest(d)
+		s.visit.Rested()
 	}
 	s.write(r)
 	if isMistake(r) {

@@ -25,6 +25,8 @@ type Visit interface {
 	// Answered is told each reply to a command, and says how long it is to be held
 	// back.
 	Answered(r *mail.Reply) time.Duration
+	// Rested is told when a reply that was to be held back was, and goes out.
+	Rested()
 	// Leave ends the visit. It is called once.
 	Leave()
 }
@@ -56,4 +58,5 @@ type open struct{}
 
 func (open) Ask(Step, *Question) *mail.Reply    { return nil }
 func (open) Answered(*mail.Reply) time.Duration { return 0 }
+func (open) Rested()                            {}
 func (open) Leave()                             {}

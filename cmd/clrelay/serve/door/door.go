@@ -233,7 +233,7 @@ func (v *visit) forget() {
 
 // Answered implements guard.Visit: what was refused for good counts.
 func (v *visit) Answered(r *mail.Reply) time.Duration {
-	v.release()
+	v.Rested()
 	if v.trusted || !r.Permanent() {
 		return 0
 	}
@@ -258,8 +258,9 @@ func (v *visit) Answered(r *mail.Reply) time.Duration {
 	return judged.Hold
 }
 
-// release ends the holding back of the last reply.
-func (v *visit) release() {
+// Rested implements guard.Visit: another session may be held back. One that is
+// idle afterwards, for minutes perhaps, takes nobody's place.
+func (v *visit) Rested() {
 	if v.held {
 		v.held = false
 		v.door.held.Add(-1)
@@ -268,7 +269,7 @@ func (v *visit) release() {
 
 // Leave implements guard.Visit.
 func (v *visit) Leave() {
-	v.release()
+	v.Rested()
 	v.forget()
 	v.slot.Close()
 	if !v.trusted && v.messages == 0 {
