@@ -224,7 +224,7 @@ func (t *Table) judge(c *client, now time.Duration) Verdict {
 	}
 	switch {
 	case c.out != 0:
-		return Verdict{Out: c.out - now, Why: c.why}
+		return Verdict{Hold: t.rules.Hold, Out: c.out - now, Why: c.why} // sessions that are open may go on for a while
 	case l >= 1:
 		return Verdict{Hold: t.rules.Hold, Why: why}
 	}

@@ -32,7 +32,7 @@ func TestFromWaitingToLockout(t *testing.T) {
 			t.Fatalf("unknown recipient %d: %+v, want nothing", i, v)
 		case i >= 5 && i < 15 && v != Verdict{Hold: 5 * time.Second, Why: Unknown}:
 			t.Fatalf("unknown recipient %d: %+v, want to be kept waiting", i, v)
-		case i == 15 && v != Verdict{Out: time.Hour, Why: Unknown, News: true}:
+		case i == 15 && v != Verdict{Hold: 5 * time.Second, Out: time.Hour, Why: Unknown, News: true}:
 			t.Fatalf("unknown recipient %d: %+v, want to be locked out", i, v)
 		}
 	}
