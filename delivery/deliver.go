@@ -355,7 +355,7 @@ func (d *attempt) take(c *smtpc.Conn, n int) (moved bool) {
 		case r.Done:
 			moved = true
 			d.out[pos] = mail.Outcome{Recipient: d.at.Recipients[pos], Reply: r.Reply, Remote: remote,
-				TLS: c.TLS(), Source: d.source, DSNPassed: r.DSNPassed, Unsure: r.Unsure, Wait: d.wait(r.Stage, &r.Reply), At: now}
+				TLS: c.TLS(), Source: d.source, DSNPassed: r.DSNPassed, Unsure: r.Unsure, OfMail: r.Stage == smtpc.StageMail, Wait: d.wait(r.Stage, &r.Reply), At: now}
 			continue
 		case r.Again, r.Elsewhere:
 			d.note(failure{reply: r.Reply, remote: remote, tls: c.TLS(), source: d.source, wait: d.wait(r.Stage, &r.Reply)})

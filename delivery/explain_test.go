@@ -51,3 +51,28 @@ func TestProbeSendsNoMessage(t *testing.T) {
 		t.Errorf("error %v, remembered %v", err, a.dead.has(hosts[0].Addr))
 	}
 }
+
+// What a host says to MAIL is marked as not being about the recipients.
+func TestOutcomeOfMail(t *testing.T) {
+	srv := &smtpctest.Server{Ehlo: []string{"PIPELINING"}, Say: func(_ int, verb, line string) string {
+		if strings.HasPrefix(line, "MAIL FROM:<no@") || strings.HasPrefix(line, "RCPT TO:<no@") {
+			return "550 5.1.1 no: user unknown"
+		}
+		return ""
+	}}
+	addr, stop, err := srv.Listen()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	a := New(Options{Hostname: "relay.test"})
+	defer a.Close()
+	hop := mail.NextHop{Kind: mail.HopSmarthost, Hosts: []mail.HostPort{{Name: "127.0.0.1", Port: netip.MustParseAddrPort(addr.String()).Port()}}}
+	for from, to := range map[string]string{"no": "yes", "yes": "no"} {
+		env := &mail.Envelope{From: mail.Address{Local: from, Domain: "b.test"}, Recipients: []mail.Recipient{{Addr: mail.Address{Local: to, Domain: "c.test"}}}}
+		out := a.Deliver(t.Context(), hop, &Attempt{Envelope: env, Recipients: []int{0}, Content: nothing{}})
+		if out[0].Reply.Code != 550 || out[0].OfMail != (from == "no") {
+			t.Errorf("from %s to %s: %+v", from, to, out[0])
+		}
+	}
+}

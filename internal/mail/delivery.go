@@ -59,6 +59,9 @@ type Outcome struct {
 	// Unsure says that the final dot was sent and no answer came: the next
 	// hop may have the message (RFC 1047). Reply is temporary then.
 	Unsure bool
+	// OfMail says that Reply answered MAIL: it is about the sender or about us,
+	// whatever its words are, and not about the recipient.
+	OfMail bool
 	// Wait is how long to wait until the next try, where the reply is known to
 	// ask for that (greylisting); 0: as for any other.
 	Wait time.Duration

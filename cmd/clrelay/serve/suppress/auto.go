@@ -266,7 +266,7 @@ type ear struct {
 
 // Recipient is of queue.Observer.
 func (e *ear) Recipient(ev *queue.Event) {
-	if ev.Kind == queue.Bounced && ev.Tried && ev.Outcome.Remote != "" && bounce.Of(&ev.Outcome.Reply).Hard {
+	if ev.Kind == queue.Bounced && ev.Tried && ev.Outcome.Remote != "" && !ev.Outcome.OfMail && bounce.Of(&ev.Outcome.Reply).Hard {
 		e.to.Bounced(Trouble{ID: ev.ID, From: ev.From, To: ev.To, Text: ev.Outcome.Reply.Line()})
 	}
 	e.Observer.Recipient(ev)

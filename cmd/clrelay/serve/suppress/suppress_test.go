@@ -210,6 +210,9 @@ func TestWhatBouncesIsPutThere(t *testing.T) {
 		} {
 			o.Recipient(e)
 		}
+		unknown := bounced(t, "jane@example.edu", "sender@example.org", "550 5.1.1 jane@example.edu: user unknown", "mx")
+		unknown.Outcome.OfMail = true // to MAIL: it is she who is not known
+		o.Recipient(unknown)
 		time.Sleep(3*time.Second + time.Millisecond)
 		synctest.Wait()
 		if k.table.Len() != 0 {
