@@ -4,16 +4,35 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/clrelay/clrelay/internal/mail"
 	adminv1 "github.com/clrelay/clrelay/proto/admin/v1"
 )
 
+// soon is how long after its ID was made a message has its first event, but for
+// one whose content took longer or that another node took over.
+const soon = 10 * time.Minute
+
 // Origin gives the sender and the recipients of a message, as its first event
 // has them: of very many recipients the first. Where nothing is known of it from
 // is empty; that some node may know and does not answer is an error.
+//
+// Traces are read from the newest on and up to a bound, and what came back is in
+// them too: so the time of the first event is looked at by itself before all is,
+// or who sends enough to one return path would have the origin forgotten.
 func (s *Service) Origin(ctx context.Context, id mail.ID) (from string, rcpts []string, err error) {
-	req := &adminv1.SearchRequest{Ids: []string{id.String()}}
+	from, rcpts, err = s.originUntil(ctx, id, timestamppb.New(id.Time().Add(soon)))
+	if from != "" {
+		return from, rcpts, err
+	}
+	return s.originUntil(ctx, id, nil)
+}
+
+func (s *Service) originUntil(ctx context.Context, id mail.ID, until *timestamppb.Timestamp) (from string, rcpts []string, err error) {
+	req := &adminv1.SearchRequest{Ids: []string{id.String()}, Until: until}
 	own, err := s.Search(ctx, req)
 	if err != nil {
 		return "", nil, err

@@ -237,6 +237,38 @@ func TestFindManyAndMissing(t *testing.T) {
 	}
 }
 
+// Whatever came of a message since, how often, and at which node: where it came
+// from is known.
+func TestOriginBehindManyEvents(t *testing.T) {
+	all := nodes(t, "mx1", "mx2")
+	now := birth
+	l := tracelog.Open(tracelog.Options{Dir: "trace", FS: vfs.NewMem(), Keep: 48 * time.Hour, MaxSize: 64 << 20, Now: func() time.Time { return now }})
+	defer l.Close()
+	all[0].sources.Log = l
+	env := message(0)
+	for i := range 20_000 {
+		switch {
+		case i == 1:
+			l.Accepted(env, 1, 0, 0)
+		case i%500 == 499: // the log is given the time to write all of it
+			if _, err := l.Search(t.Context(), tracelog.Query{IDs: []mail.ID{env.ID}}); err != nil {
+				t.Fatal(err)
+			}
+			now = now.Add(30 * time.Minute)
+		}
+		l.Returned(&tracelog.Back{Of: env.ID, ID: env.ID, From: env.From, To: env.Recipients[0].Addr, Kind: "unknown"})
+	}
+	from, rcpts, err := all[0].service().Origin(t.Context(), env.ID)
+	if from != "s@example.edu" || fmt.Sprint(rcpts) != "[r0@example.org]" || err != nil {
+		t.Errorf("it came from %q, to %q, %v", from, rcpts, err)
+	}
+	other := message(1)
+	all[1].sources.Log.TakenOver(other, 1, 0) // long after its ID was made
+	if from, _, err := all[0].service().Origin(t.Context(), other.ID); from != "s@example.edu" || err != nil {
+		t.Errorf("the other came from %q, %v", from, err)
+	}
+}
+
 // A message that no trace is left of is told from the queue.
 func TestFindUntraced(t *testing.T) {
 	n := nodes(t, "mx1")[0]
