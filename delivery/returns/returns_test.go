@@ -275,6 +275,7 @@ func TestBack(t *testing.T) {
 		"soft":      {softBounce, "bounce", "mailbox-full", ""},
 		"complaint": {complaint, "complaint", "", "complaint abuse"},
 		"not spam":  {strings.Replace(complaint, "abuse", "not-spam", 1), "complaint", "", ""},
+		"signature": {strings.Replace(complaint, "abuse", "auth-failure", 1), "complaint", "", ""},
 		"machine":   {autoReply, "auto_reply", "", ""},
 		"person":    {person, "unknown", "", ""},
 		"empty":     {"", "unknown", "", ""},

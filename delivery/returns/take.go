@@ -174,7 +174,7 @@ func (r *Returns) suppress(ctx context.Context, at *delivery.Attempt, back *Retu
 	}
 	add := Suppression{Of: back.Of.ID, Address: back.To, Sender: back.From, Reason: back.Text}
 	switch {
-	case back.Kind == received.Complaint && back.Text != "not-spam":
+	case back.Kind == received.Complaint && back.Text != "not-spam" && back.Text != "auth-failure": // the latter is the word of a machine
 		add.Complaint = true
 	case back.Kind == received.Bounce && back.Verdict.Hard:
 		add.Reason = (&mail.Reply{Code: back.Code, Enhanced: back.Verdict.Status, Text: back.Text}).Line()
