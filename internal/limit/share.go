@@ -39,6 +39,7 @@ type Grant struct {
 	Window  uint64    // number of the hour or day, since 1970
 	Ends    time.Time // of the window
 	Granted uint64    // to this process since the window began, rising; not in units
+	All     uint64    // to all processes since then
 }
 
 // Update is what a node is told of its part. An Update with Full is the whole

@@ -154,7 +154,7 @@ func (a *Agent) Apply(now time.Duration, n News) {
 func (a *Agent) grant(b *fsm.Budget, u *limits.Update) {
 	i, ok := slices.BinarySearchFunc(b.Parts, a.node, func(p fsm.BudgetPart, n string) int { return cmp.Compare(p.Node, n) })
 	if ok && b.Parts[i].Session == a.session {
-		u.Grants = append(u.Grants, limits.Grant{Key: limits.Key(b.Key), Window: b.Window, Ends: time.UnixMilli(b.EndsMS()).UTC(), Granted: b.Parts[i].Granted})
+		u.Grants = append(u.Grants, limits.Grant{Key: limits.Key(b.Key), Window: b.Window, Ends: time.UnixMilli(b.EndsMS()).UTC(), Granted: b.Parts[i].Granted, All: b.Granted})
 	}
 }
 

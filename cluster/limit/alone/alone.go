@@ -210,7 +210,7 @@ func (m *Machine) round() error {
 	for _, key := range r.Limits {
 		x, _ := m.table.Budget(key)
 		b = append(b, text(&x)...)
-		u.Grants = append(u.Grants, limits.Grant{Key: limits.Key(key), Window: x.Window, Ends: time.UnixMilli(x.EndsMS()).UTC(), Granted: x.Parts[0].Granted})
+		u.Grants = append(u.Grants, limits.Grant{Key: limits.Key(key), Window: x.Window, Ends: time.UnixMilli(x.EndsMS()).UTC(), Granted: x.Parts[0].Granted, All: x.Granted})
 	}
 	if err := m.write(b, len(u.Grants)); err != nil {
 		return err

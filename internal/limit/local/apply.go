@@ -158,7 +158,7 @@ func (l *Limiter) grants(list []limit.Grant, now time.Duration) {
 		}
 		st.home.mu.Lock()
 		if st.budget != nil {
-			st.budget.Grant(list[i].Window, list[i].Ends, list[i].Granted)
+			st.budget.Grant(list[i].Window, list[i].Ends, list[i].Granted, list[i].All)
 		}
 		st.home.mu.Unlock()
 	}

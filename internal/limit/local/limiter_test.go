@@ -353,7 +353,15 @@ func TestBudget(t *testing.T) {
 	l := c.limiter(t, limit.Definition{Name: "daily", Per: []limit.Field{limit.User}, Budget: rate(1000, time.Hour)})
 	l.Apply(alone())
 	s := &limit.Subject{User: "joe"}
+	says := func(allowed bool, wait time.Duration, when string) {
+		t.Helper()
+		if v := l.Explain(limit.Deliver, s); len(v) != 1 || v[0].Allowed != allowed || v[0].Wait != wait || v[0].Next != wait {
+			t.Fatalf("%s: %+v", when, v)
+		}
+	}
+	says(true, 0, "nobody has asked for a part")
 	_, d := l.Reserve(limit.Deliver, s, one)
+	says(false, 0, "a part is asked for")
 	if d == nil || d.Kind != limit.KindBudget || d.Wait != 200*time.Millisecond {
 		t.Fatalf("got %+v, want to be asked again soon", d)
 	}
@@ -367,7 +375,11 @@ func TestBudget(t *testing.T) {
 	if n, _ := send(l, s, 20); n != 5 {
 		t.Fatalf("%d went, want the 5 granted", n)
 	}
+	says(false, 0, "more may come")
+	g.All = 1000
 	l.Apply(limit.Update{Seats: 1, Leased: true, Grants: []limit.Grant{g}}) // told again
+	says(false, time.Hour-time.Second, "all is given away")
+	g.All = 0
 	g.Granted = 7
 	l.Apply(limit.Update{Seats: 1, Grants: []limit.Grant{g}}) // and cut off: what is granted may be spent
 	if n, _ := send(l, s, 20); n != 2 {
@@ -403,7 +415,7 @@ func TestABudgetThatIsMadeSmaller(t *testing.T) {
 	if err := l.Override([]limit.Definition{large}); err != nil {
 		t.Fatal(err)
 	}
-	g := limit.Grant{Key: "bud#budget", Window: uint64(epoch.Unix() / 86400), Ends: epoch.Add(12 * time.Hour), Granted: 10}
+	g := limit.Grant{Key: "bud#budget", Window: uint64(epoch.Unix() / 86400), Ends: epoch.Add(12 * time.Hour), Granted: 10, All: 40}
 	told := limit.Update{Seats: 1, Leased: true, Grants: []limit.Grant{g}}
 	l.Apply(told)
 	s := &limit.Subject{}
@@ -426,10 +438,18 @@ func TestABudgetThatIsMadeSmaller(t *testing.T) {
 		t.Error("more went than the budget")
 	}
 	l.Usage(func(u *Usage) {
-		if u.Used != 3 || u.Limit != 1 || u.Free != 0 {
-			t.Errorf("usage: %d of %d, %v free", u.Used, u.Limit, u.Free)
+		if u.Used != 3 || u.Limit != 1 || u.Free != 0 || u.Next != 12*time.Hour {
+			t.Errorf("usage: %d of %d, %v free, the next in %v", u.Used, u.Limit, u.Free, u.Next)
 		}
 	})
+	// Raised again, to what was given away: what is left of it goes out.
+	large.Budget.N = 40
+	if err := l.Override([]limit.Definition{large}); err != nil {
+		t.Fatal(err)
+	}
+	if n, _ := send(l, s, 20); n != 7 {
+		t.Errorf("%d went once it was raised, want 7", n)
+	}
 }
 
 // What was spent of a budget is not spent again when the limit was away, or had

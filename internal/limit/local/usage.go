@@ -86,16 +86,17 @@ func (st *state) usage(visit func(*Verdict), now time.Duration, wall time.Time) 
 	}
 	if p := st.budget; p != nil && r.Budget.N > 0 {
 		v := part(limit.KindBudget)
-		v.Units, v.Free, v.Allowed = r.budgetUnits, float64(max(0, p.Left(wall))), p.Left(wall) > st.rate.Reserved
+		v.Units, v.Free, v.Allowed = r.budgetUnits, float64(max(0, p.Left(wall))), p.Left(wall) > st.rate.Reserved || p.Gets(wall)
 		if wall.Before(p.Ends) {
 			v.Limit, v.Used = p.Spent+p.Left(wall), uint64(p.Spent)
 			v.Own = uint32(min(v.Limit/r.quantum, int64(r.budgetUnits)))
 		}
 		anew := wall.Truncate(r.Budget.Per).Add(r.Budget.Per).Sub(wall)
-		if v.Free < 1 {
+		over := p.Dry(now) || p.Out(wall)
+		if over && v.Free < 1 {
 			v.Next = anew
 		}
-		if !v.Allowed && p.Dry(now) {
+		if over && !v.Allowed {
 			v.Wait = anew
 		}
 		visit(&v)

@@ -15,30 +15,37 @@ type Purse struct {
 	Wanted         int64     // the largest that was refused since Aim
 
 	all    int64 // the budget
-	void   int64 // of Granted, what was left when the budget became smaller
+	given  int64 // in the window to all nodes
 	window uint64
 	dry    time.Duration // since when there is not enough; 0: there is
 }
 
-// Within says how large the budget is. What was granted of a larger one and is
-// not spent is void: how much all nodes were granted is not known here, and may be
-// more than the new one.
+// Within says how large the budget is.
 func (p *Purse) Within(all int64) {
-	if all < p.all {
-		p.void = max(p.void, p.Granted-p.Spent)
-	}
 	if all != p.all {
 		p.all, p.dry = all, 0
 	}
 }
 
-// Left is how much may be spent: nothing once the window has ended.
+// Left is how much may be spent: nothing once the window has ended, and nothing
+// while all nodes together were given more than the budget, which has been made
+// smaller since. Once it is large enough again what was given is good again: all
+// that is spent was given, and nothing is given beyond the budget.
 func (p *Purse) Left(wall time.Time) int64 {
-	if !wall.Before(p.Ends) {
+	switch {
+	case !wall.Before(p.Ends):
 		return 0
+	case p.given > p.all:
+		return min(p.all-p.Spent, 0)
 	}
-	return min(p.Granted-p.void, p.all) - p.Spent
+	return p.Granted - p.Spent
 }
+
+// Out tells whether all of the budget was given away in this window.
+func (p *Purse) Out(wall time.Time) bool { return wall.Before(p.Ends) && p.given >= p.all }
+
+// Gets tells whether somebody who asks may expect to be given a part.
+func (p *Purse) Gets(wall time.Time) bool { return p.dry == 0 && !p.Out(wall) }
 
 // Spend takes n out, or puts it back if it is negative.
 func (p *Purse) Spend(n int64) {
@@ -46,15 +53,22 @@ func (p *Purse) Spend(n int64) {
 	p.dry = 0
 }
 
-// Grant takes into account that so much was granted since the window began.
-// What is past, and what is known, changes nothing.
-func (p *Purse) Grant(window uint64, ends time.Time, granted uint64) {
-	amount := int64(min(granted, math.MaxInt64))
-	switch {
-	case window < p.window || window == p.window && amount <= p.Granted && !p.Ends.IsZero():
+// Grant takes into account that so much was granted since the window began, and so
+// much to all nodes. What is past, and what is known, changes nothing.
+func (p *Purse) Grant(window uint64, ends time.Time, granted, all uint64) {
+	amount, given := int64(min(granted, math.MaxInt64)), int64(min(max(granted, all), math.MaxInt64))
+	known := window == p.window && !p.Ends.IsZero()
+	if window < p.window {
 		return
-	case window > p.window || p.Ends.IsZero():
-		p.Spent, p.void = 0, 0
+	}
+	if known {
+		given = max(given, p.given)
+	} else {
+		p.Spent = 0
+	}
+	p.given = given
+	if known && amount <= p.Granted {
+		return
 	}
 	p.window, p.Ends, p.Granted, p.dry = window, ends, amount, 0
 }

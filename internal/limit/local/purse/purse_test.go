@@ -13,28 +13,28 @@ func TestPurse(t *testing.T) {
 		t.Fatal("an empty purse holds something")
 	}
 	p.Within(100)
-	p.Grant(7, noon.Add(time.Hour), 10)
+	p.Grant(7, noon.Add(time.Hour), 10, 10)
 	p.Spend(4)
-	p.Grant(7, noon.Add(time.Hour), 10) // told again
-	p.Grant(6, noon, 100)               // late
+	p.Grant(7, noon.Add(time.Hour), 10, 10) // told again
+	p.Grant(6, noon, 100, 100)              // late
 	if got := p.Left(noon); got != 6 {
 		t.Fatalf("%d are left, want 6", got)
 	}
-	p.Grant(7, noon.Add(time.Hour), 15)
+	p.Grant(7, noon.Add(time.Hour), 15, 15)
 	if got := p.Left(noon); got != 11 {
 		t.Fatalf("%d are left after more was granted, want 11", got)
 	}
 	if got := p.Left(noon.Add(time.Hour)); got != 0 {
 		t.Fatalf("%d are left after the window", got)
 	}
-	p.Grant(8, noon.Add(2*time.Hour), 3)
+	p.Grant(8, noon.Add(2*time.Hour), 3, 3)
 	if got := p.Left(noon.Add(time.Hour)); got != 3 {
 		t.Fatalf("%d are left in the next window, want 3", got)
 	}
 }
 
-// Of a budget that is made smaller nothing is spent that was granted before, and
-// never more than it is.
+// Of a budget of which more was given away than it is now nothing is spent, and all
+// that was given once it is large enough again.
 func TestWithin(t *testing.T) {
 	var p Purse
 	left := func(want int64, when string) {
@@ -45,35 +45,58 @@ func TestWithin(t *testing.T) {
 	}
 	ends := noon.Add(time.Hour)
 	p.Within(100)
-	p.Grant(7, ends, 10)
+	p.Grant(7, ends, 10, 60)
 	p.Spend(3)
-	p.Within(50)
-	left(0, "made smaller")
-	p.Grant(7, ends, 10)
+	p.Within(60)
+	left(7, "as much as was given to all")
+	p.Within(59)
+	left(0, "less")
+	p.Grant(7, ends, 10, 55) // late
 	left(0, "told again")
-	p.Grant(7, ends, 12)
-	left(2, "granted of the smaller one")
-	p.Within(50)
-	left(2, "the same")
-	p.Spend(2)
+	p.Within(80)
+	left(7, "larger again")
+	p.Grant(7, ends, 10, 81) // was under way
+	left(0, "given too much to another node")
+	p.Within(2)
+	left(-1, "smaller than what is spent")
 	p.Spend(-2) // given back
-	left(2, "given back")
+	left(0, "given back")
 	p.Within(100)
-	left(2, "larger again")
-	p.Within(4)
-	p.Grant(7, ends, 40) // was under way
-	left(1, "granted too much")
-	p.Within(1)
-	left(-2, "smaller than what is spent")
-	p.Grant(8, ends, 1)
+	left(9, "and large enough for all")
+	p.Grant(8, ends.Add(time.Hour), 1, 1)
 	left(1, "the next window")
+}
+
+// What may be had is told before it is asked for.
+func TestGets(t *testing.T) {
+	var p Purse
+	p.Within(10)
+	if !p.Gets(noon) || p.Out(noon) {
+		t.Error("nobody has asked yet")
+	}
+	p.Grant(7, noon.Add(time.Hour), 2, 9)
+	if !p.Gets(noon) || p.Out(noon) {
+		t.Error("one is left")
+	}
+	p.Grant(7, noon.Add(time.Hour), 2, 10)
+	if p.Gets(noon) || !p.Out(noon) {
+		t.Error("all was given")
+	}
+	if late := noon.Add(time.Hour); !p.Gets(late) || p.Out(late) {
+		t.Error("another hour")
+	}
+	p.Within(11)
+	p.Short(time.Hour, time.Second, noon)
+	if p.Gets(noon) {
+		t.Error("somebody waits")
+	}
 }
 
 func TestPurses(t *testing.T) {
 	var ps Purses
 	p := Purse{}
 	p.Within(100)
-	p.Grant(7, noon.Add(time.Hour), 10)
+	p.Grant(7, noon.Add(time.Hour), 10, 10)
 	p.Spend(3)
 	ps.Put("a", time.Hour, &p, noon, 1)
 	ps.Put("b", time.Hour, &p, noon, 1) // no room
@@ -87,7 +110,7 @@ func TestPurses(t *testing.T) {
 	}
 	late := noon.Add(time.Hour)
 	ps.Put("c", time.Hour, &p, late, 1) // over
-	p.Grant(8, late.Add(time.Hour), 5)
+	p.Grant(8, late.Add(time.Hour), 5, 5)
 	ps.Put("b", time.Hour, &p, late, 1) // in the place of one that is over
 	if got := ps.Get("b", time.Hour).Left(late); got != 5 {
 		t.Errorf("in the next hour %d are left, want 5", got)
@@ -109,7 +132,7 @@ func TestShort(t *testing.T) {
 		t.Errorf("of another budget: ask again in %v", again)
 	}
 	p.Short(time.Hour, time.Minute, noon)
-	p.Grant(7, noon.Add(time.Hour), 10)
+	p.Grant(7, noon.Add(time.Hour), 10, 10)
 	if again, _ := p.Short(time.Hour, time.Minute, noon); again != 200*time.Millisecond {
 		t.Errorf("right after a grant: ask again in %v", again)
 	}
