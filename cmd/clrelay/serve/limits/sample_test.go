@@ -183,6 +183,17 @@ func TestHeldBySender(t *testing.T) {
 	}) {
 		t.Errorf("asked for %+v", d.subjects)
 	}
+	// What is missing in the sum is told of, unless somebody may have some yet.
+	d.verdict[1].Used, d.verdict[1].Limit = 3, 3
+	want = "3 of the budget of 5/d are spent for client=127.0.0.1; the other 2 were given away, too, to nodes that were restarted since or do not answer, or before the budget was made smaller; the next may go in 2.0 h, at 03:47 UTC;"
+	if s := d.explain(t, "").GetSummary(); !strings.Contains(s, want) {
+		t.Errorf("%s\nwant %s", s, want)
+	}
+	d.verdict[1].Wait, d.verdict[1].Allowed = 0, true
+	want = "3 of the budget of 5/d are spent for client=127.0.0.1; it is"
+	if s := d.explain(t, "").GetSummary(); !strings.Contains(s, want) {
+		t.Errorf("%s\nwant %s", s, want)
+	}
 	// Another sender's mail is not held.
 	d.verdict = nil
 	d.queued(1, queue.Row{To: box("a.example"), From: mail.Address{Local: "Other", Domain: "example.edu"}})

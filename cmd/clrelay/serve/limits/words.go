@@ -265,7 +265,10 @@ func (o *outlook) part(first *adminv1.LimitVerdict) string {
 				has, may = u.GetPace(), u.GetPaceShare()
 			}
 			used, most = used+has, most+may
-			wait = min(wait, v.GetWait().AsDuration())
+			// A node that has nothing of a budget and has not asked yet knows nothing.
+			if kind != limit.KindBudget.String() || !v.GetAllows() || has < may {
+				wait = min(wait, v.GetWait().AsDuration())
+			}
 			shares = append(shares, fmt.Sprintf("%s %s of %s", n.GetNode(), number(has), number(may)))
 		}
 	}
@@ -286,9 +289,15 @@ func (o *outlook) part(first *adminv1.LimitVerdict) string {
 		if u := first.GetUse(); u.GetNext() != nil && used >= float64(u.GetOf()) {
 			wait = u.GetNext().AsTime().Sub(o.now)
 		}
+		if wait == math.MaxInt64 {
+			wait = 0
+		}
 		next := after("; the next may go ", wait)
 		if wait > time.Minute {
 			next += at(o.now.Add(wait))
+			if lost := first.GetUse().GetOf() - int64(used); lost > 0 {
+				next = fmt.Sprintf("; the other %d were given away, too, to nodes that were restarted since or do not answer, or before the budget was made smaller", lost) + next
+			}
 		}
 		are := "are"
 		if used == 1 {
