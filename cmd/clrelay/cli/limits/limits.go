@@ -33,6 +33,10 @@ const askTimeout = 30 * time.Second
 // exitPartly is the exit code of what some nodes did not answer.
 const exitPartly = 7
 
+// maxName is how much of a limit's name a table shows: all of it, since it has to
+// be typed to clear the limit. That of a suspended domain has two names of DNS.
+const maxName = 700
+
 // Commands makes the commands limit and route.
 func Commands(c *cmdline.Console, with Connect) []*cobra.Command {
 	n := &nouns{c, with}
@@ -175,7 +179,7 @@ with the rule that it met; and those that come with the program, for large provi
 					if s.Origin == "configured" || s.Origin == "shipped" {
 						by = "-"
 					}
-					if err := out.Row(s, cmdline.Cell(s.Name, 50), s.Origin, s.Side, cmdline.Cell(s.whom(), 50), s.what(), n.ends(s.Until), cmdline.Cell(by, 30), cmdline.Cell(s.Reason, 100)); err != nil {
+					if err := out.Row(s, cmdline.Cell(s.Name, maxName), s.Origin, s.Side, cmdline.Cell(s.whom(), 50), s.what(), n.ends(s.Until), cmdline.Cell(by, 30), cmdline.Cell(s.Reason, 100)); err != nil {
 						return err
 					}
 				}

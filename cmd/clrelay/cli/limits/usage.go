@@ -117,7 +117,7 @@ func (n *nouns) usageRow(out *cmdline.List, u *adminv1.LimitUse) error {
 	if row.Silent {
 		next = "?"
 	}
-	cells := append([]string{cmdline.Cell(row.Limit, 50), row.Kind, cmdline.Cell(key, 60), row.Node}, row.cells()...)
+	cells := append([]string{cmdline.Cell(row.Limit, maxName), row.Kind, cmdline.Cell(key, 60), row.Node}, row.cells()...)
 	return out.Row(row, append(cells, fmt.Sprint(row.Waiting), fmt.Sprint(row.Denied), next)...)
 }
 
