@@ -299,7 +299,7 @@ func (c *Core) differs(site string, a, b *State, now time.Time) bool {
 	}
 	for i := range b.Held {
 		h := &b.Held[i]
-		if j := a.find(h); j >= 0 && a.Held[j].N == h.N && a.Held[j].Rate == h.Rate {
+		if j := a.find(h); j >= 0 && a.Held[j].N == h.N && a.Held[j].Rate == h.Rate && a.Held[j].Until.After(h.At) {
 			continue
 		}
 		c.notes = append(c.notes, Note{site, h.Kind, h.String() + " for " + h.Until.Sub(now).Round(time.Second).String() + ": " + reason(h.Rule, h.Reply)})

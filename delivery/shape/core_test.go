@@ -54,6 +54,26 @@ func (c *one) says(r *shape.Rule, w shape.Word) {
 	c.Heard(c.now, &w, r)
 }
 
+// What lasts longer is told once; what begins again after its end is told again.
+func TestBeginsAgain(t *testing.T) {
+	c := newOne(t, shape.Options{})
+	told := func(want int, when string) {
+		t.Helper()
+		if n := len(c.Notes()); n != want {
+			t.Errorf("%s: told %d times, want %d", when, n, want)
+		}
+	}
+	c.says(&suspend, shape.Word{})
+	told(1, "at first")
+	c.after(suspend.For - time.Second)
+	c.says(&suspend, shape.Word{})
+	told(0, "a moment before its end")
+	c.now = c.now.Add(suspend.For + 10*time.Millisecond) // and nothing has looked since
+	c.says(&suspend, shape.Word{})
+	told(1, "a moment after it")
+	c.want("suspended")
+}
+
 // limits gives what is in force, in short.
 func (c *one) limits() string {
 	s := c.State("a.example")
