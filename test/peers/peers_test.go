@@ -1,8 +1,20 @@
 package peers
 
 import (
+	"strings"
 	"testing"
 )
+
+// TestMessageOfAnySize: a body that is cut within a line has no bare CR, and
+// nothing is too long or too short by it.
+func TestMessageOfAnySize(t *testing.T) {
+	for size := 256; size < 500; size++ {
+		m := (&Source{Size: size}).Message(1)
+		if rest := strings.ReplaceAll(string(m), "\r\n", ""); strings.ContainsAny(rest, "\r\n") || !strings.HasSuffix(string(m), "\r\n") || len(m) != size {
+			t.Fatalf("size %d: %d octets, %q", size, len(m), m)
+		}
+	}
+}
 
 // TestSourceIntoSink shows that the books of the two agree, whatever the
 // size, and that a body that fits the buffer's edge badly is still hashed

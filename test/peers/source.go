@@ -98,8 +98,11 @@ func (s *Source) Message(seq int64) []byte {
 		return append([]byte(head), s.Body(seq, size)...)
 	}
 	const line = "The quick brown fox jumps over the lazy dog, and the relay keeps its word.\r\n"
-	body := strings.Repeat(line, size/len(line)+1)
-	return append([]byte(head), body[:max(size-2, 0)]+"\r\n"...)
+	body := strings.Repeat(line, size/len(line)+1)[:max(size-2, 0)]
+	if cut, ok := strings.CutSuffix(body, "\r"); ok {
+		body = cut + "." // a bare CR is refused
+	}
+	return append([]byte(head), body+"\r\n"...)
 }
 
 // Sum is the digest that a Sink with Hash finds for that message.

@@ -123,8 +123,12 @@ func (n *nouns) routes(cmd *cobra.Command, req *adminv1.ListRoutesRequest, f fun
 func (n *nouns) oneRoute(res *adminv1.ListRoutesResponse) error {
 	h := showRoute(res.GetRoutes()[0])
 	return n.Object(h, func(w io.Writer) error {
-		_, err := fmt.Fprintf(w, "%s (%s) is for %s and leads to %s, TLS %s.\n%s in the queue go this way, to %s, of which %d %s down.\n",
-			h.Name, h.Setting, h.domains(), h.leads(), h.TLS, cmdline.Plural(h.Recipients, "recipient"), cmdline.Plural(h.Destinations, "destination"), h.Down, is(h.Down))
+		name := h.Name
+		if h.Setting != name { // one without a name is called by its setting
+			name += " (" + h.Setting + ")"
+		}
+		_, err := fmt.Fprintf(w, "%s is for %s and leads to %s, TLS %s.\n%s in the queue go this way, to %s, of which %d %s down.\n",
+			name, h.domains(), h.leads(), h.TLS, cmdline.Plural(h.Recipients, "recipient"), cmdline.Plural(h.Destinations, "destination"), h.Down, is(h.Down))
 		return err
 	})
 }
