@@ -398,6 +398,10 @@ func (n *Node) Close() error {
 // give instead.
 func (n *Node) Ready() *mail.Reply { return n.e.Ready() }
 
+// Leased tells whether this node has a lease of the cluster. Without one it takes
+// and delivers nothing.
+func (n *Node) Leased() bool { return n.e.Leased() }
+
 // Whisper sends text, of gossip.MaxTold octets at most, to all other nodes. It may be
 // lost, and is before the node has started.
 func (n *Node) Whisper(text []byte) {

@@ -407,6 +407,13 @@ func (e *Engine) Delivers(id fsm.SegmentID) bool {
 	return e.m != nil && !e.closed && e.m.Delivers(e.now(), id)
 }
 
+// Leased tells whether this node has a lease, without which it delivers nothing.
+func (e *Engine) Leased() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.m != nil && !e.closed && e.m.Holds(e.now())
+}
+
 // Queued is how many messages wait in the segments that this node owns.
 func (e *Engine) Queued() uint64 {
 	e.mu.Lock()

@@ -48,8 +48,11 @@ func TestReadyNeedsASegmentInTheSpool(t *testing.T) {
 	e.Step(&segment.PeerUp{Peer: peer, Session: other})
 	applied(9)
 	e.Step(&segment.Tick{})
+	if e.Leased() {
+		t.Error("a lease before any beacon has come back")
+	}
 	applied(10)
-	if !m.Holds(now) {
+	if !e.Leased() {
 		t.Fatal("no lease: the test does not get as far as a segment")
 	}
 	if r := e.Ready(); r != errNoPlace {

@@ -962,7 +962,9 @@ type ExplainLimitsResponse struct {
 	// Nodes that did not answer.
 	MissingNodes []string `protobuf:"bytes,16,rep,name=missing_nodes,json=missingNodes,proto3" json:"missing_nodes,omitempty"`
 	// What of the destination itself this node has queued.
-	Mail          *DestinationMail `protobuf:"bytes,17,opt,name=mail,proto3" json:"mail,omitempty"`
+	Mail *DestinationMail `protobuf:"bytes,17,opt,name=mail,proto3" json:"mail,omitempty"`
+	// This node has no lease of its cluster, so it delivers nothing, wherever to.
+	NoLease       bool `protobuf:"varint,18,opt,name=no_lease,json=noLease,proto3" json:"no_lease,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1114,6 +1116,13 @@ func (x *ExplainLimitsResponse) GetMail() *DestinationMail {
 		return x.Mail
 	}
 	return nil
+}
+
+func (x *ExplainLimitsResponse) GetNoLease() bool {
+	if x != nil {
+		return x.NoLease
+	}
+	return false
 }
 
 // DestinationMail is what a node has queued for a domain.
@@ -1714,7 +1723,7 @@ const file_admin_v1_limit_proto_rawDesc = "" +
 	"\x14ExplainLimitsRequest\x12 \n" +
 	"\vdestination\x18\x01 \x01(\tR\vdestination\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\tR\x04from\x12\x14\n" +
-	"\x05local\x18\x03 \x01(\bR\x05local\"\x9f\x04\n" +
+	"\x05local\x18\x03 \x01(\bR\x05local\"\xba\x04\n" +
 	"\x15ExplainLimitsResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
 	"\x06domain\x18\x02 \x01(\tR\x06domain\x12\x12\n" +
@@ -1735,7 +1744,8 @@ const file_admin_v1_limit_proto_rawDesc = "" +
 	"\asummary\x18\x0e \x01(\tR\asummary\x127\n" +
 	"\x06others\x18\x0f \x03(\v2\x1f.admin.v1.ExplainLimitsResponseR\x06others\x12#\n" +
 	"\rmissing_nodes\x18\x10 \x03(\tR\fmissingNodes\x12-\n" +
-	"\x04mail\x18\x11 \x01(\v2\x19.admin.v1.DestinationMailR\x04mail\"\x85\x02\n" +
+	"\x04mail\x18\x11 \x01(\v2\x19.admin.v1.DestinationMailR\x04mail\x12\x19\n" +
+	"\bno_lease\x18\x12 \x01(\bR\anoLease\"\x85\x02\n" +
 	"\x0fDestinationMail\x12\x1e\n" +
 	"\n" +
 	"recipients\x18\x01 \x01(\x03R\n" +

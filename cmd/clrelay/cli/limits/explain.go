@@ -29,6 +29,7 @@ type explained struct {
 // atNode is how a destination stands at a node.
 type atNode struct {
 	Node       string     `json:"node"`
+	NoLease    bool       `json:"no_lease"` // it delivers nothing at all
 	State      string     `json:"state"`
 	Running    int64      `json:"running"`
 	Limit      int64      `json:"limit"`
@@ -136,7 +137,7 @@ the same way.`,
 
 func at(r *adminv1.ExplainLimitsResponse) atNode {
 	out := atNode{
-		Node: r.GetNode(), State: r.GetState(), Running: r.GetRunning(), Limit: r.GetMost(), Recipients: r.GetRecipients(),
+		Node: r.GetNode(), NoLease: r.GetNoLease(), State: r.GetState(), Running: r.GetRunning(), Limit: r.GetMost(), Recipients: r.GetRecipients(),
 		Why: r.GetWhy(), NextTry: cmdline.Stamp(r.GetNextTry()), Mail: queues(r.GetMail()), Limits: []verdict{},
 	}
 	for _, v := range r.GetVerdicts() {

@@ -34,7 +34,7 @@ func (s *Service) ExplainLimits(ctx context.Context, req *adminv1.ExplainLimitsR
 		}
 		who.From(&subject, from)
 	}
-	out := &adminv1.ExplainLimitsResponse{Node: s.Node, Domain: domain}
+	out := &adminv1.ExplainLimitsResponse{Node: s.Node, Domain: domain, NoLease: s.Leased != nil && !s.Leased()}
 	set, now := s.Set(), s.Now()
 	hop, reply := set.Router.Route(subject.Group, domain)
 	if reply != nil {

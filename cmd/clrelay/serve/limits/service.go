@@ -103,13 +103,15 @@ type Service struct {
 	// Shares is what the leader knows of keys that begin with prefix; nil on a
 	// machine that is alone.
 	Shares func(ctx context.Context, prefix string) ([]share.Status, error)
+	// Leased tells whether this node may deliver at all; nil on such a machine.
+	Leased func() bool
 }
 
 // Register puts it, and the RouteService, on a server. member is nil on a machine
 // that is alone.
 func Register(to grpc.ServiceRegistrar, s *Service, member *cluster.Node) {
 	if member != nil {
-		s.Shares = member.Shares
+		s.Shares, s.Leased = member.Shares, member.Leased
 	}
 	if s.Now == nil {
 		s.Now = time.Now

@@ -340,6 +340,16 @@ func TestExplainOfAllNodes(t *testing.T) {
 	if len(res.GetOthers()) != 1 || res.GetOthers()[0].GetSummary() != "" || len(res.GetOthers()[0].GetVerdicts()) != 2 {
 		t.Errorf("of the others: %v", res.GetOthers())
 	}
+	other.Leased = func() bool { return false }
+	res, err = d.ExplainLimits(t.Context(), &adminv1.ExplainLimitsRequest{Destination: "a.example"})
+	if idle := "Nothing at all is delivered from mx2, without a lease: a majority of the nodes has to be there and hear each other (clrelay cluster status). "; err != nil || res.GetSummary() != idle+want {
+		t.Errorf("%v, %s\nwant %s", err, res.GetSummary(), idle+want)
+	}
+	d.Leased = other.Leased
+	res, err = d.ExplainLimits(t.Context(), &adminv1.ExplainLimitsRequest{Destination: "a.example"})
+	if begin := "Nothing at all is delivered from mx1, mx2, without a lease"; err != nil || !strings.HasPrefix(res.GetSummary(), begin) || !strings.Contains(res.GetSummary(), "Mail for a.example waits for that.") {
+		t.Errorf("%v, %s", err, res.GetSummary())
+	}
 	use, err := d.LimitUsage(t.Context(), &adminv1.LimitUsageRequest{})
 	if err != nil || !slices.Equal(use.GetMissingNodes(), []string{"mx3"}) || len(use.GetUses()) != 5 {
 		t.Fatalf("%v, %v", use, err)

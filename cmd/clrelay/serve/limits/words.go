@@ -43,7 +43,11 @@ func summary(r *adminv1.ExplainLimitsResponse, from string, now time.Time) strin
 	slices.SortFunc(o.nodes, func(a, b *adminv1.ExplainLimitsResponse) int { return cmp.Compare(a.GetNode(), b.GetNode()) })
 	o.count()
 	o.stop = o.barriers()
-	say := []string{o.verdict()}
+	var say []string
+	if idle := o.idle(); len(idle) > 0 {
+		say = append(say, fmt.Sprintf("Nothing at all is delivered from %s, without a lease: a majority of the nodes has to be there and hear each other (clrelay cluster status).", strings.Join(idle, ", ")))
+	}
+	say = append(say, o.verdict())
 	for i, parts := range o.stop {
 		if i == maxTold {
 			say = append(say, fmt.Sprintf("%d more limits stand in the way, as the table shows.", len(o.stop)-i))
@@ -63,6 +67,16 @@ func summary(r *adminv1.ExplainLimitsResponse, from string, now time.Time) strin
 		say = append(say, fmt.Sprintf("No answer came from %s: what waits there is not counted.", strings.Join(missing, ", ")))
 	}
 	return strings.Join(say, " ")
+}
+
+// idle are the nodes that deliver nothing, wherever to.
+func (o *outlook) idle() (names []string) {
+	for _, n := range o.nodes {
+		if n.GetNoLease() {
+			names = append(names, n.GetNode())
+		}
+	}
+	return names
 }
 
 // count adds up what the nodes have queued.
@@ -184,7 +198,12 @@ func (o *outlook) verdict() string {
 	if some {
 		whom = "Some of the m" + strings.TrimPrefix(whom, "M")
 	}
+	idle := len(o.idle())
 	switch {
+	case idle == len(o.nodes) && o.queued == 0:
+		return "Nothing is queued there for " + domain + by + "."
+	case idle == len(o.nodes):
+		return whom + " waits for that."
 	case len(o.stop) > 0 && o.stop[0][0].GetLimit().GetSuspended():
 		return whom + " is suspended."
 	case len(down) == len(o.nodes):
