@@ -49,14 +49,22 @@ func (d *director) load(ctx context.Context, t time.Duration) error {
 	}
 }
 
+// await waits for a fact.
+func (d *director) await(ctx context.Context, limit time.Duration, what string, fact func() bool) error {
+	switch {
+	case d.Until(ctx, limit, fact):
+		return nil
+	case ctx.Err() != nil:
+		return ctx.Err()
+	}
+	return fmt.Errorf("after %v: not %s", limit, what)
+}
+
 // expect waits for a fact and says how long it took.
 func (d *director) expect(ctx context.Context, limit time.Duration, what string, fact func() bool) error {
 	start := time.Now()
-	if !d.Until(ctx, limit, fact) {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		return fmt.Errorf("after %v: not %s", limit, what)
+	if err := d.await(ctx, limit, what, fact); err != nil {
+		return err
 	}
 	d.Say("%s: %.1f s", what, time.Since(start).Seconds())
 	return nil
@@ -87,13 +95,7 @@ func (d *director) accepts(ctx context.Context, n *world.Node) error {
 // laden waits until a node has mail that it cannot deliver, for the server that
 // is down, so that there is something for others to go on with.
 func (d *director) laden(ctx context.Context, n *world.Node) error {
-	if !d.Until(ctx, takeover, func() bool { return d.Holds(ctx, n, post.Domains[post.Lighthouse].Name) }) {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		return fmt.Errorf("after %v: no mail waits at %s", takeover, n.Name)
-	}
-	return nil
+	return d.await(ctx, takeover, "mail waits at "+n.Name, func() bool { return d.Holds(ctx, n, post.Domains[post.Lighthouse].Name) })
 }
 
 // carried waits until another node delivered mail that n had accepted.

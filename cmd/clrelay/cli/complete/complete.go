@@ -1,6 +1,6 @@
 // Package complete offers live names to the shell: nodes, domains and IDs in
-// the queue, versions of the configuration, clients that are locked out. A shell waits for it at every press
-// of a key: what does not answer at once is not offered.
+// the queue, versions of the configuration, clients that are locked out. A shell
+// waits for it at every press of a key: what does not answer at once is not offered.
 package complete
 
 import (

@@ -72,11 +72,11 @@ func (n *nouns) usageCommand() *cobra.Command {
 		Long: `Show what is used of limits, by what they count by, at each node: of connections
 those that are open; of a rate what goes in its time, lately (a mean of about 5
 seconds, or of the time of the rate where that is longer); of a budget what was spent
-in this hour or day, since the node was started. SHARE is what the node may use of what all nodes may (OF ALL): of
-a budget what it was given so far. WAITING were told to wait in the last second,
-DENIED since the key is known. Keys that were not used lately are left out: each node
-has an even share of them. Of a node that does not answer the share is shown that the
-leader of the cluster gave it, and ? for what it uses.`,
+in this hour or day, since the node was started. SHARE is what the node may use of
+what all nodes may (OF ALL): of a budget what it was given so far. WAITING were told to
+wait in the last second, DENIED since the key is known. Keys that were not used lately
+are left out: each node has an even share of them. Of a node that does not answer the
+share is shown that the leader of the cluster gave it, and ? for what it uses.`,
 		Args: cmdline.AtMost[*cobra.Command](1, "it takes the name of one limit"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return n.ask(cmd, func(ctx context.Context, l adminv1.LimitServiceClient) error {

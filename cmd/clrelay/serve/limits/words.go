@@ -22,10 +22,11 @@ type outlook struct {
 	from  string                           // whose mail it is about; empty: everybody's
 	now   time.Time
 
-	queued  int64 // recipients of the destination
-	cut     bool  // there are more
-	looked  int64 // those of which is known what they wait for
-	late    int64 // deferred ones
+	idle    []string // nodes that deliver nothing, wherever to
+	queued  int64    // recipients of the destination
+	cut     bool     // there are more
+	looked  int64    // those of which is known what they wait for
+	late    int64    // deferred ones
 	held    int64
 	waiting int64 // those that wait for limits
 	holds   map[key]*adminv1.LimitHold
@@ -44,8 +45,8 @@ func summary(r *adminv1.ExplainLimitsResponse, from string, now time.Time) strin
 	o.count()
 	o.stop = o.barriers()
 	var say []string
-	if idle := o.idle(); len(idle) > 0 {
-		say = append(say, fmt.Sprintf("Nothing at all is delivered from %s, without a lease: a majority of the nodes has to be there and hear each other (clrelay cluster status).", strings.Join(idle, ", ")))
+	if len(o.idle) > 0 {
+		say = append(say, fmt.Sprintf("Nothing at all is delivered from %s, without a lease: a majority of the nodes has to be there and hear each other (clrelay cluster status).", strings.Join(o.idle, ", ")))
 	}
 	say = append(say, o.verdict())
 	for i, parts := range o.stop {
@@ -69,20 +70,13 @@ func summary(r *adminv1.ExplainLimitsResponse, from string, now time.Time) strin
 	return strings.Join(say, " ")
 }
 
-// idle are the nodes that deliver nothing, wherever to.
-func (o *outlook) idle() (names []string) {
-	for _, n := range o.nodes {
-		if n.GetNoLease() {
-			names = append(names, n.GetNode())
-		}
-	}
-	return names
-}
-
 // count adds up what the nodes have queued.
 func (o *outlook) count() {
 	o.holds = map[key]*adminv1.LimitHold{}
 	for _, n := range o.nodes {
+		if n.GetNoLease() {
+			o.idle = append(o.idle, n.GetNode())
+		}
 		m := n.GetMail()
 		own, cut := o.own(n)
 		o.queued, o.cut = o.queued+own, o.cut || cut
@@ -198,11 +192,11 @@ func (o *outlook) verdict() string {
 	if some {
 		whom = "Some of the m" + strings.TrimPrefix(whom, "M")
 	}
-	idle := len(o.idle())
+	idle := len(o.idle) == len(o.nodes)
 	switch {
-	case idle == len(o.nodes) && o.queued == 0:
+	case idle && o.queued == 0:
 		return "Nothing is queued there for " + domain + by + "."
-	case idle == len(o.nodes):
+	case idle:
 		return whom + " waits for that."
 	case len(o.stop) > 0 && o.stop[0][0].GetLimit().GetSuspended():
 		return whom + " is suspended."
