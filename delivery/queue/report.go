@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/clrelay/clrelay/delivery/dsn"
-	"github.com/clrelay/clrelay/delivery/queue/told"
 	"github.com/clrelay/clrelay/delivery/queue/whole"
 	"github.com/clrelay/clrelay/internal/mail"
 	"github.com/clrelay/clrelay/spool"
@@ -24,7 +23,7 @@ func (r *Runner) reportFailed(ctx context.Context, m *spool.Message, env *mail.E
 		to := env.Recipients[f.Outcome.Recipient].Addr
 		switch {
 		case dsn.Wanted(env, f.Outcome.Recipient, dsn.Failed):
-		case env.From.IsNull() && boxes.DoubleBounces && !told.SameMailbox(to, boxes.Postmaster):
+		case env.From.IsNull() && boxes.DoubleBounces && !to.SameMailbox(boxes.Postmaster):
 			rep.To = boxes.Postmaster
 		default:
 			continue

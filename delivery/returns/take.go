@@ -51,9 +51,7 @@ func (r *Returns) back(ctx context.Context, s *Settings, at *delivery.Attempt) [
 // is worked on once then: whoever has one could name it a thousand times, and have
 // a thousand copies stored and handed on of what he sent once.
 func named(before []mail.Recipient, path mail.Address) bool {
-	return slices.ContainsFunc(before, func(r mail.Recipient) bool {
-		return strings.EqualFold(r.Addr.Local, path.Local) && strings.EqualFold(r.Addr.Domain, path.Domain)
-	})
+	return slices.ContainsFunc(before, func(r mail.Recipient) bool { return r.Addr.SameMailbox(path) })
 }
 
 // elsewhere delivers other mail for the domain, to where it goes without

@@ -45,6 +45,11 @@ func (a Address) IsNull() bool { return a == Address{} }
 // (RFC 5321 4.5.1).
 func (a Address) IsPostmaster() bool { return FoldLocal(a.Local) == Postmaster }
 
+// SameMailbox tells whether two addresses are one, where case does not count.
+func (a Address) SameMailbox(b Address) bool {
+	return strings.EqualFold(a.Local, b.Local) && strings.EqualFold(a.Domain, b.Domain)
+}
+
 // FoldLocal gives the form in which local parts are compared where case does not
 // count. A letter beyond ASCII never becomes one of ASCII, as the Kelvin sign and
 // the dotted capital I do in Unicode's small letters: such an address is another

@@ -3,7 +3,6 @@
 package told
 
 import (
-	"strings"
 	"time"
 
 	"github.com/clrelay/clrelay/internal/mail"
@@ -47,9 +46,4 @@ type Mailboxes struct {
 	Postmaster mail.Address
 	// DoubleBounces sends the postmaster reports that can't be delivered.
 	DoubleBounces bool
-}
-
-// SameMailbox tells whether two addresses are one.
-func SameMailbox(a, b mail.Address) bool {
-	return strings.EqualFold(a.Local, b.Local) && strings.EqualFold(a.Domain, b.Domain)
 }
